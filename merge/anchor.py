@@ -1,0 +1,172 @@
+"""The public anchor: an OLMo-2 folder plus what all owners must share bit for bit, in its subfolder `flexo/`.
+
+    anchor/config.json, model*.safetensors, tokenizer.json ...     a plain Hugging Face folder
+    anchor/flexo/public_router.safetensors                         the public router row of every layer (below)
+    anchor/flexo/public_moments.safetensors                        moments of the router input on public text (optional)
+    anchor/flexo/public/{train,test}.jsonl.gz                      the public reference text that owners measure against
+    anchor/flexo/anchor.json                                       digests, and how the rows were made
+
+`public_router.safetensors` holds per layer N `layers.N.router.weight` [D], the public row;
+`layers.N.bias_direction` [D], the vector v with v.x = 1 on public text in the least-squares sense, into which a router
+bias is folded; and `layers.N.bias_error` [1], the root mean square of v.x - 1. They lie in a subfolder because vLLM
+loads every safetensors file of a model folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from merge.checkpoint import Checkpoint, combined_digest, read_json, save_tensors, tensor_digest, write_json
+from merge.errors import CheckpointError
+from merge.files import new_file, sha256_file
+from merge.flexolmo import ROUTER_WEIGHT, Architecture, Shapes, anchor_tensors, architecture_of
+
+SHARED = "flexo"
+ROUTER = "public_router.safetensors"
+MOMENTS = "public_moments.safetensors"
+REFERENCE = "public"
+BIAS_DIRECTION = "layers.{n}.bias_direction"
+BIAS_ERROR = "layers.{n}.bias_error"
+
+
+@dataclass
+class Anchor:
+    """An opened anchor folder; weights stay on disk until they are asked for."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    architecture: Architecture
+    router: dict[str, torch.Tensor] = field(repr=False)
+    advance: Callable[[float], None] = field(default=lambda _amount: None, repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Over every weight; reads the whole model once."""
+        return self.checkpoint.digest(self.advance)
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        return tokenizer_digest(self.folder)
+
+    @cached_property
+    def router_digest(self) -> str:
+        return router_digest(self.router)
+
+    @property
+    def reference(self) -> Path:
+        """The folder with the public reference text, `train` and `test`; it may be absent."""
+        return self.folder / SHARED / REFERENCE
+
+    def public_row(self, n: int) -> torch.Tensor:
+        """The public router row [D] of layer `n`."""
+        return self.router[ROUTER_WEIGHT.format(n=n)]
+
+    def moments(self) -> dict[str, torch.Tensor] | None:
+        """`layers.N.mean` [D] and `layers.N.second_moment` [D, D] of the router input on public text, if shipped."""
+        folder = self.folder / SHARED
+        return _read_all(folder, MOMENTS) if (folder / MOMENTS).exists() else None
+
+
+def open_anchor(folder: Path) -> Anchor:
+    """Opens an anchor and checks that it is a whole OLMo-2 with the shared public router rows.
+
+    Raises `CheckpointError` saying what is missing and how to make it.
+    """
+    checkpoint = open_olmo2(folder)
+    arch = architecture_of(checkpoint.config, str(folder))
+    path = folder / SHARED / ROUTER
+    if not path.exists():
+        raise CheckpointError(
+            f"{folder}: no {SHARED}/{ROUTER}. Every owner needs the same public router rows, so they come with the "
+            f"anchor. Make them once: python train_anchor.py anchor.path={folder} data.path=PUBLIC_TEXT output=NEW"
+        )
+    router = _read_all(path.parent, ROUTER)
+    for name, shape in _router_tensors(arch).items():
+        if name not in router or tuple(router[name].shape) != shape:
+            found = tuple(router[name].shape) if name in router else "nothing"
+            raise CheckpointError(f"{path}: {name} is {found}, this anchor needs {shape}.")
+        if not router[name].isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite values.")
+    return Anchor(folder, checkpoint, arch, router)
+
+
+def open_olmo2(folder: Path) -> Checkpoint:
+    """Opens a model folder and checks names and shapes against its `config.json`; raises `CheckpointError`."""
+    checkpoint = Checkpoint(folder)
+    arch = architecture_of(checkpoint.config, str(folder))
+    checkpoint.require(anchor_tensors(arch), "a whole OLMo-2")
+    return checkpoint
+
+
+def write_shared(
+    folder: Path, router: dict[str, torch.Tensor], moments: dict[str, torch.Tensor] | None, about: dict[str, Any]
+) -> None:
+    """Writes the shared files into an anchor folder that holds weights and tokenizer already.
+
+    Args:
+        folder: the anchor.
+        router: the tensors of `public_router.safetensors`.
+        moments: the tensors of `public_moments.safetensors`, or None to ship none.
+        about: how the rows were made, kept in `anchor.json`.
+    """
+    shared = folder / SHARED
+    shared.mkdir(exist_ok=True)
+    for name, tensors in ((ROUTER, router), (MOMENTS, moments)):
+        if tensors is not None:
+            with new_file(shared / name, replace=True) as partial:  # the tensors may be mapped from the file that goes
+                save_tensors(partial, dict(sorted(tensors.items())), {"format": "pt"})
+    anchor = open_anchor(folder)
+    write_json(
+        shared / "anchor.json",
+        {
+            "format": "flexo.anchor",
+            "version": 1,
+            "digest": anchor.digest,
+            "tokenizer_digest": anchor.tokenizer_digest,
+            "router_digest": anchor.router_digest,
+            "architecture": anchor.architecture.to_dict(),
+        }
+        | about,
+    )
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What `anchor.json` says: digests and how the anchor was made. For people: digests are computed, not believed."""
+    return read_json(folder / SHARED / "anchor.json")
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """The sha256 of `tokenizer.json`."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file. An anchor comes with its tokenizer.")
+    return sha256_file(path)
+
+
+def router_digest(router: dict[str, torch.Tensor]) -> str:
+    """Over the public rows alone: what a pair was trained against."""
+    rows = ((name, tensor) for name, tensor in router.items() if name.endswith("router.weight"))
+    return combined_digest((name, tensor_digest(tensor)) for name, tensor in rows)
+
+
+def _router_tensors(arch: Architecture) -> Shapes:
+    shapes: Shapes = {}
+    for n in range(arch.num_hidden_layers):
+        shapes[ROUTER_WEIGHT.format(n=n)] = shapes[BIAS_DIRECTION.format(n=n)] = (arch.hidden_size,)
+        shapes[BIAS_ERROR.format(n=n)] = (1,)
+    return shapes
+
+
+def _read_all(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(folder / name)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / name}: not a whole safetensors file ({error}). Copy it again.") from None

@@ -1,0 +1,55 @@
+"""The model card of a merged folder: who is in it, under which licence, and how to run it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def model_card(manifest: dict[str, Any], name: str) -> str:
+    """Markdown with a metadata header, from the manifest of a merge."""
+    experts = manifest["experts"]
+    rows = "\n".join(_row(expert) for expert in experts)
+    licences = {e["licence"] for e in experts if "licence" in e}
+    licence = licences.pop() if len(licences) == 1 else "other"
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+license: {_yaml(licence.lower())}
+tags: [flexolmo, mixture-of-experts, flexo]
+---
+
+# {name}
+
+A FlexOlmo mixture of {len(experts)} experts, {manifest["top_k"]} active per token, assembled by `flexo-merge` from
+experts that were trained apart from each other. No training and no data went into the merge.
+
+| expert | domain | title | licence | training tokens |
+|---|---|---|---|---|
+{rows}
+
+Anchor: `{manifest["anchor"]["name"]}`, digest `{manifest["anchor"]["digest"][:16]}`. `manifest.json` has the rest.
+
+## Use
+
+```python
+from transformers import pipeline
+
+print(pipeline("text-generation", "{name}")("The", max_new_tokens=40)[0]["generated_text"])
+```
+
+`echo "The" | flexo-generate {name}/` does the same; `--experts public,{experts[-1]["domain"]}` uses only these experts.
+"""
+
+
+def _row(expert: dict[str, Any]) -> str:
+    licence = _cell(expert.get("licence", "as the anchor"))
+    tokens = f"{expert['training']['tokens']:,}" if "training" in expert else ""
+    return f"| {expert['index']} | {expert['domain']} | {_cell(expert['title'])} | {licence} | {tokens} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _yaml(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

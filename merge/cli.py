@@ -1,0 +1,136 @@
+"""`flexo-merge` and `flexo-inspect`.
+
+flexo-merge experts/*.pt -o model/
+flexo-merge experts/*.pt -o model/ --dry-run
+flexo-inspect experts/math.pt
+flexo-inspect model/
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from merge.console import new_app, progress, run
+
+merge_app = new_app("Assemble expert files into one FlexOlmo model. No training, no data.")
+inspect_app = new_app("Show what an expert file, a merged model or an anchor says about itself.")
+
+
+def merge() -> None:
+    run(merge_app)
+
+
+def inspect() -> None:
+    run(inspect_app)
+
+
+@merge_app.command(
+    epilog="Examples:\n\n"
+    "`flexo-merge experts/*.pt -o model/`\n\n"
+    "`flexo-merge experts/math.pt experts/news.pt -o model/ --anchor anchor/ --top-k 2`\n\n"
+    "`flexo-merge experts/*.pt -o model/ --dry-run`"
+)
+def merge_command(
+    experts: Annotated[list[Path], typer.Argument(help="Expert files; their order is the order of the experts.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
+    anchor: Annotated[Path | None, typer.Option(help="The anchor folder. [default: where the headers say]")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Active experts per token, public included. [default: all, at most 4]")
+    ] = None,
+    max_shard_size: Annotated[float, typer.Option(help="Gigabytes of tensors per file.", min=0.001)] = 5.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check what fits, print the plan, write nothing.")] = False,
+) -> None:
+    """Assemble expert files into one FlexOlmo model folder that transformers and vLLM load."""
+    from merge.assemble import execute, plan
+    from merge.files import refuse_occupied
+
+    refuse_occupied(output)
+    made = plan(experts, anchor, top_k)
+    typer.echo(_plan_text(made))
+    if dry_run:
+        typer.echo("dry run: nothing was written.")
+        return
+    with progress("merging", made.nbytes) as advance:
+        execute(made, output, int(max_shard_size * 1e9), advance)
+    typer.echo(f"wrote {output}/  try: echo 'Once upon a time' | flexo-generate {output}")
+
+
+@inspect_app.command(epilog="Examples:\n\n`flexo-inspect experts/math.pt`\n\n`flexo-inspect model/ --json`")
+def inspect_command(
+    path: Annotated[Path, typer.Argument(help="An expert file (.pt or .safetensors), a merged folder or an anchor.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every tensor of an expert file for damage.")] = False,
+) -> None:
+    """Show what an expert file, a merged model or an anchor says about itself."""
+    about = _about(path, verify)
+    typer.echo(json.dumps(about, indent=2, ensure_ascii=False) if as_json else "\n".join(_lines(about)))
+
+
+def _about(path: Path, verify: bool) -> dict[str, Any]:
+    if not path.is_dir():
+        from merge.expert_file import open_expert
+
+        expert = open_expert(path)
+        if verify:
+            with progress("verifying", expert.nbytes) as advance:
+                for name in expert.header.tensors:
+                    advance(expert.tensor(name).nbytes)
+        about = {"file": str(path), "bytes": path.stat().st_size, "verified": verify} | expert.header.to_dict()
+        about["tensors"] = {
+            name: f"{info.dtype} {list(info.shape)} {info.sha256[:12]}" for name, info in expert.header.tensors.items()
+        }
+        return about
+    from merge.anchor import SHARED
+    from merge.anchor import about as about_anchor
+    from merge.assemble import read_manifest
+
+    return about_anchor(path) if (path / SHARED).is_dir() else read_manifest(path)
+
+
+def _lines(value: Any, indent: str = "") -> list[str]:
+    """Nested values as indented `name: value` lines."""
+    lines: list[str] = []
+    for name, entry in value.items():
+        if isinstance(entry, dict):
+            lines += [f"{indent}{name}:", *_lines(entry, indent + "  ")]
+        elif isinstance(entry, list) and any(isinstance(item, dict) for item in entry):
+            lines.append(f"{indent}{name}:")
+            for item in entry:
+                lines += [f"{indent}  - {line.strip()}" if not i else f"{indent}    {line}"
+                          for i, line in enumerate(_lines(item))]  # fmt: skip
+        else:
+            text = "-" if entry is None else str(entry)
+            lines.append(f"{indent}{name}: {text if text.isprintable() else repr(text)}")
+    return lines
+
+
+def _plan_text(plan: Any) -> str:
+    arch = plan.anchor.architecture
+    lines = [
+        f"anchor   {plan.anchor.folder}  {arch.num_hidden_layers} layers, hidden {arch.hidden_size}, "
+        f"FFN {arch.intermediate_size}, vocabulary {arch.vocab_size}  digest {plan.anchor.digest[:12]}",
+        "expert 0 public",
+    ]
+    lines += [
+        f"expert {index} {expert.domain}  {expert.path}  {_size(expert.nbytes)}  {expert.header.licence}"
+        for index, expert in enumerate(plan.experts, 1)
+    ]
+    lines.append(
+        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.specs)} tensors, "
+        f"{_size(plan.nbytes)}"
+    )
+    if errors := plan.bias_errors():
+        worst = max(range(len(errors)), key=errors.__getitem__)
+        lines.append(
+            "router   biases are folded into the rows; root mean square error of the fold on public text, for a bias "
+            f"of 1: {sum(errors) / len(errors):.2f} over layers, worst {errors[worst]:.2f} in layer {worst}"
+        )
+    return "\n".join(lines)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"

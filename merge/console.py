@@ -1,0 +1,103 @@
+"""What all commands share on a terminal: how they start, refuse, stop and show progress."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from merge.errors import InputError
+
+Advance = Callable[[float], None]
+
+
+def new_app(help: str) -> typer.Typer:
+    """A Typer app in the project's style: short `-h`, no completion installers, plain tracebacks for our own bugs."""
+    return typer.Typer(
+        help=help,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def run(app: Callable[[], object]) -> None:
+    """Runs a command: 0 done, 1 refused with one message, 2 wrong usage, 130 stopped by Ctrl-C."""
+    with refusals():
+        try:
+            app()
+        except SystemExit as stop:  # Typer has turned these two into exit codes of its own
+            if isinstance(stop.__context__, BrokenPipeError):
+                raise stop.__context__ from None
+            if stop.code == 130:
+                raise KeyboardInterrupt from None
+            raise
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turns an `InputError` into one message and exit code 1, and stop signals into exit codes 130 and 143."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: nothing unfinished was kept.\n")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(signum: int, _frame: object) -> None:
+    sys.exit(128 + signum)  # SystemExit unwinds, so unfinished output is removed
+
+
+@contextmanager
+def progress(label: str, total: float | None, unit: str = "bytes") -> Iterator[Advance]:
+    """Shows a bar with rate and time left on a terminal, and nothing elsewhere. Yields the function that advances it.
+
+    `unit` names what `total` counts; bytes are shown as MB.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _amount: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )  # fmt: skip
+
+    in_bytes = unit == "bytes"
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
+        TransferSpeedColumn() if in_bytes else TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(label, total=total, rate="")
+
+        def advance(amount: float) -> None:
+            bars.advance(task, amount)
+            if not in_bytes:
+                speed = bars.tasks[0].speed
+                bars.update(task, rate=f"{speed:,.0f} {unit}/s" if speed else "")
+
+        yield advance

@@ -1,0 +1,317 @@
+"""The expert file, version 1: what an owner ships, and the only thing that leaves their site.
+
+A `torch.save` zip of `{"format": "flexo.expert", "version": 1, "header": <JSON string>, "tensors": {name: tensor}}`, or
+a `.safetensors` file of the same tensors with the header in its metadata. `docs/expert-file.md` is the specification.
+Files come from strangers: nothing in them is executed, tensors stay mapped on disk until they are asked for, and
+whatever is not exactly as specified is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import pickletools
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from merge.checkpoint import DTYPE_NAMES, DTYPES, save_tensors, tensor_digest
+from merge.errors import ExpertFileError
+from merge.files import new_file
+from merge.flexolmo import expert_tensors
+from merge.header import MAX_HEADER, Header, TensorInfo, parse_header
+
+FORMAT = "flexo.expert"
+VERSION = 1
+WEIGHT_DTYPES = ("F32", "BF16", "F16")
+MAX_PICKLE = 4 * MAX_HEADER + (4 << 20)  # the header in UTF-8, and about 300 bytes a tensor
+
+# What torch.save writes for {str: str | int | {str: dense tensor}}, one letter for each pickle instruction: s text,
+# i whole number, f False, g global, m recalled from the memo. It leaves no room for code, nor for the bottomless
+# nesting that overflows the stack of PyTorch's own unpickler.
+INSTRUCTIONS = {
+    "PROTO": "", "BINPUT": "", "LONG_BINPUT": "", "BINUNICODE": "s", "BININT": "i", "BININT1": "i", "BININT2": "i",
+    "LONG1": "i", "NEWFALSE": "f", "GLOBAL": "g", "BINGET": "m", "LONG_BINGET": "m", "EMPTY_DICT": "{", "MARK": "(",
+    "EMPTY_TUPLE": "0", "TUPLE1": "1", "TUPLE2": "2", "TUPLE": ")", "BINPERSID": "p", "REDUCE": "r", "SETITEM": "u",
+    "SETITEMS": "U", "STOP": ".",
+}  # fmt: skip
+MAX_INSTRUCTIONS = 500_000  # about 40 a tensor
+GLOBALS = re.compile(r"torch\._utils _rebuild_tensor_v2|torch \w+Storage|collections OrderedDict")
+
+
+def _dict_of(value: str) -> str:
+    return rf"\{{(?:[sm]{value}u|\((?:[sm]{value})*U)*"
+
+
+_SHAPE = "(?:i1|ii2)"
+_TENSOR = rf"[gm]\(\([sm][gm][sm][sm]i\)pi{_SHAPE}{_SHAPE}f[gm]0r\)r"
+PICKLE = re.compile(_dict_of(rf"(?:[sm]|i|{_dict_of(_TENSOR)})") + r"\.")
+
+
+@dataclass(frozen=True)
+class ExpertFile:
+    """An opened expert file: its header, and functions that bring its tensors when they are needed."""
+
+    path: Path
+    header: Header
+    load: Callable[[str], torch.Tensor]
+
+    @property
+    def domain(self) -> str:
+        return self.header.domain
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.nbytes for info in self.header.tensors.values())
+
+    @property
+    def has_bias(self) -> bool:
+        return "layers.0.router.bias" in self.header.tensors
+
+    def dtype(self, name: str) -> torch.dtype:
+        return DTYPES[self.header.tensors[name].dtype]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor, checked against the header: sha256, and no NaN or infinity. Raises `ExpertFileError`."""
+        tensor = self.load(name)
+        if tensor_digest(tensor) != self.header.tensors[name].sha256:
+            raise ExpertFileError(
+                f"{self.path}: {name} does not match the sha256 in the header. The file was damaged or altered; "
+                "ask its owner for a new copy."
+            )
+        _check_finite(self.path, name, tensor)
+        return tensor
+
+
+def write_expert(path: Path, header: Header, tensors: Mapping[str, torch.Tensor], replace: bool = False) -> Header:
+    """Writes an expert file, whole or not at all; a name ending in `.safetensors` chooses that container.
+
+    Args:
+        path: the file to make.
+        header: everything but the tensor table, which is computed here.
+        tensors: exactly the names and shapes of `flexolmo.expert_tensors`. They are copied to memory of their own, so a
+            view never drags its whole storage into the file.
+        replace: whether a file that stands there may be overwritten.
+
+    Returns:
+        The header as written.
+
+    Raises:
+        ExpertFileError: `open_expert` or a merge would refuse the file.
+        InputError: the file cannot be written here.
+    """
+    for name, tensor in tensors.items():
+        dtype = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
+        _check_dtype(path, name, dtype, stated=dtype)
+        _check_finite(path, name, tensor)
+    owned = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(tensors.items())}
+    header = header.with_tensors({name: TensorInfo.of(tensor, tensor_digest(tensor)) for name, tensor in owned.items()})
+    text = header.to_json()
+    parse_header(text, str(path))  # what we refuse to read we do not write
+    _check_tensors(path, header, owned)
+    with new_file(path, replace) as partial:
+        if path.suffix == ".safetensors":
+            save_tensors(partial, owned, {"format": FORMAT, "version": str(VERSION), "header": text})
+        else:
+            with partial.open("wb") as file:  # a full disk is an OSError here, and a RuntimeError where torch opens it
+                torch.save({"format": FORMAT, "version": VERSION, "header": text, "tensors": owned}, file)
+    return header
+
+
+def open_expert(path: Path) -> ExpertFile:
+    """Opens an expert file of either container and checks its structure; the values are checked as they are read.
+
+    Raises `ExpertFileError` for anything that is not a whole version-1 file: wrong container, pickled code, damaged
+    zip, unknown version, malformed header, and tensors that are missing, surplus, of another shape or dtype than the
+    header says, or views into a larger storage.
+    """
+    try:
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "no such file"
+            raise ExpertFileError(f"{path}: {found}, expected an expert file (.pt or .safetensors).")
+        if path.stat().st_size == 0:
+            raise ExpertFileError(f"{path}: the file is empty, expected an expert file. Copy it again.")
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ExpertFileError(f"{path}: cannot be read ({error.strerror}).") from None
+    expert = _open_zip(path) if magic == b"PK\x03\x04" else _open_safetensors(path)
+    _check_file_size(expert)
+    return expert
+
+
+def _open_zip(path: Path) -> ExpertFile:
+    _check_zip(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a stranger's file can make the unpickler fail in any way; the answer is the same
+        raise ExpertFileError(
+            f"{path}: PyTorch cannot load it ({type(error).__name__}: {str(error)[:200]!r}). The file was damaged or "
+            "altered; ask its owner for a new copy."
+        ) from None
+    header = _header(path, "PyTorch", content, {"format", "version", "header", "tensors"})
+    tensors = content.get("tensors")
+    if not isinstance(tensors, dict):
+        raise ExpertFileError(f"{path}: tensors is a {type(tensors).__name__}, expected a dictionary of tensors.")
+    _check_tensors(path, header, tensors)
+    return ExpertFile(path, header, tensors.__getitem__)
+
+
+def _open_safetensors(path: Path) -> ExpertFile:
+    try:
+        file: Any = safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ExpertFileError(
+            f"{path}: neither a PyTorch zip nor a safetensors file, or cut short ({str(error)[:200]!r}). Expert files "
+            "are written by train_expert.py; copy the file again if it came over a network."
+        ) from None
+    content = dict(file.metadata() or {})
+    if content.get("version") == str(VERSION):  # metadata holds text only
+        content["version"] = VERSION
+    header = _header(path, "safetensors", content, {"format", "version", "header"})
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - a safetensors handle is no mapping
+    _check_table(path, header, {name: tuple(part.get_shape()) for name, part in slices.items()})
+    for name, part in slices.items():
+        _check_dtype(path, name, part.get_dtype(), header.tensors[name].dtype)
+    return ExpertFile(path, header, file.get_tensor)
+
+
+def _header(path: Path, container: str, content: dict[str, Any], names: set[str]) -> Header:
+    """The header of either container, where its other entries are as specified."""
+    if content.get("format") != FORMAT:
+        raise ExpertFileError(
+            f"{path}: a {container} file, but not an expert file (no format {FORMAT!r} in it). Expert files are "
+            "written by train_expert.py."
+        )
+    if content.get("version") != VERSION:
+        raise ExpertFileError(
+            f"{path}: expert file version {str(content.get('version'))[:20]!r}, this flexo reads version {VERSION}. "
+            "Update flexo, or ask the owner for a file written by this version."
+        )
+    if wrong := [name[:80] for name in sorted(content.keys() ^ names)]:
+        raise ExpertFileError(
+            f"{path}: entries missing or not part of version {VERSION}: {wrong[:4]}, expected exactly {sorted(names)}."
+        )
+    if not isinstance(text := content["header"], str):
+        raise ExpertFileError(f"{path}: header is a {type(text).__name__}, expected JSON text.")
+    return parse_header(text, str(path))
+
+
+def _check_zip(path: Path) -> None:
+    """Refuses what is not laid out as an expert file by torch.save, before anything of it is unpickled."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+            if len(pickles) != 1:
+                raise ExpertFileError(
+                    f"{path}: a zip with {len(pickles)} entries named data.pkl, torch.save makes one. Expert files are "
+                    "written by train_expert.py."
+                )
+            if len({entry.filename for entry in entries}) != len(entries) or not _ends_plainly(path):
+                raise ExpertFileError(
+                    f"{path}: a zip with a repeated entry or something after its end, which torch.save never makes."
+                )
+            unpacked = sum(entry.file_size for entry in entries)
+            if any(entry.compress_type for entry in entries) or unpacked > path.stat().st_size:
+                raise ExpertFileError(
+                    f"{path}: a compressed zip, which torch.save never makes. Refused, as it may be a bomb."
+                )
+            if pickles[0].file_size > MAX_PICKLE:
+                raise ExpertFileError(
+                    f"{path}: {pickles[0].file_size / 1e6:.0f} MB beside the tensors, expected at most "
+                    f"{MAX_PICKLE / 1e6:.0f} MB."
+                )
+            program = archive.read(pickles[0])
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
+        raise ExpertFileError(
+            f"{path}: a damaged or cut-off zip ({str(error)[:200]!r}). Copy the file again."
+        ) from None
+    _check_pickle(path, program)
+
+
+def _ends_plainly(path: Path) -> bool:
+    """Whether the zip's end record, without a comment, ends the file, so that every reader finds the same entries."""
+    with path.open("rb") as file:
+        file.seek(-22, os.SEEK_END)
+        record = file.read()
+    return record.startswith(b"PK\x05\x06") and record.endswith(b"\0\0")
+
+
+def _check_pickle(path: Path, program: bytes) -> None:
+    letters = []
+    try:
+        for opcode, argument, _ in islice(pickletools.genops(program), MAX_INSTRUCTIONS):
+            if opcode.name == "GLOBAL" and not GLOBALS.fullmatch(str(argument)):
+                raise ExpertFileError(
+                    f"{path}: asks for {str(argument)[:80]!r} to be loaded, which no expert file needs. "
+                    "Nothing was run; do not open this file with anything else."
+                )
+            letters.append(INSTRUCTIONS.get(opcode.name, "?"))
+    except ValueError:
+        letters.append("?")
+    if not PICKLE.fullmatch("".join(letters)):
+        raise ExpertFileError(
+            f"{path}: a PyTorch file, but not laid out like an expert file (a dictionary with format, version, header "
+            "and dense CPU tensors). Nothing in it was run. Expert files are written by train_expert.py."
+        )
+
+
+def _check_tensors(path: Path, header: Header, tensors: Mapping[str, torch.Tensor]) -> None:
+    _check_table(path, header, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    for name, tensor in tensors.items():
+        _check_dtype(path, name, DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), header.tensors[name].dtype)
+        if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
+            raise ExpertFileError(
+                f"{path}: {name} is a view into {tensor.untyped_storage().nbytes()} bytes, it should own exactly its "
+                f"{tensor.nbytes}. Whatever else is in there must not travel with it."
+            )
+
+
+def _check_table(path: Path, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The tensors, the header's table and the header's architecture agree, name by name and shape by shape."""
+    arch = header.anchor.architecture
+    expected = expert_tensors(arch, bias="layers.0.router.bias" in shapes)
+    missing, surplus = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+    if missing or surplus:
+        raise ExpertFileError(
+            f"{path}: not the tensors of an expert with {arch.num_hidden_layers} layers. "
+            f"Missing: {missing[:4] or 'none'}. Not expected: {[name[:80] for name in surplus[:4]] or 'none'}."
+        )
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise ExpertFileError(f"{path}: {name} is {shapes[name]}, its header asks for {shape}.")
+    if header.tensors.keys() != shapes.keys() or any(
+        header.tensors[name].shape != shape for name, shape in shapes.items()
+    ):
+        raise ExpertFileError(f"{path}: the header's list of tensors does not fit the tensors in the file.")
+
+
+def _check_dtype(path: Path, name: str, dtype: str, stated: str) -> None:
+    if dtype not in WEIGHT_DTYPES or dtype != stated:
+        raise ExpertFileError(
+            f"{path}: {name} has dtype {dtype}, its header says {stated}; allowed are {', '.join(WEIGHT_DTYPES)}."
+        )
+
+
+def _check_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise ExpertFileError(f"{path}: {name} holds NaN or infinite values. The training that made it failed.")
+
+
+def _check_file_size(expert: ExpertFile) -> None:
+    """A file is its tensors, its header and little else: tensors cannot share bytes, and nothing large can hide."""
+    size = expert.path.stat().st_size
+    most = expert.nbytes + 4 * len(expert.header.to_json()) + 1024 * len(expert.header.tensors) + 4096
+    if not expert.nbytes <= size <= most:
+        raise ExpertFileError(
+            f"{expert.path}: {size} bytes, expected {expert.nbytes} of tensors and at most {most - expert.nbytes} of "
+            "header and container. Something is missing from the file, or something else is in it."
+        )

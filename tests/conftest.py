@@ -1,0 +1,67 @@
+"""Fixtures for every room: a tiny OLMo-2 anchor with its shared files, and expert files that fit it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import pytest
+
+from merge.anchor import open_anchor
+from merge.expert_file import write_expert
+from tests.merge.tiny import expert_header, expert_values, write_anchor
+
+MakeAnchor = Callable[..., Path]
+MakeExpert = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_anchor(tmp_path_factory: pytest.TempPathFactory) -> MakeAnchor:
+    """`make_anchor(seed=0, **config)`: a new anchor folder; `config` overrides Olmo2Config's values."""
+
+    def make(seed: int = 0, **config: object) -> Path:
+        folder = tmp_path_factory.mktemp("anchor") / "anchor"
+        write_anchor(folder, seed, config)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_anchor(make_anchor: MakeAnchor) -> Path:
+    """An OLMo-2 folder with tokenizer and shared files: V=96, D=32, F=48, 3 layers, 4 heads on 2 key-value heads.
+
+    For all tests of a session: read it, never write to it.
+    """
+    return make_anchor()
+
+
+@pytest.fixture(scope="session")
+def make_expert(tmp_path_factory: pytest.TempPathFactory, tiny_anchor: Path) -> MakeExpert:
+    """`make_expert("math")`: a new expert file for `tiny_anchor`.
+
+    Keywords: `anchor` folder; `seed` of rows and weights; `bias` adds router biases; `trained=False` keeps the anchor's
+    own feed-forward weights (the rows are random all the same); `path` of the file, whose suffix picks the container.
+    """
+
+    def make(
+        domain: str,
+        *,
+        anchor: Path = tiny_anchor,
+        seed: int = 0,
+        bias: bool = False,
+        trained: bool = True,
+        path: Path | None = None,
+    ) -> Path:
+        opened = open_anchor(anchor)
+        path = path or tmp_path_factory.mktemp("experts") / f"{domain}.pt"
+        write_expert(path, expert_header(domain, opened), expert_values(domain, opened, seed, bias, trained))
+        return path
+
+    return make

@@ -1,0 +1,41 @@
+"""What the tests of this room do with files: look, rewrite a torch zip, and run a command as a shell would."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def listing(folder: Path) -> set[str]:
+    """Names of everything in a folder, hidden ones included."""
+    return {path.name for path in folder.iterdir()}
+
+
+def rewrite_zip(
+    source: Path,
+    target: Path,
+    change: Callable[[str, bytes], bytes] = lambda _name, data: data,
+    compression: int = zipfile.ZIP_STORED,
+    extra: dict[str, bytes] | None = None,
+) -> Path:
+    """Copies a zip, passing every entry through `change(name without its folder, bytes)` and adding `extra` ones."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, change(entry.filename.partition("/")[2], old.read(entry)))
+        for name, data in (extra or {}).items():
+            new.writestr(name, data)
+    return target
+
+
+def call(command: Callable[[], object], *arguments: object) -> int:
+    """Runs a console entry point with arguments and returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            command()
+    code = stop.value.code
+    return code if isinstance(code, int) else 0

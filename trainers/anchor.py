@@ -1,0 +1,194 @@
+"""Making an anchor: a tokenizer and a small OLMo-2 from scratch, or an existing OLMo-2 taken as it is.
+
+Either way the result is a plain Hugging Face folder plus `flexo/`: what all owners must share (see `merge.anchor`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812 - the name everyone uses
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from flexmix.corpus import copy_sample, find_split, read_documents
+from flexmix.datamodule import TextModule
+from flexmix.packing import EvalLoader
+from flexmix.vocabulary import END_OF_TEXT, PAD, train_tokenizer
+from merge.anchor import REFERENCE, SHARED, open_olmo2, write_shared
+from merge.console import progress
+from merge.errors import InputError
+from merge.files import new_folder, refuse_occupied, sha256_file
+from trainers.fit import Metrics, RunOptions, fit, work_folder
+from trainers.hub import local_folder
+from trainers.lit import LitAnchor, LossOptions
+from trainers.optim import OptimizerOptions
+from trainers.routing import moment_tensors, public_router, router_input_moments
+from trainers.text import DataOptions
+
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}"
+
+
+@dataclass(frozen=True)
+class AnchorOptions:
+    """An existing model, or the numbers of a new one."""
+
+    path: str | None = None  # a local OLMo-2 folder or hub id to take as it is
+    revision: str | None = None
+    vocab_size: int = 4096
+    hidden_size: int = 128
+    intermediate_size: int = 512
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 4
+    max_position_embeddings: int = 1024
+    rope_theta: float = 10_000.0
+    tie_word_embeddings: bool = False
+    moments: bool = True  # ship second moments of the router input, 4 L D^2 bytes; discriminant rows need them
+    reference_bytes: int = 4_000_000  # of public text to ship with the anchor; held-out text comes to a tenth
+
+
+def train_anchor(
+    *,
+    anchor: AnchorOptions,
+    data_path: Path,
+    output: Path,
+    data: DataOptions,
+    optimizer: OptimizerOptions,
+    loss: LossOptions,
+    run: RunOptions,
+    logger: Any = None,
+    seed: int = 0,
+    resume: bool = True,
+) -> Metrics:
+    """Makes the anchor folder `output` from public text in `data_path` (`train` and `test` as `.jsonl[.gz]`).
+
+    Returns:
+        Held-out loss before and after training, in nats per token; empty for a model taken as it is.
+
+    Raises:
+        InputError: text or model are unusable, or `output` is not free.
+    """
+    refuse_occupied(output)
+    text = {split: find_split(data_path, split) for split in ("train", "test")}
+    L.seed_everything(seed, verbose=False)
+    if anchor.path is not None:
+        _adopt(anchor, text, output, data)
+        return {}
+    settings: dict[str, Any] = {"anchor": asdict(anchor), "data": data.settings(), "optimizer": asdict(optimizer)}
+    settings |= {"loss": asdict(loss), "precision": run.precision, "seed": seed}
+    settings["text"] = {split: sha256_file(path) for split, path in text.items()}
+    with work_folder(output, settings, resume) as work:
+        source = _blank(anchor, text["train"], work / "blank")
+        module = TextModule(
+            data.windows(text["train"], source),
+            {"public": data.windows(text["test"], source)},
+            batch_size=data.batch_size,
+            steps=data.steps,
+            seed=seed,
+            eval_windows=data.eval_windows,
+        )
+        model = Olmo2ForCausalLM(Olmo2Config.from_pretrained(source))
+        lit = LitAnchor(model, optimizer, loss, data.steps, module.held_out_names)
+        before, after = fit(lit, module, run, work, logger, "training the anchor", data.tokens_per_step)
+        metrics = {"loss_before": before["public/loss"], "loss_after": after["public/loss"]}
+        training = {"tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed, "lr": optimizer.lr}
+        with new_folder(output) as folder:
+            model.float().save_pretrained(folder)
+            _copy_files(source, folder)
+            _share(folder, model, text, anchor, data, {"training": training | metrics})
+        (work / "last.ckpt").unlink(missing_ok=True)
+    return metrics
+
+
+def _adopt(anchor: AnchorOptions, text: dict[str, Path], output: Path, data: DataOptions) -> None:
+    """Takes an existing OLMo-2 byte for byte, and adds what owners must share."""
+    assert anchor.path is not None
+    source = local_folder(anchor.path, anchor.revision)
+    open_olmo2(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    with new_folder(output) as folder:
+        _copy_files(source, folder)
+        _share(folder, model, text, anchor, data, {"taken_from": anchor.path, "revision": anchor.revision})
+
+
+def _share(
+    folder: Path,
+    model: PreTrainedModel,
+    text: dict[str, Path],
+    anchor: AnchorOptions,
+    data: DataOptions,
+    about: dict[str, Any],
+) -> None:
+    """Adds `flexo/` to an anchor folder: the reference text, and the rows and moments measured on it."""
+    reference = folder / SHARED / REFERENCE
+    reference.mkdir(parents=True)
+    sizes = {"train": anchor.reference_bytes, "test": anchor.reference_bytes // 10}
+    about["reference"] = {
+        split: copy_sample(path, reference / f"{split}.jsonl.gz", sizes[split]) for split, path in text.items()
+    }
+    windows = data.windows(find_split(reference, "train"), folder)
+    loader = EvalLoader(windows, data.batch_size, data.moment_windows)
+    with progress("measuring public text", loader.count * data.length, "tokens") as advance:
+        moments = router_input_moments(model, loader, advance)
+    about["router"] = {"init": "mean", "tokens": moments[0].count}
+    write_shared(folder, public_router(moments), moment_tensors(moments) if anchor.moments else None, about)
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    """Copies the files of a model folder that are not there yet."""
+    for path in source.iterdir():
+        if path.is_file() and not path.name.startswith(".") and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def _blank(anchor: AnchorOptions, train: Path, folder: Path) -> Path:
+    """A new model's folder with `config.json` and tokenizer but no weights, made once per run."""
+    if folder.is_dir():
+        return folder
+    with new_folder(folder) as partial:
+        tokenizer = _train_tokenizer(train, anchor.vocab_size)
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token=END_OF_TEXT,
+            eos_token=END_OF_TEXT,
+            pad_token=PAD,
+            model_max_length=anchor.max_position_embeddings,
+            clean_up_tokenization_spaces=False,
+        )
+        fast.chat_template = CHAT_TEMPLATE
+        fast.save_pretrained(partial)
+        names = (
+            "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+            "max_position_embeddings", "tie_word_embeddings",
+        )  # fmt: skip
+        Olmo2Config(
+            vocab_size=tokenizer.get_vocab_size(),
+            rope_parameters={"rope_type": "default", "rope_theta": anchor.rope_theta},
+            bos_token_id=tokenizer.token_to_id(END_OF_TEXT),
+            eos_token_id=tokenizer.token_to_id(END_OF_TEXT),
+            pad_token_id=tokenizer.token_to_id(PAD),
+            **{name: getattr(anchor, name) for name in names},
+        ).save_pretrained(partial)
+    return folder
+
+
+def _train_tokenizer(train: Path, vocab_size: int) -> Tokenizer:
+    with progress("reading text for the tokenizer", None) as advance:
+
+        def texts() -> Iterable[str]:
+            for text in read_documents(train):
+                yield text
+                advance(len(text))
+
+        tokenizer = train_tokenizer(texts(), vocab_size)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise InputError(
+            f"{train}: too little text for a vocabulary of {vocab_size} (it gives {tokenizer.get_vocab_size()}). "
+            "Give more public text, or a smaller anchor.vocab_size."
+        )
+    return tokenizer

@@ -1,0 +1,83 @@
+"""Lightning callbacks: progress with rate and time left, and checkpoints on a clock and on signals."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812 - the name everyone uses
+
+from merge.console import progress
+
+
+class TokenProgress(L.Callback):
+    """A bar of tokens with rate and time left on a terminal, nothing elsewhere."""
+
+    def __init__(self, label: str, tokens_per_step: int, steps: int) -> None:
+        self.label, self.tokens_per_step, self.steps = label, tokens_per_step, steps
+        self._stack = ExitStack()
+
+    def on_train_start(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
+        self._advance = self._stack.enter_context(progress(self.label, self.steps * self.tokens_per_step, "tokens"))
+        self._advance(trainer.global_step * self.tokens_per_step)
+
+    def on_train_batch_end(self, *_args: Any) -> None:
+        self._advance(self.tokens_per_step)
+
+    def on_train_end(self, *_args: Any) -> None:
+        self._stack.close()
+
+    def on_exception(self, *_args: Any) -> None:
+        self._stack.close()
+
+
+class Checkpoints(L.Callback):
+    """Saves to one file every `seconds`, and before stopping on Ctrl-C or SIGTERM, always between two steps.
+
+    A checkpoint taken in the middle of a step would not resume bit for bit, so a signal only asks for one. A second Ctrl-C
+    stops at once; the last checkpoint stays. Lightning writes the file under another name and renames it.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self._stopped_by = 0
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, *_args: Any) -> None:
+        self._saved = time.monotonic()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._previous[signum] = signal.signal(signum, self._ask)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_args: Any) -> None:
+        if self._stopped_by or time.monotonic() - self._saved >= self.seconds:
+            trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
+        if self._stopped_by:
+            raise Stopped(self._stopped_by, self.path, trainer.global_step)
+
+    def on_train_end(self, *_args: Any) -> None:
+        self._restore()
+
+    def on_exception(self, *_args: Any) -> None:
+        self._restore()
+
+    def _ask(self, signum: int, _frame: Any) -> None:
+        if self._stopped_by:
+            raise KeyboardInterrupt
+        self._stopped_by = signum
+
+    def _restore(self) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous = {}
+
+
+class Stopped(SystemExit):
+    """Training was asked to stop and has saved its state; the exit code is that of the signal."""
+
+    def __init__(self, signum: int, path: Path, step: int) -> None:
+        super().__init__(128 + signum)
+        self.said = f"stopped at step {step}, saved in {path}. The same command goes on from there."

@@ -1,0 +1,131 @@
+"""The Lightning modules: next-token training of an anchor, and of one expert against a frozen anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L  # noqa: N812 - the name everyone uses
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name everyone uses
+from transformers import PreTrainedModel
+
+from trainers.optim import OptimizerOptions
+from trainers.paired import router_logits, trainable_parameters
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights of the terms beside the cross-entropy."""
+
+    lm_z: float = 1e-5  # mean squared log-normaliser of the vocabulary
+    router_z: float = 1e-3  # the same for the router, mean over layers
+    own_vs_public: float = 0.0  # logistic loss of the router margin against who owns the text, mean over layers
+
+
+class LitAnchor(L.LightningModule):
+    """Trains every parameter of a causal language model on packed batches.
+
+    Args:
+        model: a transformers causal language model.
+        optimizer, loss: options.
+        steps: of the whole run; the schedule ends there.
+        held_out_names: the validation sets, for the names of the metrics.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        optimizer: OptimizerOptions,
+        loss: LossOptions,
+        steps: int,
+        held_out_names: Iterable[str],
+    ) -> None:
+        super().__init__()
+        self.model, self.options, self.weights, self.steps = model, optimizer, loss, steps
+        self.held_out_names = list(held_out_names)
+
+    def trained(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Name and parameter of all that is trained."""
+        return self.model.named_parameters()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.options.build(self.trained())
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.options.schedule(self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
+        loss, log_normaliser_BT = self._forward(batch)
+        terms = {"loss": loss, "lm_z": self.weights.lm_z * log_normaliser_BT.square().mean()} | self._terms(batch)
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch["labels"]))
+        return torch.stack(list(terms.values())).sum()
+
+    def validation_step(self, batch: Batch, _index: int, dataloader_idx: int = 0) -> None:
+        loss, _ = self._forward(batch)
+        self._log_held_out(f"{self.held_out_names[dataloader_idx]}/loss", loss, len(batch["labels"]))
+
+    def configure_gradient_clipping(
+        self, _optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips the global norm and logs it. Lightning refuses this for fused optimisers, for the sake of fp16's scaling."""
+        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.trained()], limit)
+        self.log("train/grad_norm", norm.detach())
+
+    def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean cross-entropy, and the log-normaliser of every position [B, T], from one pass over the logits."""
+        output = self.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+        logits_BTV = output.logits.float()
+        log_normaliser_BT = logits_BTV.logsumexp(-1)
+        label_logits_BT = logits_BTV.gather(-1, batch["labels"].unsqueeze(-1)).squeeze(-1)
+        return (log_normaliser_BT - label_logits_BT).mean(), log_normaliser_BT
+
+    def _terms(self, _batch: Batch) -> dict[str, torch.Tensor]:
+        """Further terms of the loss, weighted."""
+        return {}
+
+    def _log_held_out(self, name: str, value: torch.Tensor, batch_size: int) -> None:
+        self.log(name, value, on_step=False, on_epoch=True, batch_size=batch_size, add_dataloader_idx=False)
+
+
+class LitExpert(LitAnchor):
+    """Trains one expert and its router row; `model` is an anchor turned into pairs by `paired.pair`.
+
+    Checkpoints hold only what is trained; the rest comes from the anchor.
+    """
+
+    strict_loading = False
+
+    def trained(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return trainable_parameters(self.model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = {f"model.{name}" for name, _ in self.trained()}
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in kept}
+
+    def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, index, dataloader_idx)
+        mass = router_logits(self.model).softmax(-1)[..., 1].mean()
+        self._log_held_out(f"{self.held_out_names[dataloader_idx]}/router_mass", mass, len(batch["labels"]))
+
+    def _terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        logits_LBT2 = router_logits(self.model)
+        terms = {"router_z": self.weights.router_z * logits_LBT2.logsumexp(-1).square().mean()}
+        if self.weights.own_vs_public:
+            margin_LBT = logits_LBT2[..., 1] - logits_LBT2[..., 0]
+            terms["own_vs_public"] = self.weights.own_vs_public * own_vs_public_loss(margin_LBT, batch["own"])
+        return terms
+
+
+def own_vs_public_loss(margin_LBT: torch.Tensor, own_B: torch.Tensor) -> torch.Tensor:
+    """Logistic loss of the router margin, own and public rows weighted as if there were equally many of each.
+
+    With equal weights the best margin is the log density ratio of own to public text, whatever the mixture in training.
+    """
+    own_loss, public_loss = F.softplus(-margin_LBT[:, own_B]), F.softplus(margin_LBT[:, ~own_B])
+    both = [part.mean() for part in (own_loss, public_loss) if part.numel()]
+    return torch.stack(both).mean()

@@ -1,0 +1,105 @@
+"""The two-expert layer of an owner: a frozen public feed-forward network beside a trained one, mixed by a router.
+
+    y_BTD = p_0 * public(x_BTD) + p_1 * expert(x_BTD),   p = softmax([r_pub.x, r.x + b])
+
+With two experts the softmax is a sigmoid of the margin `m = (r - r_pub).x + b`, so p_1 = sigmoid(m), and the mixture is one
+interpolation from the public output to the expert's. Both experts run for every token (top-2 of 2).
+
+B batch, T positions, D hidden size, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from merge.anchor import Anchor
+from merge.flexolmo import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_ffn
+
+
+class PairedExperts(nn.Module):
+    """Takes the place of a decoder layer's `mlp`.
+
+    Args:
+        public: the anchor's feed-forward network; its parameters are frozen here.
+        public_row: the shared public router row [D], a buffer, never trained.
+        row: what the owner's router row starts from [D].
+        train_row: whether the row is trained.
+        bias: None, or what a trained router bias starts from.
+
+    After a forward pass `logits_BT2` holds the router logits of public and expert, for losses and diagnostics.
+    """
+
+    def __init__(
+        self, public: nn.Module, public_row: torch.Tensor, row: torch.Tensor, train_row: bool, bias: float | None
+    ) -> None:
+        super().__init__()
+        self.public = public.requires_grad_(False)
+        self.expert = deepcopy(public).requires_grad_(True)
+        self.register_buffer("public_row_D", public_row.clone())
+        self.row_D = nn.Parameter(row.clone(), requires_grad=train_row)
+        self.bias = None if bias is None else nn.Parameter(torch.tensor([bias], dtype=row.dtype))
+        self.logits_BT2: torch.Tensor | None = None
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        rows_2D = torch.stack([self.public_row_D, self.row_D])
+        logits_BT2 = nn.functional.linear(x_BTD, rows_2D).float()
+        if self.bias is not None:
+            logits_BT2 = logits_BT2 + torch.cat([torch.zeros_like(self.bias), self.bias])
+        self.logits_BT2 = logits_BT2
+        p_BT1 = torch.sigmoid(logits_BT2[..., 1:] - logits_BT2[..., :1])
+        y_BTD = self.public(x_BTD)
+        return torch.lerp(y_BTD, self.expert(x_BTD), p_BT1.to(y_BTD.dtype))
+
+
+def pair(
+    model: PreTrainedModel, anchor: Anchor, rows: list[torch.Tensor], train_row: bool, bias: float | None
+) -> PreTrainedModel:
+    """Freezes an anchor and replaces every layer's feed-forward network by a pair. Changes `model` and returns it.
+
+    Args:
+        model: the anchor, an `Olmo2ForCausalLM`.
+        anchor: its opened folder, for the public rows.
+        rows: the starting router row [D] of every layer.
+        train_row, bias: as in `PairedExperts`.
+    """
+    model.requires_grad_(False)
+    for n, layer in enumerate(model.model.layers):
+        layer.mlp = PairedExperts(layer.mlp, anchor.public_row(n).float(), rows[n].float(), train_row, bias)
+    return model
+
+
+def pairs(model: nn.Module) -> list[PairedExperts]:
+    """The paired layers of a model, from the first layer to the last."""
+    return [module for module in model.modules() if isinstance(module, PairedExperts)]
+
+
+def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Name and parameter of all that is trained: the expert networks, the owner's router rows, and the biases if any."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert ".mlp.expert." in name or name.endswith((".mlp.row_D", ".mlp.bias")), f"{name} must stay frozen"
+            yield name, parameter
+
+
+def router_logits(model: nn.Module) -> torch.Tensor:
+    """The router logits of the last forward pass [L, B, T, 2], public first."""
+    logits = [layer.logits_BT2 for layer in pairs(model)]
+    assert all(part is not None for part in logits), "no forward pass yet"
+    return torch.stack([part for part in logits if part is not None])
+
+
+def expert_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The trained half under the names of an expert file."""
+    tensors: dict[str, torch.Tensor] = {}
+    for n, layer in enumerate(pairs(model)):
+        for part in FFN:
+            tensors[expert_ffn(n, part)] = layer.expert.get_submodule(part).weight
+        tensors[ROUTER_WEIGHT.format(n=n)] = layer.row_D
+        if layer.bias is not None:
+            tensors[ROUTER_BIAS.format(n=n)] = layer.bias
+    return {name: tensor.detach().to("cpu", dtype) for name, tensor in tensors.items()}

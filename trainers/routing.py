@@ -1,0 +1,141 @@
+"""Router rows from statistics: the public row that all owners share, and what an owner's row starts from.
+
+The router input x [D] of a layer is the residual stream after attention. Owners see the public moments, shipped with the
+anchor, and their own; nobody sees another owner's.
+
+* mean: `r = E[x] / E[|x|^2]`, the domain embedding scaled so that logits are of order one (FlexOlmo, arXiv 2507.07024,
+  section 3.2, there with embeddings of a text encoder).
+* discriminant: the linear discriminant between own and public text, `w = S^-1 (m_own - m_pub)` with S the mean of both
+  covariances (shrunk), `c = -w.(m_own + m_pub) / 2`. FlexOlmo's gate has no bias, so c goes into the row along the
+  direction v that has v.x = 1 on public text: `r = r_pub + s (w + c v)`. If states were Gaussian with covariance S, the
+  margin `(r - r_pub).x` would be s times the log density ratio of own to public text, and independent owners' margins
+  would compose into the posterior over all domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from flexmix.domain import Moments
+from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, Anchor
+from merge.errors import InputError
+from merge.flexolmo import ROUTER_WEIGHT
+
+RouterInit = Literal["mean", "discriminant", "random"]
+MEAN = "layers.{n}.mean"
+SECOND = "layers.{n}.second_moment"
+
+
+@torch.no_grad()
+def router_input_moments(
+    model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]], advance: Callable[[float], None]
+) -> list[Moments]:
+    """Moments of the router input of every layer of an anchor, over all positions of the batches.
+
+    `advance` is told the tokens after each batch.
+    """
+    layers = model.model.layers
+    moments = [Moments.empty(model.config.hidden_size) for _ in layers]
+
+    def gather(n: int) -> Callable[..., None]:
+        def hook(_module: Any, inputs: tuple[torch.Tensor]) -> None:
+            moments[n].update(inputs[0].flatten(0, -2))
+
+        return hook
+
+    hooks = [layer.mlp.register_forward_pre_hook(gather(n)) for n, layer in enumerate(layers)]
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            x_BT = batch["input_ids"].to(model.device)
+            model.model(input_ids=x_BT, position_ids=batch["position_ids"].to(model.device), use_cache=False)
+            advance(x_BT.numel())
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    return moments
+
+
+def public_router(moments: list[Moments]) -> dict[str, torch.Tensor]:
+    """The tensors of `public_router.safetensors` from the moments of public text, in float32."""
+    tensors: dict[str, torch.Tensor] = {}
+    for n, public in enumerate(moments):
+        v_D = bias_direction(public)
+        # E[(v.x - 1)^2] = v' E[xx'] v - 2 v.E[x] + 1
+        error = (v_D @ public.second @ v_D - 2 * v_D @ public.mean + 1).clamp(min=0).sqrt()
+        tensors[ROUTER_WEIGHT.format(n=n)] = mean_row(public)
+        tensors[BIAS_DIRECTION.format(n=n)] = v_D
+        tensors[BIAS_ERROR.format(n=n)] = error.reshape(1)
+    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+
+
+def moment_tensors(moments: list[Moments]) -> dict[str, torch.Tensor]:
+    """The tensors of `public_moments.safetensors`."""
+    tensors = {MEAN.format(n=n): part.mean.float() for n, part in enumerate(moments)}
+    return tensors | {SECOND.format(n=n): part.second.float() for n, part in enumerate(moments)}
+
+
+def starting_rows(
+    init: RouterInit, anchor: Anchor, own: list[Moments], *, scale: float, shrinkage: float, seed: int
+) -> list[torch.Tensor]:
+    """What the owner's router row starts from, [D] per layer.
+
+    Args:
+        init: how; see the head of this module. `random` draws entries of variance 1 / (D E[|x|^2]).
+        anchor: for the public rows and moments.
+        own: moments of the owner's text.
+        scale: s, the factor on a discriminant.
+        shrinkage: share of the mean variance added to the diagonal of S.
+        seed: for `random`.
+
+    Raises:
+        InputError: a discriminant is asked for and the anchor ships no moments.
+    """
+    if init == "mean":
+        return [mean_row(part).float() for part in own]
+    if init == "random":
+        draw = torch.Generator().manual_seed(seed)
+        sizes = [float(part.second.trace() * len(part.mean)) for part in own]
+        return [torch.randn(len(part.mean), generator=draw) / size**0.5 for part, size in zip(own, sizes, strict=True)]
+    if init != "discriminant":
+        raise InputError(f"model.router_init: {init!r}, expected mean, discriminant or random.")
+    stored = anchor.moments()
+    if stored is None:
+        raise InputError(
+            f"{anchor.folder}: model.router_init=discriminant needs the anchor's public moments, which it does not ship. "
+            "Use model.router_init=mean."
+        )
+    rows = []
+    for n, part in enumerate(own):
+        public = Moments.of(stored[MEAN.format(n=n)], stored[SECOND.format(n=n)])
+        w_D, intercept = discriminant(part, public, shrinkage)
+        v_D = anchor.router[BIAS_DIRECTION.format(n=n)].double()
+        rows.append((anchor.public_row(n).double() + scale * (w_D + intercept * v_D)).float())
+    return rows
+
+
+def mean_row(moments: Moments) -> torch.Tensor:
+    """The domain embedding over the mean squared norm, [D]."""
+    return moments.mean / moments.second.trace()
+
+
+def bias_direction(public: Moments, ridge: float = 1e-3) -> torch.Tensor:
+    """The ridge solution v [D] of v.x = 1 over public text: (E[xx'] + ridge * mean diagonal)^-1 E[x]."""
+    return torch.linalg.solve(_ridged(public.second, ridge), public.mean)
+
+
+def discriminant(own: Moments, public: Moments, shrinkage: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights [D] and intercept of the linear discriminant of own against public text."""
+    pooled_DD = _ridged((own.covariance + public.covariance) / 2, shrinkage)
+    w_D = torch.linalg.solve(pooled_DD, own.mean - public.mean)
+    return w_D, -w_D @ (own.mean + public.mean) / 2
+
+
+def _ridged(matrix_DD: torch.Tensor, share: float) -> torch.Tensor:
+    return matrix_DD + share * matrix_DD.diagonal().mean() * torch.eye(len(matrix_DD), dtype=matrix_DD.dtype)

@@ -1,0 +1,55 @@
+"""What a training run says at its end: a table, and what an expert file takes out of the owner's house."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from merge.header import TensorInfo
+from trainers.expert import Result
+from trainers.fit import Metrics
+
+
+def anchor_summary(output: Path, metrics: Metrics) -> None:
+    """Prints where the anchor is and what training did."""
+    if metrics:
+        print(f"loss on held-out public text: {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f} nats per token")
+    print(f"wrote {output}/  next: python train_expert.py +domain=math anchor.path={output}")
+
+
+def expert_summary(result: Result) -> None:
+    """Prints the table of a trained expert, and every tensor that leaves."""
+    header, losses = result.header, result.header.training.losses
+    table = Table(title=f"expert {header.domain}", show_header=False, title_justify="left")
+    table.add_row("tokens trained on", f"{header.training.tokens:,} in {header.training.steps:,} steps")
+    table.add_row("own text", f"{header.data.documents:,} documents, {header.data.tokens:,} tokens")
+    table.add_row("loss on own held-out text", _change(losses.own_before, losses.own_after))
+    table.add_row("loss on public held-out text", _change(losses.public_before, losses.public_after))
+    mass = header.training.router_mass
+    table.add_row("router mass on own text", "-" if mass is None else f"{mass:.2f} of 1")
+    table.add_row("file", f"{result.path}, {result.path.stat().st_size / 1e6:.2f} MB")
+    console = Console()
+    console.print(table)
+    console.print(f"What leaves this machine if you send {result.path}: its header (flexo-inspect shows it) and", end=" ")
+    console.print(f"{len(header.tensors)} tensors. No text, no token, no sample of either.")
+    for line in _families(header.tensors):
+        console.print(f"  {line}", highlight=False)
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "- (no held-out text)"
+    return f"{before:.3f} -> {after:.3f} nats per token"
+
+
+def _families(tensors: dict[str, TensorInfo]) -> list[str]:
+    """Tensor names with the layer numbers folded into ranges."""
+    families: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for name, info in tensors.items():
+        layer, part = re.fullmatch(r"layers\.(\d+)\.(.+)", name).groups()  # type: ignore[union-attr]
+        families[part, f"{info.dtype} {list(info.shape)}"].append(int(layer))
+    return [f"layers.{min(n)}-{max(n)}.{part}  {len(n)} x {shape}" for (part, shape), n in families.items()]

@@ -1,0 +1,47 @@
+"""From files of text to the data module of a run: tokenise once, cut into windows, mix own and public."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flexmix.packing import Windows
+from flexmix.tokens import prepare_shard
+from merge.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How text becomes batches."""
+
+    tokens: int  # seen in training, in all
+    length: int = 256  # tokens in a window
+    batch_size: int = 8  # windows per step
+    public_share: float = 0.0  # of the tokens, for experts
+    eval_windows: int = 64  # of each held-out set
+    moment_windows: int = 256  # read to know a domain from inside the anchor
+    cache: Path = Path("data/tokens")  # token shards, kept between runs
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.length, self.batch_size, self.moment_windows) < 1 or not 0 <= self.public_share < 1:
+            raise InputError(
+                f"data: tokens {self.tokens}, length {self.length}, batch_size {self.batch_size} and moment_windows "
+                f"{self.moment_windows} must be positive, and public_share {self.public_share} from 0 up to 1."
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.length * self.batch_size
+
+    @property
+    def steps(self) -> int:
+        return max(1, self.tokens // self.tokens_per_step)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides about the result; where shards are kept does not."""
+        return {name: value for name, value in asdict(self).items() if name != "cache"}
+
+    def windows(self, source: Path, model: Path) -> Windows:
+        """The windows of a corpus file under the tokenizer of a model folder."""
+        return Windows(prepare_shard(source, model, self.cache), self.length, str(source))
