@@ -13,14 +13,15 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from flexmix.kept import keep
 from merge.console import progress
 from merge.errors import InputError
-from merge.files import new_folder
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 HELD_OUT = 20  # one document in this many is held out of a hub source
@@ -65,17 +66,19 @@ def find_corpus(
 
     Args:
         name: the domain.
-        corpora: the folder that `flexo-data sample` fills, one folder a domain. Hub documents are kept below it.
+        corpora: the folder that `flexo-data sample` fills, one folder a domain. Hub documents are kept below it, one
+            folder for each `HubSource`.
         train, test: the owner's own files; `test` alone may be left out.
         hub: what to read when nothing is here.
 
     Raises:
         InputError: there is no text to be had; says what was tried.
     """
+    if test is not None and train is None:
+        raise InputError(f"domain {name!r}: domain.test={test} without domain.train. Give both, or neither.")
     if train is not None:
         for path in filter(None, (train, test)):
-            if not path.is_file():
-                raise InputError(f"{path}: no such file. domain.train and domain.test are .jsonl or .jsonl.gz files.")
+            require_file(path)
         return Corpus(train, test, f"own files: {train}" + (f", held out: {test}" if test else ", nothing held out"))
     sample = corpora / name
     if sample.is_dir():
@@ -85,18 +88,25 @@ def find_corpus(
             f"domain {name!r}: no text. {sample} does not exist and no hub source is configured. Give your own files "
             "with domain.train=shard.jsonl.gz domain.test=held.jsonl.gz, or build the samples: flexo-data sample"
         )
-    kept = corpora / f"{name}-hub"
-    if not kept.is_dir():
-        _keep_hub_documents(hub, kept, name, sample)
+    kept = corpora / f"{name}-hub-{hashlib.sha256(repr(astuple(hub)).encode()).hexdigest()[:8]}"
+    keep(kept, lambda folder: _write_hub_documents(hub, folder, name, sample))
     return Corpus(find_split(kept, "train"), find_split(kept, "test"), f"hub: {hub.id}, kept in {kept}")
+
+
+def require_file(path: Path) -> None:
+    """Raises `InputError` unless `path` is a file."""
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {found}, expected a .jsonl or .jsonl.gz file.")
 
 
 def read_documents(path: Path, text: str = "text") -> Iterator[str]:
     """The documents of a `.jsonl` or `.jsonl.gz` file, in order, in constant memory. Empty documents are yielded too.
 
-    Raises `InputError` with file and line for damaged gzip, text that is not UTF-8, lines that are not JSON objects, and
-    a missing or non-text column.
+    Raises `InputError` with file and line for damaged gzip, text that is not UTF-8, lines that are not JSON objects,
+    and a missing or non-text column.
     """
+    require_file(path)
     number = 0
     try:
         opener = gzip.open if path.name.endswith(".gz") else open
@@ -104,10 +114,6 @@ def read_documents(path: Path, text: str = "text") -> Iterator[str]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _text_of(line, text, f"{path}: line {number}")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder, expected a .jsonl or .jsonl.gz file.") from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path}: damaged gzip after line {number} ({error}). Copy the file again.") from None
 
@@ -142,17 +148,17 @@ def _fraction(text: str) -> float:
 
 def _text_of(line: bytes, column: str, where: str) -> str:
     try:
-        document = json.loads(line.decode("utf-8"))
+        document = json.loads(line.rstrip().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(
             f"{where}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1}). "
             "Convert the file first, for example with iconv -t utf-8."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f'{where}: not JSON ({error}). Expected one {{"text": "..."}} a line.') from None
+        why = str(error).replace("line 1 ", "")  # it has seen one line only
+        raise InputError(f'{where}: not JSON ({why}). Expected one {{"text": "..."}} a line.') from None
     if not isinstance(document, dict) or not isinstance(text := document.get(column), str):
-        found = sorted(document)[:6] if isinstance(document, dict) else type(document).__name__
-        raise InputError(f"{where}: no text in the column {column!r} (found {found}).")
+        raise InputError(f"{where}: {_no_text(document, column)}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -160,34 +166,47 @@ def _text_of(line: bytes, column: str, where: str) -> str:
     return text
 
 
-def _keep_hub_documents(hub: HubSource, folder: Path, name: str, sample: Path) -> None:
-    """Streams the documents of a hub source into a corpus folder, once."""
-    with new_folder(folder) as partial, progress(f"reading {hub.id}", hub.documents, "documents") as advance:
-        files = {split: gzip.open(partial / f"{split}.jsonl.gz", "wt", encoding="utf-8") for split in ("train", "test")}
-        try:
-            for text in islice(_hub_texts(hub, name, sample), hub.documents):
-                files["test" if held_out(text) else "train"].write(json.dumps({"text": text, "source": hub.id}) + "\n")
-                advance(1)
-        finally:
-            for file in files.values():
-                file.close()
+def _no_text(document: object, column: str) -> str:
+    if not isinstance(document, dict):
+        return f"{type(document).__name__}, expected an object with the column {column!r}."
+    if column not in document:
+        return f"no column {column!r} (found {', '.join(map(repr, sorted(document)[:6])) or 'none'})."
+    return f"the column {column!r} holds {type(document[column]).__name__}, expected text."
+
+
+def _write_hub_documents(hub: HubSource, folder: Path, name: str, sample: Path) -> None:
+    """Streams the documents of a hub source into a corpus folder."""
+    counts = {"train": 0, "test": 0}
+    with progress(f"reading {hub.id}", hub.documents, "documents") as advance, ExitStack() as stack:
+        files = {split: stack.enter_context(gzip.open(folder / f"{split}.jsonl.gz", "wb")) for split in counts}
+        for text in islice(_hub_texts(hub, name, sample), hub.documents):
+            split = "test" if held_out(text) else "train"
+            files[split].write(json.dumps({"text": text, "source": hub.id}).encode() + b"\n")
+            counts[split] += 1
+            advance(1)
+    if min(counts.values()) < 2:
+        raise InputError(
+            f"{hub.id}: {counts['train']} documents to train on and {counts['test']} held out, expected two of each at "
+            f"least. One in {HELD_OUT} is held out: name a source with more text, or give your own files with "
+            "domain.train=FILE domain.test=FILE."
+        )
 
 
 def _hub_texts(hub: HubSource, name: str, sample: Path) -> Iterator[str]:
     from datasets import load_dataset
 
     unreachable = (
-        f"domain {name!r}: {sample} was not built and the hub source {hub.id} cannot be read{{}}. Give your own files with "
-        "domain.train=FILE domain.test=FILE, build the sample corpora with flexo-data sample, or go online."
+        f"domain {name!r}: {sample} was not built and the hub source {hub.id} cannot be read{{}}. Give your own files "
+        "with domain.train=FILE domain.test=FILE, build the sample corpora with flexo-data sample, or go online."
     )
     if os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(hub.id).is_dir():
         raise InputError(unreachable.format(" (HF_HUB_OFFLINE is 1)"))
     try:
         rows: Any = load_dataset(hub.id, hub.subset, split=hub.split, revision=hub.revision, streaming=True)
         for row in rows:
-            if not isinstance(text := row.get(hub.text), str):
-                raise InputError(f"{hub.id}: no text in the column {hub.text!r} (found {sorted(row)[:6]}).")
-            if text.strip():
+            if hub.text not in row or not isinstance(text := row[hub.text], str | None):
+                raise InputError(f"{hub.id}: {_no_text(row, hub.text)}")
+            if text and text.strip():
                 yield text
     except InputError:
         raise

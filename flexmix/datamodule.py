@@ -1,4 +1,4 @@
-"""The data of one training run as a Lightning data module: own text, public text, their mixture and the held-out sets."""
+"""The data of one training run as a Lightning data module: own and public text, their mixture, the held-out sets."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ class Moments:
     """Running moments of vectors x [D], accumulated in float64 so that the order of batches hardly matters."""
 
     count: int
-    sum_D: torch.Tensor
-    outer_DD: torch.Tensor
+    sum_D: torch.Tensor  # noqa: N815 - the suffix is the shape
+    outer_DD: torch.Tensor  # noqa: N815
 
     @classmethod
     def empty(cls, width: int) -> Moments:

@@ -26,8 +26,9 @@ Batch = dict[str, torch.Tensor]
 
 
 class Windows:
-    """A token shard cut into windows of T tokens, each token predicted once.
+    """A token shard cut into windows of T tokens.
 
+    Each token is predicted once, but for the very first and fewer than T at the end that fill no window.
     Raises `InputError` if the shard is shorter than one window.
     """
 
@@ -45,7 +46,7 @@ class Windows:
 
     def read(self, indices: npt.NDArray[np.int64]) -> Batch:
         """Windows as `input_ids`, `labels` and `position_ids`, each [B, T] int64."""
-        ids_BT = np.stack([self.shard.ids[i * self.length : (i + 1) * self.length + 1] for i in indices]).astype(np.int64)
+        ids_BT = self.shard.ids[indices[:, None] * self.length + np.arange(self.length + 1)].astype(np.int64)
         x_BT, y_BT = ids_BT[:, :-1], ids_BT[:, 1:]
         place_T = np.arange(self.length)
         start_BT = np.maximum.accumulate(np.where(x_BT == self.shard.end_of_text, place_T, 0), axis=1)
@@ -66,7 +67,8 @@ class Stream:
     def read(self, first: int, count: int) -> Batch:
         """`count` windows from place `first` of the order on."""
         epochs, places = np.divmod(np.arange(first, first + count), len(self.windows))
-        return self.windows.read(np.array([self._epoch_order(int(e))[p] for e, p in zip(epochs, places, strict=True)]))
+        order = [self._epoch_order(int(e))[p] for e, p in zip(epochs, places, strict=True)]
+        return self.windows.read(np.array(order, dtype=np.int64))
 
     def _permute(self, epoch: int) -> npt.NDArray[np.int64]:
         return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.windows))

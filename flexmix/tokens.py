@@ -4,8 +4,8 @@
     documents.npy    int64 [documents + 1], where each document starts, and the end
     shard.json       counts, the tokenizer's digest, the id of the end-of-text token
 
-The end-of-text token that starts a document is at once the label that ends the one before, so each token of the stream is
-predicted exactly once and the first real token has something to be predicted from.
+The end-of-text token that starts a document is at once the label that ends the one before, and the first real token has
+something to be predicted from.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from flexmix.corpus import read_documents
+from flexmix.corpus import read_documents, require_file
+from flexmix.kept import keep
+from merge.checkpoint import read_json
 from merge.console import progress
 from merge.errors import InputError
-from merge.files import new_folder, sha256_file
+from merge.files import sha256_file
 
 VERSION = 1
 BATCH = 512  # documents handed to the tokenizer at once
@@ -72,11 +74,10 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    end = config.get("eos_token_id")
+    end = read_json(folder / "config.json").get("eos_token_id")
     end = end[0] if isinstance(end, list) and end else end
     if not isinstance(end, int) or not 0 <= end < tokenizer.get_vocab_size():
-        raise InputError(f"{folder / 'config.json'}: eos_token_id is {end!r}, expected the id of the end-of-text token.")
+        raise InputError(f"{folder / 'config.json'}: eos_token_id is {end!r}, expected the end-of-text token's id.")
     return tokenizer, end
 
 
@@ -91,17 +92,13 @@ def prepare_shard(source: Path, model: Path, cache: Path) -> TokenShard:
     Raises:
         InputError: the file is unreadable, or holds fewer than two documents with text.
     """
+    require_file(source)
     tokenizer, end = load_tokenizer(model)
     digest = sha256_file(model / "tokenizer.json")
-    if not source.is_file():
-        raise InputError(f"{source}: no such file.")
     key = hashlib.sha256(f"{VERSION} {sha256_file(source)} {digest} {end}".encode()).hexdigest()[:16]
     folder = cache / f"{source.name.removesuffix('.gz').removesuffix('.jsonl')}-{key}"
-    if not folder.is_dir():
-        with new_folder(folder) as partial:
-            _write(source, tokenizer, end, digest, partial)
-    about = json.loads((folder / "shard.json").read_text())
-    return TokenShard(folder=folder, **about)
+    keep(folder, lambda partial: _write(source, tokenizer, end, digest, partial))
+    return TokenShard(folder=folder, **read_json(folder / "shard.json"))
 
 
 def _write(source: Path, tokenizer: Tokenizer, end: int, digest: str, folder: Path) -> None:

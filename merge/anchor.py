@@ -120,7 +120,9 @@ def write_shared(
     shared = folder / SHARED
     shared.mkdir(exist_ok=True)
     for name, tensors in ((ROUTER, router), (MOMENTS, moments)):
-        if tensors is not None:
+        if tensors is None:
+            (shared / name).unlink(missing_ok=True)
+        else:
             with new_file(shared / name, replace=True) as partial:  # the tensors may be mapped from the file that goes
                 save_tensors(partial, dict(sorted(tensors.items())), {"format": "pt"})
     anchor = open_anchor(folder)

@@ -160,7 +160,8 @@ def combined_digest(digests: Iterable[tuple[str, str]]) -> str:
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a tensor in C order, without a copy where it is contiguous."""
-    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    tensor = tensor.detach().contiguous()
+    flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)  # reshape(-1) may keep an odd stride of size 1
     view: memoryview = flat.numpy().data
     return view
 

@@ -67,7 +67,9 @@ def inspect_command(
 ) -> None:
     """Show what an expert file, a merged model or an anchor says about itself."""
     about = _about(path, verify)
-    typer.echo(json.dumps(about, indent=2, ensure_ascii=False) if as_json else "\n".join(_lines(about)))
+    typer.echo(
+        json.dumps(about, indent=2, ensure_ascii=False) if as_json else "\n".join(map(_printable, _lines(about)))
+    )
 
 
 def _about(path: Path, verify: bool) -> dict[str, Any]:
@@ -103,9 +105,13 @@ def _lines(value: Any, indent: str = "") -> list[str]:
                 lines += [f"{indent}  - {line.strip()}" if not i else f"{indent}    {line}"
                           for i, line in enumerate(_lines(item))]  # fmt: skip
         else:
-            text = "-" if entry is None else str(entry)
-            lines.append(f"{indent}{name}: {text if text.isprintable() else repr(text)}")
+            lines.append(f"{indent}{name}: {'-' if entry is None else entry}")
     return lines
+
+
+def _printable(line: str) -> str:
+    """A stranger's text without what could steer a terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
 def _plan_text(plan: Any) -> str:

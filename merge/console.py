@@ -42,12 +42,17 @@ def run(app: Callable[[], object]) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turns an `InputError` into one message and exit code 1, and stop signals into exit codes 130 and 143."""
+    """Turns an `InputError` or a lack of permission into one message and exit code 1, stop signals into 130 or 143."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except PermissionError as error:
+        sys.stderr.write(
+            f"error: {error.filename or error}: not allowed to read or write this. Change its permissions.\n"
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("stopped: nothing unfinished was kept.\n")

@@ -157,9 +157,10 @@ def _open_zip(path: Path) -> ExpertFile:
             "altered; ask its owner for a new copy."
         ) from None
     header = _header(path, "PyTorch", content, {"format", "version", "header", "tensors"})
-    tensors = content.get("tensors")
-    if not isinstance(tensors, dict):
-        raise ExpertFileError(f"{path}: tensors is a {type(tensors).__name__}, expected a dictionary of tensors.")
+    tensors = content["tensors"]
+    if not isinstance(tensors, dict) or any(type(tensor) is not torch.Tensor for tensor in tensors.values()):
+        raise ExpertFileError(f"{path}: tensors is a {type(tensors).__name__}, expected a dictionary of plain tensors.")
+    _check_names(path, tensors)
     _check_tensors(path, header, tensors)
     return ExpertFile(path, header, tensors.__getitem__)
 
@@ -185,6 +186,7 @@ def _open_safetensors(path: Path) -> ExpertFile:
 
 def _header(path: Path, container: str, content: dict[str, Any], names: set[str]) -> Header:
     """The header of either container, where its other entries are as specified."""
+    _check_names(path, content)
     if content.get("format") != FORMAT:
         raise ExpertFileError(
             f"{path}: a {container} file, but not an expert file (no format {FORMAT!r} in it). Expert files are "
@@ -202,6 +204,11 @@ def _header(path: Path, container: str, content: dict[str, Any], names: set[str]
     if not isinstance(text := content["header"], str):
         raise ExpertFileError(f"{path}: header is a {type(text).__name__}, expected JSON text.")
     return parse_header(text, str(path))
+
+
+def _check_names(path: Path, entries: Mapping[Any, Any]) -> None:
+    if any(not isinstance(name, str) for name in entries):
+        raise ExpertFileError(f"{path}: an entry whose name is no text. Expert files are written by train_expert.py.")
 
 
 def _check_zip(path: Path) -> None:

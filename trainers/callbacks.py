@@ -58,8 +58,9 @@ class Checkpoints(L.Callback):
         if self._stopped_by:
             raise Stopped(self._stopped_by, self.path, trainer.global_step)
 
-    def on_train_end(self, *_args: Any) -> None:
+    def on_train_end(self, trainer: L.Trainer, *_args: Any) -> None:
         self._restore()
+        trainer.save_checkpoint(self.path)  # what comes after training can fail, and should not cost the training
 
     def on_exception(self, *_args: Any) -> None:
         self._restore()

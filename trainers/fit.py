@@ -67,7 +67,7 @@ def fit(
     """Trains to the end of the data module's steps, resuming from `work/last.ckpt` if it is there.
 
     Returns:
-        Held-out metrics before the first step (of this process's freshly built model) and after the last.
+        Held-out metrics before the first step and after the last.
     """
     _keep_freed_memory()
     checkpoint = work / "last.ckpt"
@@ -76,6 +76,7 @@ def fit(
         devices=options.devices,
         precision=resolve_precision(options.precision),
         max_epochs=1,
+        check_val_every_n_epoch=2,  # held-out text is read before and after, by us
         gradient_clip_val=options.clip or None,
         log_every_n_steps=options.log_every,
         logger=logger(save_dir=work) if logger else False,
@@ -97,8 +98,7 @@ def fit(
         sys.stderr.write(stopped.said + "\n")
         raise
     assert trainer.global_step == lit.steps, f"ended at step {trainer.global_step} of {lit.steps}"
-    after = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("train/")}
-    return before, after
+    return before, _validate(trainer, lit, data)
 
 
 def resolve_precision(precision: str) -> str:
@@ -131,7 +131,7 @@ def _validate(trainer: L.Trainer, lit: LitAnchor, data: TextModule) -> Metrics:
     if not data.held_out_names:
         return {}
     trainer.validate(lit, datamodule=data, verbose=False)
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("train/")}
 
 
 def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None:

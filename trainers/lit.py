@@ -46,7 +46,7 @@ class LitAnchor(L.LightningModule):
         held_out_names: Iterable[str],
     ) -> None:
         super().__init__()
-        self.model, self.options, self.weights, self.steps = model, optimizer, loss, steps
+        self.model, self.options, self.weights, self.steps = model.train(), optimizer, loss, steps
         self.held_out_names = list(held_out_names)
 
     def trained(self) -> Iterable[tuple[str, nn.Parameter]]:

@@ -25,7 +25,7 @@ def test_what_an_anchor_says(tiny_anchor: Path) -> None:
     assert (said["digest"], said["tokenizer_digest"], said["router_digest"]) == (
         anchor.digest, anchor.tokenizer_digest, anchor.router_digest
     )  # fmt: skip
-    assert said["architecture"] == anchor.architecture.to_dict() and said["made_by"] == "tests/conftest.py"
+    assert said["architecture"] == anchor.architecture.to_dict() and said["made_by"] == "tests/merge/tiny.py"
     assert anchor.architecture.rope_theta == 12345.0 and anchor.architecture.num_key_value_heads == 2
     assert anchor.public_row(2).shape == (32,)
     assert anchor.moments() is None and anchor.reference == tiny_anchor / "flexo" / "public"
@@ -46,6 +46,8 @@ def test_moments_travel_with_the_anchor(copy: Path) -> None:
     read = open_anchor(copy).moments()
     assert read is not None and read.keys() == moments.keys()
     assert all(torch.equal(read[name], moments[name]) for name in moments)
+    write_shared(copy, rows, None, {})
+    assert open_anchor(copy).moments() is None
 
 
 def test_the_router_digest_is_over_the_public_rows_alone(tiny_anchor: Path) -> None:
@@ -99,7 +101,7 @@ def test_an_anchor_must_be_a_whole_olmo2(copy: Path) -> None:
         with pytest.raises(CheckpointError, match=message):
             open_anchor(copy)
     (copy / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="Is .* a model folder"):
+    with pytest.raises(CheckpointError, match=r"Is .* a model folder"):
         open_anchor(copy)
     with pytest.raises(CheckpointError, match="no such folder"):
         open_anchor(copy / "none")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -35,6 +36,12 @@ def test_stop_signals_become_exit_codes_and_unwind(capsys: pytest.CaptureFixture
         finally:
             unwound.append(True)
     assert stop.value.code == 143 and unwound and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_lack_of_permission_is_a_refusal(capsys: pytest.CaptureFixture[str], locked: Path) -> None:
+    with pytest.raises(SystemExit) as stop, refusals():
+        (locked / "file").read_text()
+    assert stop.value.code == 1 and f"error: {locked / 'file'}: not allowed" in capsys.readouterr().err
 
 
 def test_our_own_mistakes_stay_tracebacks() -> None:

@@ -6,11 +6,11 @@ import errno
 import json
 import os
 import pickle
+import pickletools
 import random
 import struct
-import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,9 @@ def test_both_containers_keep_every_bit(
     assert listing(tmp_path) == {path.name}
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("expert-v1.pt", torch.bfloat16), ("expert-v1.safetensors", torch.float32)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("expert-v1.pt", torch.bfloat16), ("expert-v1.safetensors", torch.float32)]
+)
 def test_golden_files_of_version_1_stay_readable(name: str, dtype: torch.dtype) -> None:
     """These files were written once, by the first release of the format, and are never written again."""
     expert = open_expert(GOLDEN / name)
@@ -125,7 +127,7 @@ def test_tensors_stay_on_disk_until_asked_for(file: Path, values: dict[str, torc
 @pytest.mark.parametrize("layers", [1, 199, 200, 201, 400])
 def test_any_number_of_layers_is_read(tmp_path: Path, header: Header, layers: int) -> None:
     """A pickle comes in batches of a thousand entries, that is 200 layers with a bias."""
-    sizes = {"num_hidden_layers": layers, "hidden_size": 2, "intermediate_size": 3}
+    sizes: dict[str, Any] = {"num_hidden_layers": layers, "hidden_size": 2, "intermediate_size": 3}
     arch = replace(header.anchor.architecture, **sizes)
     header = replace(header, anchor=replace(header.anchor, architecture=arch))
     values = {name: torch.zeros(shape) for name, shape in expert_tensors(arch, bias=True).items()}
@@ -212,17 +214,6 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert path.read_bytes() == before and listing(tmp_path) == {path.name}
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(folder)]
-    if os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("a small disk can be mounted by root only")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_disk_that_fills_up_on_the_way(
     small_disk: Path, header: Header, values: dict[str, torch.Tensor], container: str
@@ -247,10 +238,12 @@ def test_no_file_and_no_content(tmp_path: Path) -> None:
     refused(tmp_path / ("x" * 300), "File name too long")
 
 
+def test_a_file_without_permission_is_refused(locked: Path) -> None:
+    refused(locked / "file", "cannot be read .Permission denied")
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_every_cut_is_refused(
-    tmp_path: Path, header: Header, values: dict[str, torch.Tensor], container: str
-) -> None:
+def test_every_cut_is_refused(tmp_path: Path, header: Header, values: dict[str, torch.Tensor], container: str) -> None:
     path = tmp_path / f"math.{container}"
     write_expert(path, header, values)
     data = path.read_bytes()
@@ -343,6 +336,44 @@ def test_programs_that_no_torch_save_writes_are_refused(tmp_path: Path, file: Pa
     refused(path, "not laid out like an expert file|asks for|not an expert file")
 
 
+def test_tampered_programs_are_refused_or_change_no_tensor(
+    tmp_path: Path, file: Path, values: dict[str, torch.Tensor]
+) -> None:
+    """Other globals, recalls and bytes where torch.save wrote its own: refused, whatever PyTorch makes of them."""
+    with zipfile.ZipFile(file) as archive:
+        program = archive.read("archive/data.pkl")
+    rebuild, ordered = b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n"
+    assert rebuild in program and ordered in program
+    tampered = [
+        program.replace(rebuild, new) for new in (ordered, b"ctorch\nFloatStorage\n", b"ctorch\nUntypedStorage\n")
+    ]
+    tampered += [program.replace(ordered, new) for new in (rebuild, b"ctorch\nFloatStorage\n")]
+    steps = list(pickletools.genops(program))
+    texts = [i for i, (op, *_) in enumerate(steps) if op.name == "BINUNICODE"]
+    for i in texts:  # a text in the place of which something earlier is recalled: a dictionary, a tensor, a tuple
+        begin, end = steps[i][2], steps[i + 1][2]
+        for recalled in (b"h\x00", b"h\x07", b"h\x14", b"h\x13", b"h\xff"):
+            tampered.append(program[:begin] + recalled + program[end:])
+    dice = random.Random(0)
+    for _ in range(200):
+        flipped = bytearray(program)
+        flipped[dice.randrange(len(program))] = dice.randrange(256)
+        tampered.append(bytes(flipped))
+    for number, data in enumerate(tampered):
+        path = rewrite_zip(
+            file,
+            tmp_path / "x.pt",
+            lambda name, old, data=data: data if name == "data.pkl" else old,  # type: ignore[misc]
+        )
+        try:
+            expert = open_expert(path)
+            read = {name: expert.tensor(name) for name in expert.header.tensors}
+        except ExpertFileError as refusal:
+            assert str(refusal).isprintable(), number
+        else:
+            assert read.keys() == values.keys() and all(torch.equal(read[name], values[name]) for name in read), number
+
+
 def saved(path: Path, content: object) -> Path:
     torch.save(content, path)
     return path
@@ -396,7 +427,10 @@ def test_tensors_of_any_other_kind_are_refused(
     content = content_of(file)
     for name in ("layers.1.router.weight", "layers.1.up_proj.weight"):
         tensors = content["tensors"] | {name: change(content["tensors"][name])}
-        refused(saved(tmp_path / "x.pt", content | {"tensors": tensors}), "not laid out|should own|sha256|has dtype|asks for|its header asks")
+        refused(
+            saved(tmp_path / "x.pt", content | {"tensors": tensors}),
+            "not laid out|should own|sha256|has dtype|asks for|its header asks",
+        )
 
 
 def test_nan_is_refused_even_with_the_right_sha256(tmp_path: Path, file: Path) -> None:
@@ -443,8 +477,13 @@ def test_zips_that_torch_does_not_make_are_refused(tmp_path: Path, file: Path) -
     refused(path, "something after its end")
     path.write_bytes(file.read_bytes() + bytes(100))
     refused(path, "something after its end")
-    refused(rewrite_zip(file, path, lambda n, d: d + bytes(40_000_000) if n == "data.pkl" else d), "MB beside the tensors")
-    refused(rewrite_zip(file, path, lambda n, d: d[:-4] if n == "data/3" else d), "PyTorch cannot load|sha256|bytes, expected")
+    refused(
+        rewrite_zip(file, path, lambda n, d: d + bytes(40_000_000) if n == "data.pkl" else d), "MB beside the tensors"
+    )
+    refused(
+        rewrite_zip(file, path, lambda n, d: d[:-4] if n == "data/3" else d),
+        "PyTorch cannot load|sha256|bytes, expected",
+    )
 
 
 def test_a_bomb_of_zeros_is_not_unpacked(tmp_path: Path, file: Path) -> None:
@@ -482,9 +521,13 @@ def test_hostile_safetensors_are_refused(tmp_path: Path, header: Header, values:
     refused(safetensors_file(path, head | {"__metadata__": meta | {"format": "pt"}}, data), "not an expert file")
     refused(safetensors_file(path, head | {"__metadata__": {}}, data), "not an expert file")
     refused(safetensors_file(path, {k: v for k, v in head.items() if k != "__metadata__"}, data), "not an expert file")
-    refused(safetensors_file(path, head | {"__metadata__": meta | {"note": "x"}}, data), "not part of version 1: .'note'")
+    refused(
+        safetensors_file(path, head | {"__metadata__": meta | {"note": "x"}}, data), "not part of version 1: .'note'"
+    )
     without = {k: v for k, v in meta.items() if k != "header"}
-    refused(safetensors_file(path, head | {"__metadata__": without}, data), "missing or not part of version 1: .'header'")
+    refused(
+        safetensors_file(path, head | {"__metadata__": without}, data), "missing or not part of version 1: .'header'"
+    )
     refused(safetensors_file(path, head, data + b"x"), "neither")
     entry = head["layers.0.router.weight"]
     refused(safetensors_file(path, head | {"layers.0.router.weight": entry | {"dtype": "I32"}}, data), "has dtype I32")

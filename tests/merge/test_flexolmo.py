@@ -124,7 +124,13 @@ def test_values_left_out_mean_what_olmo2_means_by_it() -> None:
 
 
 def test_the_configuration_of_a_merge() -> None:
-    ids = {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 4, "max_position_embeddings": 77, "dtype": "bfloat16"}
+    ids = {
+        "bos_token_id": 1,
+        "eos_token_id": [2, 3],
+        "pad_token_id": 4,
+        "max_position_embeddings": 77,
+        "dtype": "bfloat16",
+    }
     config = merged_config(CONFIG | ids | {"transformers_version": "4.40", "torch_dtype": "float32"}, 5, 3)
     assert config.items() >= ids.items()
     assert config["architectures"] == ["FlexOlmoForCausalLM"] and config["model_type"] == "flex_olmo"

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +130,21 @@ def test_a_repeated_name_cannot_hide_text(header: Header) -> None:
         parse_header(text, "x.pt")
 
 
+def test_the_specification_names_every_field() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "expert-file.md").read_text(encoding="utf-8")
+
+    def fields(kind: Any, path: str = "") -> set[str]:
+        found: set[str] = set()
+        for name, hint in typing.get_type_hints(kind).items():
+            inner = [part for part in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(part)]
+            below = f"{path}{name}.{'NAME.' if typing.get_origin(hint) is dict else ''}"
+            found |= fields(inner[0], below) if inner else {path + name}
+        return found
+
+    named = set(re.findall(r"`([a-zA-Z_.0-9]+)`", page))
+    assert fields(Header) - named == set()
+
+
 def test_to_json_never_writes_what_json_has_not(header: Header) -> None:
     from dataclasses import replace
 
@@ -139,7 +157,16 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = ("domain", "title", "anchor", "anchor/architecture", "training/losses", "training/tokens", "tensors", "privacy")
+FIELDS = (
+    "domain",
+    "title",
+    "anchor",
+    "anchor/architecture",
+    "training/losses",
+    "training/tokens",
+    "tensors",
+    "privacy",
+)
 
 
 @given(where=st.sampled_from(FIELDS), value=json_values)

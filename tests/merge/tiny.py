@@ -1,7 +1,7 @@
 """Builders of small inputs: an OLMo-2 anchor, and the header and values of an expert file.
 
-The anchor's weights are drawn wide (0.2 instead of 0.02), so that no feed-forward output is so small that the epsilon of
-the norm behind it would show.
+The anchor's weights are drawn wide (0.2 instead of 0.02), so that no feed-forward output is so small that the epsilon
+of the norm behind it would show.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def write_anchor(folder: Path, seed: int, config: dict[str, Any]) -> None:
 
     tokenizer = _tokenizer()
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id}
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": V,
         "hidden_size": D,
         "intermediate_size": F,
@@ -91,8 +91,10 @@ def write_anchor(folder: Path, seed: int, config: dict[str, Any]) -> None:
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "default", "rope_theta": 12345.0},
     }
-    torch.manual_seed(seed)
-    model = Olmo2ForCausalLM(Olmo2Config(**(sizes | ids | config)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = Olmo2ForCausalLM(Olmo2Config(**(sizes | ids | config)))
+    model.to(model.config.dtype or torch.float32)
     with redirect_stderr(io.StringIO()):  # a progress bar
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -103,16 +105,17 @@ def write_anchor(folder: Path, seed: int, config: dict[str, Any]) -> None:
         router[ROUTER_WEIGHT.format(n=n)] = torch.randn(width, generator=dice)
         router[BIAS_DIRECTION.format(n=n)] = torch.randn(width, generator=dice)
         router[BIAS_ERROR.format(n=n)] = torch.rand(1, generator=dice)
-    write_shared(folder, router, None, {"made_by": "tests/conftest.py"})
+    write_shared(folder, router, None, {"made_by": "tests/merge/tiny.py"})
 
 
 def _tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    fast: Any = PreTrainedTokenizerFast
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=V, special_tokens=["<|endoftext|>"], show_progress=False)
     tokenizer.train_from_iterator(TEXT, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    return fast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")

@@ -16,8 +16,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flexmix.packages import members
-from flexmix.pieces import DEFINITION, LINE, PARAGRAPH, pieces, tidy
+from flexmix.sample.packages import members
+from flexmix.sample.pieces import DEFINITION, LINE, PARAGRAPH, pieces, tidy
 
 SHORTEST_DOCSTRING = 300
 _NOT_LIBRARY = {

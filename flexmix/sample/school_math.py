@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from flexmix.algebra import ALGEBRA
-from flexmix.arithmetic import NUMBERS
-from flexmix.shapes_and_chance import SHAPES_AND_CHANCE
-from flexmix.word_problems import STORIES
+from flexmix.sample.algebra import ALGEBRA
+from flexmix.sample.arithmetic import NUMBERS
+from flexmix.sample.shapes_and_chance import SHAPES_AND_CHANCE
+from flexmix.sample.word_problems import STORIES
 
 FAMILIES = (*NUMBERS, *ALGEBRA, *SHAPES_AND_CHANCE, *STORIES)
 

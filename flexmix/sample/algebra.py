@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from random import Random
 
-from flexmix.arithmetic import Family, solved
+from flexmix.sample.arithmetic import Family, solved
 
 
 def linear_equation(rng: Random) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from flexmix import packages, sample
-from flexmix.recipe import DOMAINS, RECIPE
-from flexmix.sample import build
+from flexmix.sample import build as sample
+from flexmix.sample import packages
+from flexmix.sample.recipe import DOMAINS, RECIPE
+from flexmix.sample.build import build
 from merge.errors import InputError
 
 LIMIT = 60_000

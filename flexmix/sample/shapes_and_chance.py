@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from random import Random
 
-from flexmix.arithmetic import Family, solved
+from flexmix.sample.arithmetic import Family, solved
 
 
 def rectangle(rng: Random) -> str:

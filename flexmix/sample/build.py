@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flexmix.packages import PACKAGES, default_cache, fetch
-from flexmix.recipe import DOMAINS, MB, PUBLIC, RECIPE, VERSION, Source
+from flexmix.sample.packages import PACKAGES, default_cache, fetch
+from flexmix.sample.recipe import DOMAINS, MB, PUBLIC, RECIPE, VERSION, Source
 from merge.console import progress
 from merge.errors import InputError
 from merge.files import new_file, new_folder, sha256_file

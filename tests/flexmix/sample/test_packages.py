@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from flexmix import packages
-from flexmix.packages import Package, cached, fetch, members
+from flexmix.sample import packages
+from flexmix.sample.packages import Package, cached, fetch, members
 from merge.errors import InputError
 
 Writer = Callable[[Path, Mapping[str, bytes]], Path]

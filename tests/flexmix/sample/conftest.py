@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from flexmix import packages
+from flexmix.sample import packages
 
 Writer = Callable[[Path, Mapping[str, bytes]], Path]
 

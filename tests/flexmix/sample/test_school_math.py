@@ -7,7 +7,7 @@ import math
 import re
 from fractions import Fraction
 
-from flexmix.school_math import FAMILIES, problems
+from flexmix.sample.school_math import FAMILIES, problems
 
 EQUATION = re.compile(r"(?m)(?:^|[:;,] |\b(?:is|are|squared is) )(\d+) ([*+-]) (\d+) = (-?\d+)(?=[.,:;]?(?:$| ))")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from random import Random
 
-from flexmix.arithmetic import Family, solved
+from flexmix.sample.arithmetic import Family, solved
 
 NAMES = (
     "Amara", "Bela", "Carlos", "Dina", "Elif", "Farid", "Grace", "Hana", "Ivan", "Jun", "Kofi", "Lena", "Mei", "Nadia",

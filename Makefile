@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Bare `make` explains the rest.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test slow lint types format wheel clean
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+DEMO ?= demo
+DOMAINS ?= math code creative
+SEED ?= 0
+
+help: ## show this
+	@awk 'BEGIN {FS = ":.*## "; print "make TARGET\n"} /^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\n  DEMO=folder DOMAINS="math code" SEED=1 change the demo, VENV=folder the environment.\n'
+
+setup: $(VENV)/ready ## make the virtual environment with everything in it
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flexo needs Python 3.11 or newer; pass PYTHON=python3.11")'
+	@echo "setting up $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/ready ## sample corpora, anchor, three experts, merge, table, text: about six minutes
+	@BIN=$(abspath $(BIN)) DEMO=$(DEMO) DOMAINS="$(DOMAINS)" SEED=$(SEED) bash launch/demo.sh
+
+test: $(VENV)/ready ## the fast suite
+	@$(BIN)/python -m pytest -q
+
+slow: $(VENV)/ready ## the tests that take minutes
+	@$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/ready ## ruff, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/ready ## let ruff put things in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+wheel: $(VENV)/ready ## build dist/flexo-*.whl
+	@$(BIN)/python -m build --wheel --outdir dist .
+
+clean: ## remove what the demo and the builds made; the environment stays
+	rm -rf $(DEMO) dist

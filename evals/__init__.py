@@ -1,0 +1,1 @@
+"""Measuring what a merged model is worth."""

@@ -1,0 +1,72 @@
+"""`flexo-eval`: bits per byte of a merged model, its pairs and its anchor on held-out text of every domain.
+
+flexo-eval model/ --data data/corpora
+flexo-eval model/ --data data/corpora --domains math,public --max-bytes 1000000 --json matrix.json
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from merge.console import new_app, progress, run
+from merge.errors import InputError
+
+app = new_app("Measure a merged model on held-out text.")
+
+
+def main() -> None:
+    run(app)
+
+
+@app.command(
+    epilog="Examples:\n\n`flexo-eval model/ --data data/corpora`\n\n"
+    "`flexo-eval model/ --data data/corpora --domains math,public --max-bytes 1000000 --json matrix.json`"
+)
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A merged folder, or a plain model such as an anchor.")],
+    data: Annotated[Path, typer.Option(help="A folder with one corpus folder a domain, as `flexo-data sample` makes.")],
+    domains: Annotated[
+        str | None, typer.Option(help="Which, separated by commas. [default: those of the model's experts]")
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Text to read per domain.")] = 200_000,
+    length: Annotated[int, typer.Option(min=2, help="Tokens in a window; a token sees at least half of it.")] = 256,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Print bits per byte of anchor, each pair and the merged model on each domain."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from evals.domains import domain_matrix, find_domains, read_text, variants_of
+    from inference.load import load_model, quiet
+    from inference.select import expert_names
+    from merge.assemble import MANIFEST
+    from merge.checkpoint import write_json
+    from merge.files import new_file
+
+    quiet()
+    loaded, _ = load_model(model, dtype, device)
+    known = expert_names(loaded) if (model / MANIFEST).exists() else []
+    if length > (limit := getattr(loaded.config, "max_position_embeddings", length)):
+        raise InputError(f"--length {length}: this model was made for at most {limit} tokens.")
+    files = find_domains(data, domains.split(",") if domains else None, known)
+    texts = {name: read_text(path, model, max_bytes) for name, path in files.items()}
+    variants = variants_of(loaded)
+    tokens = len(variants) * sum(text.tokens for text in texts.values())
+    # entered before the work, so that a path which cannot be written is refused before it
+    with new_file(json_file, replace=True) if json_file else nullcontext() as partial:
+        with progress("scoring", tokens, "tokens") as advance:
+            matrix = domain_matrix(loaded, texts, variants, length, advance)
+        table = Table("bits per byte", *matrix.domains, "mean", box=box.MARKDOWN)
+        for name in matrix.models:
+            table.add_row(name, *(f"{matrix.cells[name][d]:.3f}" for d in matrix.domains), f"{matrix.mean(name):.3f}")
+        Console(width=max(80, 30 + 14 * len(matrix.domains))).print(table)
+        if partial is not None:
+            write_json(partial, matrix.to_dict())
+            typer.echo(f"wrote {json_file}")

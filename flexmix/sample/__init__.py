@@ -1,0 +1,1 @@
+"""Sample corpora made from registry packages: `build` makes them, `recipe` says from what, the rest reads or writes text."""

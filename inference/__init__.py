@@ -1,0 +1,1 @@
+"""Running a merged model: loading it, choosing experts at run time, generating text."""

@@ -1,0 +1,61 @@
+"""Loading a merged folder, or any causal language model, with transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from merge.checkpoint import Checkpoint
+from merge.errors import InputError
+
+DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    folder: Path, dtype: str = "auto", device: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer from a local folder, in evaluation mode.
+
+    Args:
+        folder: a merged folder, an anchor, or another Hugging Face model folder.
+        dtype: `auto` (as stored), `float32`, `bfloat16` or `float16`.
+        device: `auto` (a GPU if there is one), or a name that PyTorch knows.
+
+    Raises:
+        InputError: the folder is not a whole model, or `dtype` or `device` cannot be had.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, no such GPU, a PyTorch built without its kind
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"--device {device}: cannot be used here ({reason}). Use cpu, or auto.") from None
+    Checkpoint(folder)  # refuses damaged files with their name
+    only_here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[dtype], output_loading_info=True, **only_here
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **only_here)
+    except (ValueError, RuntimeError, OSError, KeyError) as error:  # an unknown architecture, other shapes
+        raise InputError(f"{folder}: transformers cannot load it ({error}).") from error
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them. Was the folder copied in full?"
+        )
+    return model.to(device).eval(), tokenizer
+
+
+def quiet() -> None:
+    """Silences what transformers says about itself; commands say what matters to people."""
+    logging: Any = transformers.utils.logging
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
