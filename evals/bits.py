@@ -64,11 +64,12 @@ def bits_per_byte(
             scored_BT[row, first : len(ids)] = True
         x_BT, scored_BT = x_BT.to(model.device), scored_BT.to(model.device)
         position_BT = torch.arange(longest, device=model.device).expand(len(batch), longest)
-        logits_BTV = model(input_ids=x_BT, position_ids=position_BT, use_cache=False).logits
+        hidden_BTD = model.base_model(input_ids=x_BT, position_ids=position_BT, use_cache=False).last_hidden_state
         scored = scored_BT[:, 1:]
-        losses = F.cross_entropy(logits_BTV[:, :-1][scored].float(), x_BT[:, 1:][scored], reduction="none")
+        logits_NV = model.get_output_embeddings()(hidden_BTD[:, :-1][scored])  # of the scored places alone
+        losses = F.cross_entropy(logits_NV.float(), x_BT[:, 1:][scored], reduction="none")
         nats += losses.double().sum().item()
-        advance(int(scored.sum()))
+        advance(len(losses))
     return nats / math.log(2) / text.nbytes
 
 

@@ -49,6 +49,7 @@ def evaluate(
     from merge.assemble import MANIFEST
     from merge.checkpoint import write_json
     from merge.files import new_file
+    from trainers.memory import keep_freed_memory
 
     quiet()
     loaded, _ = load_model(model, dtype, device)

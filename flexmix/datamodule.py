@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning as L  # noqa: N812 - the name everyone uses
 
 from flexmix.packing import EvalLoader, Stream, TrainLoader, Windows
@@ -11,6 +9,8 @@ from flexmix.packing import EvalLoader, Stream, TrainLoader, Windows
 
 class TextModule(L.LightningDataModule):
     """Serves packed batches for training and one loader per held-out set.
+
+    Lightning keeps the training loader's place in its checkpoints, so a resumed run sees each batch once.
 
     Args:
         train: the owner's windows (for an anchor, the public ones).
@@ -46,9 +46,3 @@ class TextModule(L.LightningDataModule):
 
     def val_dataloader(self) -> list[EvalLoader]:
         return self._held_out
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"train": self._train.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._train.load_state_dict(state["train"])

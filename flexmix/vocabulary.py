@@ -13,7 +13,8 @@ PAD = "<|pad|>"
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE tokenizer with single digits as tokens; `<|endoftext|>` has id 0 and `<|pad|>` id 1.
 
-    Every byte is in the vocabulary, so any text can be encoded and decodes to itself.
+    Every byte is in the vocabulary, so any text can be encoded and decodes to itself. There are fewer than `vocab_size`
+    tokens when the texts have no more to merge.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -7,6 +7,7 @@ flexo-generate model/ "Once upon a time" --experts public,creative --max-new-tok
 from __future__ import annotations
 
 import math
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -45,17 +46,19 @@ def generate(
     if prompt is None:
         if sys.stdin.isatty():
             raise typer.BadParameter("no prompt: give it as an argument or on standard input.")
-        prompt = _read_stdin()
+        prompt = _text(sys.stdin.buffer.read(), "standard input").rstrip("\n")
+    else:
+        prompt = _text(os.fsencode(prompt), "the prompt")
     if not prompt:
         raise InputError("the prompt is empty: there is nothing to go on with.")
     _generate(model, prompt, experts, max_new_tokens, temperature, top_p, seed, dtype, device)
 
 
-def _read_stdin() -> str:
+def _text(data: bytes, what: str) -> str:
     try:
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"standard input: not UTF-8 at byte {error.start + 1}. Convert it: iconv -t utf-8.") from None
+        raise InputError(f"{what}: not UTF-8 at byte {error.start + 1}. Convert it: iconv -t utf-8.") from None
 
 
 def _generate(

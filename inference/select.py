@@ -46,8 +46,8 @@ def select_experts(model: PreTrainedModel, names: Sequence[str], top_k: int | No
     known = expert_names(model)
     if len(known) != model.config.num_experts:
         raise InputError(
-            f"{MANIFEST} of {model.name_or_path} lists {len(known)} experts, the model now has {model.config.num_experts}. "
-            "A selection inside another is not possible."
+            f"{MANIFEST} of {model.name_or_path} lists {len(known)} experts, "
+            f"the model now has {model.config.num_experts}. A selection inside another is not possible."
         )
     chosen = _indices(names, known)
     top_k = min(len(chosen), model.config.num_experts_per_tok) if top_k is None else top_k

@@ -6,7 +6,6 @@ Everything about an unfinished run is in a work folder beside its output (`exper
 
 from __future__ import annotations
 
-import ctypes
 import json
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from merge.checkpoint import write_json
 from merge.errors import InputError
 from trainers.callbacks import Checkpoints, Stopped, TokenProgress
 from trainers.lit import LitAnchor
+from trainers.memory import keep_freed_memory
 
 Metrics = dict[str, float]
 
@@ -69,7 +69,7 @@ def fit(
     Returns:
         Held-out metrics before the first step and after the last.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     checkpoint = work / "last.ckpt"
     trainer = L.Trainer(
         accelerator=options.accelerator,
@@ -111,20 +111,6 @@ def resolve_precision(precision: str) -> str:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     cpu = torch.cpu.get_capabilities()
     return "bf16-mixed" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "32-true"
-
-
-def _keep_freed_memory() -> None:
-    """Tells glibc to keep large freed blocks for the next step instead of returning their pages to the kernel.
-
-    A step on the CPU frees and allocates its logits and activations anew; faulting the pages in again cost a quarter to a
-    third of the time of a tiny model's step.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent in other C libraries
-        if mallopt is not None:
-            m_trim_threshold, m_mmap_threshold = -1, -3
-            mallopt(m_mmap_threshold, 1 << 30)
-            mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
 def _validate(trainer: L.Trainer, lit: LitAnchor, data: TextModule) -> Metrics:

@@ -168,7 +168,9 @@ def test_a_sample_has_about_the_size_asked_for_and_is_the_same_each_time(tmp_pat
 def test_splits_are_found_by_name(tmp_path: Path) -> None:
     packed, plain = write_jsonl(tmp_path / "a/train.jsonl.gz", TEXTS), write_jsonl(tmp_path / "a/test.jsonl", TEXTS)
     assert (find_split(tmp_path / "a", "train"), find_split(tmp_path / "a", "test")) == (packed, plain)
-    with pytest.raises(InputError, match=r"no valid.jsonl or valid.jsonl.gz in it \(found test.jsonl, train.jsonl.gz\)"):
+    with pytest.raises(
+        InputError, match=r"no valid.jsonl or valid.jsonl.gz in it \(found test.jsonl, train.jsonl.gz\)"
+    ):
         find_split(tmp_path / "a", "valid")
     with pytest.raises(InputError, match=r"b: no such folder. Expected a folder with train.jsonl\[.gz\]"):
         find_split(tmp_path / "b", "train")
@@ -209,11 +211,13 @@ def test_own_files_come_first_then_samples_then_the_hub(tmp_path: Path, hub_fold
 def test_text_that_cannot_be_had_is_refused(tmp_path: Path, hub_folder: Path) -> None:
     corpora, hub = tmp_path / "corpora", HubSource(str(hub_folder))
     mine = write_jsonl(tmp_path / "mine.jsonl", TEXTS)
-    with pytest.raises(InputError, match=r"'pubmed': no text. .*pubmed does not exist and no hub source.*domain.train="):
+    with pytest.raises(
+        InputError, match=r"'pubmed': no text. .*pubmed does not exist and no hub source.*domain.train="
+    ):
         find_corpus("pubmed", corpora)
-    with pytest.raises(InputError, match="gone.jsonl: no such file"):
+    with pytest.raises(InputError, match=r"gone.jsonl: no such file"):
         find_corpus("math", corpora, tmp_path / "gone.jsonl", hub=hub)
-    with pytest.raises(InputError, match="gone.jsonl: no such file"):
+    with pytest.raises(InputError, match=r"gone.jsonl: no such file"):
         find_corpus("math", corpora, mine, tmp_path / "gone.jsonl", hub)
     with pytest.raises(InputError, match="corpora-here: a folder"):
         (tmp_path / "corpora-here").mkdir()
@@ -281,9 +285,9 @@ def test_a_hub_source_that_cannot_be_read_is_refused(
     with pytest.raises(InputError) as caught:
         find_corpus("math", corpora, hub=HubSource("open-web-math/open-web-math"))
     assert str(caught.value) == (
-        f"domain 'math': {corpora / 'math'} was not built and the hub source open-web-math/open-web-math cannot be read "
-        "(HF_HUB_OFFLINE is 1). Give your own files with domain.train=FILE domain.test=FILE, build the sample corpora with "
-        "flexo-data sample, or go online."
+        f"domain 'math': {corpora / 'math'} was not built and the hub source open-web-math/open-web-math cannot be "
+        "read (HF_HUB_OFFLINE is 1). Give your own files with domain.train=FILE domain.test=FILE, build the sample "
+        "corpora with flexo-data sample, or go online."
     )
     with pytest.raises(InputError, match=r"cannot be read \(ValueError: .*\). Give your own files"):
         find_corpus("math", corpora, hub=HubSource(str(hub_folder), split="validation"))

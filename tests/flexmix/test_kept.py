@@ -20,7 +20,7 @@ def test_nothing_stays_of_a_folder_that_was_refused(tmp_path: Path) -> None:
         (folder / "half").touch()
         raise InputError("no")
 
-    with pytest.raises(InputError, match="^no$"):
+    with pytest.raises(InputError, match=r"^no$"):
         keep(tmp_path / "a/b", fill)
     assert listing(tmp_path) == set()
 

@@ -133,15 +133,13 @@ def test_a_bad_line_leaves_no_half_shard(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 4001: not JSON"):
         prepare_shard(source, model, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(InputError, match="gone.jsonl: no such file"):
+    with pytest.raises(InputError, match=r"gone.jsonl: no such file"):
         prepare_shard(tmp_path / "gone.jsonl", model, tmp_path / "cache")
     with pytest.raises(InputError, match="model: a folder, expected"):
         prepare_shard(model, model, tmp_path / "cache")
 
 
-def test_two_processes_may_write_the_same_shard(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_may_write_the_same_shard(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As owners on one cluster do with the public reference: while this one writes, another finishes."""
     source, cache = write_jsonl(tmp_path / "a.jsonl", TEXTS), tmp_path / "cache"
     elsewhere = prepare_shard(source, model, tmp_path / "elsewhere")
@@ -174,7 +172,9 @@ tokens.prepare_shard(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-def test_a_process_killed_in_the_middle_leaves_nothing_half(model: Path, tmp_path: Path, signum: signal.Signals) -> None:
+def test_a_process_killed_in_the_middle_leaves_nothing_half(
+    model: Path, tmp_path: Path, signum: signal.Signals
+) -> None:
     source, cache = write_jsonl(tmp_path / "a.jsonl", TEXTS), tmp_path / "cache"
     command = [sys.executable, "-c", KILLED, source, model, cache]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT)
@@ -197,7 +197,10 @@ def test_a_process_killed_in_the_middle_leaves_nothing_half(model: Path, tmp_pat
         (lambda folder: (folder / "config.json").write_text("{"), "config.json: not readable as JSON"),
         (lambda folder: (folder / "config.json").write_text("{}"), "eos_token_id is None"),
         (lambda folder: (folder / "config.json").write_text('{"eos_token_id": []}'), r"eos_token_id is \[\]"),
-        (lambda folder: (folder / "config.json").write_text('{"eos_token_id": 96}'), "eos_token_id is 96, expected the"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"eos_token_id": 96}'),
+            "eos_token_id is 96, expected the",
+        ),
         (lambda folder: (folder / "config.json").write_text('{"eos_token_id": -1}'), "eos_token_id is -1"),
     ],
 )

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import flexmix.cli
+from flexmix.corpus import find_split, read_documents
+from tests.merge.tools import call, listing
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, flexmix.cli\n"
+        "sys.argv = ['flexo-data', 'sample', '--help']\n"
+        "try:\n    flexmix.cli.main()\n"
+        "finally:\n"
+        "    print(sorted({'torch', 'transformers', 'datasets', 'lightning', 'numpy'} & set(sys.modules)))"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("[]")
+    for text in ("flexo-data sample -o data/corpora", "--domains", "--offline", "--cache"):
+        assert text in done.stdout
+    assert time.monotonic() - start < 10
+
+
+def test_offline_samples_come_from_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, cache = tmp_path / "corpora", tmp_path / "cache"
+    arguments = ["sample", "-o", output, "--domains", "math", "--offline", "--cache", cache]
+    assert call(flexmix.cli.main, *arguments) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{output}: math. Sources and licences: {output / 'manifest.json'}\n")
+    assert {"math", "manifest.json"} <= listing(output)
+    for split in ("train", "test"):
+        assert sum(1 for text in read_documents(find_split(output / "math", split)) if text.strip()) > 10
+
+
+def test_an_unknown_domain_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(flexmix.cli.main, "sample", "-o", tmp_path / "out", "--domains", "maths", "--offline") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "maths" in said and "math" in said and said.count("\n") == 1
+    assert listing(tmp_path) == set()
