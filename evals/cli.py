@@ -15,6 +15,8 @@ import typer
 from merge.console import new_app, progress, run
 from merge.errors import InputError
 
+LENGTH = 256
+
 app = new_app("Measure a merged model on held-out text.")
 
 
@@ -33,7 +35,12 @@ def evaluate(
         str | None, typer.Option(help="Which, separated by commas. [default: those of the model's experts]")
     ] = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="Text to read per domain.")] = 200_000,
-    length: Annotated[int, typer.Option(min=2, help="Tokens in a window; a token sees at least half of it.")] = 256,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Tokens in a window; a token sees at least half of it. [default: 256, or all the model takes]"
+        ),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -52,9 +59,12 @@ def evaluate(
     from trainers.memory import keep_freed_memory
 
     quiet()
+    keep_freed_memory()
     loaded, _ = load_model(model, dtype, device)
     known = expert_names(loaded) if (model / MANIFEST).exists() else []
-    if length > (limit := getattr(loaded.config, "max_position_embeddings", length)):
+    limit = getattr(loaded.config, "max_position_embeddings", LENGTH)
+    length = length or min(LENGTH, limit)
+    if length > limit:
         raise InputError(f"--length {length}: this model was made for at most {limit} tokens.")
     files = find_domains(data, domains.split(",") if domains else None, known)
     texts = {name: read_text(path, model, max_bytes) for name, path in files.items()}
@@ -67,7 +77,8 @@ def evaluate(
         table = Table("bits per byte", *matrix.domains, "mean", box=box.MARKDOWN)
         for name in matrix.models:
             table.add_row(name, *(f"{matrix.cells[name][d]:.3f}" for d in matrix.domains), f"{matrix.mean(name):.3f}")
-        Console(width=max(80, 30 + 14 * len(matrix.domains))).print(table)
+        Console(width=10_000).print(table)  # as wide as its cells: no name is cut off
         if partial is not None:
             write_json(partial, matrix.to_dict())
-            typer.echo(f"wrote {json_file}")
+    if json_file:
+        typer.echo(f"wrote {json_file}")

@@ -40,7 +40,7 @@ files=() && for domain in $DOMAINS; do files+=("experts/$domain.pt"); done
 [ -d model ] || "$BIN/flexo-merge" "${files[@]}" -o model --anchor anchor
 
 step "bits per byte on held-out text (lower is better)"
-[ -f matrix.txt ] || { "$BIN/flexo-eval" model --data corpora --max-bytes 60000 --json matrix.json > matrix.partial &&
+[ -f matrix.txt ] || { "$BIN/flexo-eval" model --data corpora --max-bytes 40000 --json matrix.json > matrix.partial &&
   mv matrix.partial matrix.txt; }
 cat matrix.txt
 

@@ -175,8 +175,9 @@ def _paired_model(anchor: Anchor, own: Windows, data: DataOptions, options: Pair
 
 
 def _reference(anchor: Anchor, name: str) -> AnchorReference:
+    """What the file says of its anchor: a hub id, or the folder's name alone, for paths are private."""
     return AnchorReference(
-        name=name,
+        name=Path(name).resolve().name if Path(name).is_dir() else name,
         digest=anchor.digest,
         tokenizer_digest=anchor.tokenizer_digest,
         router_digest=anchor.router_digest,

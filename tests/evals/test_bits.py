@@ -20,6 +20,8 @@ END = 0
 @torch.no_grad()
 def nats(model: Any, ids: list[int]) -> torch.Tensor:
     """Negative log-likelihood of each token but the first."""
+    if len(ids) < 2:
+        return torch.zeros(0)
     log_probabilities = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
     return -log_probabilities[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
 

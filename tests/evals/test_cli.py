@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,8 +42,9 @@ def test_a_merged_model_is_shown_with_its_pairs_and_anchor(
 def test_a_plain_model_domains_and_sizes(tiny_anchor: Path, corpora: Path, capsys: Capture) -> None:
     assert evaluate(tiny_anchor, "--data", corpora, "--domains", "poems,math", "--max-bytes", 1) == 0
     out = capsys.readouterr().out
-    assert re.search(r"\| bits per byte \| +poems \| +math \| +mean \|", out) or "poems" in out.splitlines()[0] + out
-    assert sum(line.startswith("| anchor") for line in out.splitlines()) == 1
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line]
+    assert table[0] == ["bits per byte", "poems", "math", "mean"]
+    assert [row[0] for row in table[2:]] == ["anchor"]
 
 
 def test_many_domains_are_not_cut_off(tiny_anchor: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -52,7 +52,9 @@ def test_many_domains_are_not_cut_off(tiny_anchor: Path, tmp_path: Path, capsys:
     for name in names:
         write_jsonl(tmp_path / name / "test.jsonl", ["the cat"])
     assert evaluate(tiny_anchor, "--data", tmp_path) == 0
-    assert all(name in capsys.readouterr().out for name in names[:1])
+    out = capsys.readouterr().out
+    assert all(f"| {name} |" in out for name in names)
+    assert max(map(len, out.splitlines())) < 300
 
 
 @pytest.mark.parametrize(
