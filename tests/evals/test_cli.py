@@ -42,7 +42,7 @@ def test_a_merged_model_is_shown_with_its_pairs_and_anchor(
 def test_a_plain_model_domains_and_sizes(tiny_anchor: Path, corpora: Path, capsys: Capture) -> None:
     assert evaluate(tiny_anchor, "--data", corpora, "--domains", "poems,math", "--max-bytes", 1) == 0
     out = capsys.readouterr().out
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.strip()]
     assert table[0] == ["bits per byte", "poems", "math", "mean"]
     assert [row[0] for row in table[2:]] == ["anchor"]
 

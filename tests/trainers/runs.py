@@ -1,0 +1,70 @@
+"""Small corpora and the arguments of small runs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from trainers.anchor import AnchorOptions, train_anchor
+from trainers.expert import Domain, PairOptions
+from trainers.fit import RunOptions
+from trainers.lit import LossOptions
+from trainers.optim import OptimizerOptions
+from trainers.text import DataOptions
+
+WORDS = {
+    "public": "the city lies on a river and people live there since many years with their children and dogs".split(),
+    "math": "let x be one two three plus minus equals sum of product then so we get 1 2 3 4 5 6 7 8 9".split(),
+    "code": "def return self if else for in range ( ) [ ] = == import None True False yield lambda : .".split(),
+}
+RUN = RunOptions(precision="32-true", accelerator="cpu", log_every=1)
+
+
+def shard(path: Path, domain: str, documents: int) -> Path:
+    """A corpus file of random sentences from a domain's words, always the same."""
+    dice = random.Random(f"{domain} {path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for _ in range(documents):
+            words = dice.choices(WORDS[domain], k=dice.randint(5, 40))
+            file.write(json.dumps({"text": " ".join(words)}) + "\n")
+    return path
+
+
+def data_options(cache: Path, **changes: Any) -> DataOptions:
+    values = {"tokens": 32 * 4 * 12, "length": 32, "batch_size": 4, "eval_windows": 8, "moment_windows": 32}
+    return DataOptions(**(values | {"cache": cache} | changes))
+
+
+def train_small_anchor(text: Path, output: Path, **changes: Any) -> None:
+    arguments: dict[str, Any] = {
+        "anchor": AnchorOptions(
+            vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=64, reference_bytes=20_000,
+        ),
+        "data_path": text,
+        "output": output,
+        "data": data_options(output.parent / "tokens"),
+        "optimizer": OptimizerOptions(lr=1e-2, weight_decay=0.1),
+        "loss": LossOptions(),
+        "run": RUN,
+    }  # fmt: skip
+    train_anchor(**(arguments | changes))
+
+
+def expert_arguments(domain: str, anchor: Path, shards: Path, folder: Path) -> dict[str, Any]:
+    return {
+        "domain": Domain(domain, train=shards / domain / "train.jsonl.gz", test=shards / domain / "test.jsonl.gz"),
+        "anchor_path": str(anchor),
+        "output": folder / f"{domain}.pt",
+        "corpora": shards,
+        "data": data_options(folder / "tokens", public_share=0.25),
+        "model": PairOptions(),
+        "optimizer": OptimizerOptions(lr=5e-3, weight_decay=0.1),
+        "loss": LossOptions(own_vs_public=0.1),
+        "run": RUN,
+        "say": lambda _line: None,
+    }
