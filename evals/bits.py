@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
@@ -46,12 +47,14 @@ def bits_per_byte(
     """Total bits to encode the documents, over their bytes.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; its logits must be its output embedding of the last hidden state, no more.
         text: what to score; at least one byte.
         length: tokens in a window.
         batch_tokens: tokens per forward pass, padding included.
         advance: told the tokens scored after each batch.
     """
+    whole: Any = model  # transformers leaves the method without types
+    unembed = whole.get_output_embeddings()
     nats = 0.0
     windows = [window for ids in text.documents for window in _windows([text.end_of_text, *ids], length)]
     windows.sort(key=lambda window: len(window[0]))
@@ -66,7 +69,7 @@ def bits_per_byte(
         position_BT = torch.arange(longest, device=model.device).expand(len(batch), longest)
         hidden_BTD = model.base_model(input_ids=x_BT, position_ids=position_BT, use_cache=False).last_hidden_state
         scored = scored_BT[:, 1:]
-        logits_NV = model.get_output_embeddings()(hidden_BTD[:, :-1][scored])  # of the scored places alone
+        logits_NV = unembed(hidden_BTD[:, :-1][scored])  # of the scored places alone
         losses = F.cross_entropy(logits_NV.float(), x_BT[:, 1:][scored], reduction="none")
         nats += losses.double().sum().item()
         advance(len(losses))

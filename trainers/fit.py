@@ -7,9 +7,10 @@ Everything about an unfinished run is in a work folder beside its output (`exper
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,12 @@ class RunOptions:
 def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
     """The folder of an unfinished run for `output`, held by this process alone.
 
+    A folder made here disappears again when the run ends in an exception before its first checkpoint.
+
     Raises `InputError` if another process has it, or if it belongs to a run with other settings and `resume` is true.
     """
     folder = output.with_name(output.name.removesuffix(output.suffix) + ".run")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
@@ -57,6 +61,13 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
     try:
         _check_settings(folder, settings, resume)
         yield folder
+    except BaseException:
+        if folder in made and not (folder / "last.ckpt").exists():
+            shutil.rmtree(folder)
+            for parent in made[1:]:
+                with suppress(OSError):  # something else is in it by now
+                    parent.rmdir()
+        raise
     finally:
         lock.release()
 

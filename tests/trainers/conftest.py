@@ -34,7 +34,7 @@ def small_anchor(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def train(small_anchor: Path, shards: Path, tmp_path: Path) -> Callable[..., Result]:
     """`train("math", output=..., ...)`: trains an expert; keywords replace those of `train_expert`."""
 
-    def run(domain: str = "math", **changes: Any) -> Result:
+    def run(domain: str = "math", /, **changes: Any) -> Result:
         return train_expert(**(expert_arguments(domain, small_anchor, shards, tmp_path) | changes))
 
     return run

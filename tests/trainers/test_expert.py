@@ -1,0 +1,202 @@
+"""Training an expert through the front door: what it writes, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from merge.checkpoint import CheckpointError
+from merge.errors import InputError
+from merge.expert_file import open_expert
+from tests.trainers.runs import RUN, data_options, shard
+from trainers import callbacks
+from trainers.expert import Domain, PairOptions, Result
+from trainers.fit import RunOptions
+from trainers.optim import OptimizerOptions
+
+Train = Callable[..., Result]
+
+
+def test_the_file_tells_how_it_was_made_and_the_expert_learned(train: Train, tmp_path: Path) -> None:
+    result = train("math")
+    header = open_expert(result.path).header
+    assert header == result.header and header.domain == "math"
+    assert (header.training.steps, header.training.tokens) == (12, 12 * 4 * 32)
+    assert (header.training.weight_decay, header.training.public_share) == (0.1, 0.25)
+    assert header.data.documents == 200
+    losses = header.training.losses
+    assert losses.own_before is not None and losses.own_after is not None
+    assert losses.own_after < losses.own_before - 0.05
+    assert 0.5 < (header.training.router_mass or 0) < 1
+    assert header.anchor.name == "anchor", "a path is private"
+    assert str(tmp_path) not in header.to_json()
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(train: Train, tmp_path: Path) -> None:
+    digests = [
+        train("math", output=tmp_path / f"{name}.pt", seed=seed).header.tensors
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = train("math", output=tmp_path / "whole.pt").header.tensors
+    calls = []
+    original = callbacks.TokenProgress.on_train_batch_end
+
+    def stop_at_5(self: callbacks.TokenProgress, *args: object) -> None:
+        original(self, *args)
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(callbacks.TokenProgress, "on_train_batch_end", stop_at_5)
+    with pytest.raises(SystemExit) as stopped:
+        train("math", output=tmp_path / "cut.pt")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert not (tmp_path / "cut.pt").exists() and (tmp_path / "cut.run/last.ckpt").exists()
+    kept = torch.load(tmp_path / "cut.run/last.ckpt", weights_only=True)["state_dict"]
+    assert kept and all(".mlp.expert." in name or name.endswith("row_D") for name in kept), "frozen weights were saved"
+    with pytest.raises(InputError, match=r"other settings \(optimizer .*resume=false"):
+        train("math", output=tmp_path / "cut.pt", optimizer=OptimizerOptions(lr=1.0))
+    assert train("math", output=tmp_path / "cut.pt").header.tensors == undisturbed
+    assert len(calls) == 12
+    assert not (tmp_path / "cut.run/last.ckpt").exists()
+
+
+def test_a_run_killed_outright_goes_on_bit_for_bit(train: Train, small_anchor: Path, shards: Path, tmp_path: Path) -> None:
+    undisturbed = train("math", output=tmp_path / "whole.pt").header.tensors
+    program = f"""
+import sys, time
+from pathlib import Path
+from dataclasses import replace
+from tests.trainers.runs import RUN, expert_arguments
+from trainers import callbacks
+from trainers.expert import train_expert
+slow = callbacks.TokenProgress.on_train_batch_end
+callbacks.TokenProgress.on_train_batch_end = lambda *a: (slow(*a), time.sleep(0.2))
+arguments = expert_arguments("math", Path({str(small_anchor)!r}), Path({str(shards)!r}), Path({str(tmp_path)!r}))
+train_expert(**arguments | {{"output": Path({str(tmp_path / "cut.pt")!r}), "run": replace(RUN, checkpoint_seconds=0.0)}})
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "cut.run/last.ckpt"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.kill()
+    _, said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    assert checkpoint.exists() and not (tmp_path / "cut.pt").exists()
+    options = RunOptions(**{**RUN.__dict__, "checkpoint_seconds": 0.0})
+    assert train("math", output=tmp_path / "cut.pt", run=options).header.tensors == undisturbed
+
+
+def test_a_failed_export_does_not_cost_the_training(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainers import expert
+
+    whole = train("math", output=tmp_path / "whole.pt").header
+    with monkeypatch.context() as patch:
+        patch.setattr(expert, "write_expert", lambda *_a, **_k: (_ for _ in ()).throw(InputError("disk full")))
+        with pytest.raises(InputError, match="disk full"):
+            train("math", output=tmp_path / "cut.pt")
+    again = train("math", output=tmp_path / "cut.pt").header
+    assert (again.tensors, again.training.losses) == (whole.tensors, whole.training.losses)
+
+
+def test_an_existing_expert_is_kept_unless_told_otherwise(train: Train, tmp_path: Path) -> None:
+    path = train("math").path
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="exists already.*overwrite=true"):
+        train("math", seed=1)
+    assert path.read_bytes() == before
+    assert train("math", seed=1, overwrite=True).path.read_bytes() != before
+
+
+def test_two_runs_at_once_into_one_file_are_refused(train: Train, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    (tmp_path / "math.run").mkdir()
+    with FileLock(tmp_path / "math.run/lock"), pytest.raises(InputError, match="another run is working here"):
+        train("math")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"domain": "one-line"}, r"one\.jsonl\.gz: a single document in it, expected at least two"),
+        ({"domain": "empty"}, r"empty\.jsonl\.gz: no document with text in it"),
+        ({"domain": "latin"}, r"latin\.jsonl: line 1: not UTF-8 .*iconv"),
+        ({"domain": "short"}, r"short\.jsonl\.gz: \d+ tokens in 2 documents, one window needs 33"),
+        ({"domain": "missing"}, r"missing\.jsonl: no such file"),
+        ({"domain": "UPPER"}, r"'UPPER' is no domain name"),
+        ({"domain": "public"}, r"'public' is taken"),
+        ({"anchor_path": "nowhere"}, r"anchor\.path=nowhere: no such folder. Make an anchor with"),
+    ],
+)
+def test_unusable_input_is_refused_and_nothing_written(
+    train: Train, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    shard(tmp_path / "in/one.jsonl.gz", "math", 1)
+    shard(tmp_path / "in/empty.jsonl.gz", "math", 0)
+    (tmp_path / "in/latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n{"text": "x"}\n')
+    import gzip
+
+    with gzip.open(tmp_path / "in/short.jsonl.gz", "wt") as file:
+        file.write('{"text": "1 2"}\n{"text": "3"}\n')
+    files = {
+        "one-line": "one.jsonl.gz", "empty": "empty.jsonl.gz", "latin": "latin.jsonl", "short": "short.jsonl.gz",
+        "missing": "missing.jsonl",
+    }  # fmt: skip
+    name = change.get("domain", "math")
+    changes: dict[str, object] = {"output": tmp_path / "out/expert.pt"}
+    changes |= {key: value for key, value in change.items() if key != "domain"}
+    if name in files:
+        changes["domain"] = Domain("own", train=tmp_path / "in" / files[name])
+    elif name != "math":
+        changes["domain"] = Domain(name, train=tmp_path / "in/one.jsonl.gz")
+    with pytest.raises(InputError, match=message):
+        train("math", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_anchor_that_is_not_olmo2_is_refused(train: Train, small_anchor: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    shutil.copytree(small_anchor, tmp_path / "llama")
+    config = json.loads((tmp_path / "llama/config.json").read_text()) | {"model_type": "llama"}
+    (tmp_path / "llama/config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"llama: .*'llama'.*'olmo2'.*OLMo-2"):
+        train("math", anchor_path=str(tmp_path / "llama"))
+
+
+def test_without_public_text_a_public_share_is_refused_and_none_works(
+    train: Train, small_anchor: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(small_anchor, tmp_path / "bare")
+    shutil.rmtree(tmp_path / "bare/flexo/public")
+    with pytest.raises(InputError, match=r"data\.public_share=0"):
+        train("math", anchor_path=str(tmp_path / "bare"))
+    header = train("math", anchor_path=str(tmp_path / "bare"), data=data_options(tmp_path / "tokens")).header
+    assert header.training.losses.public_after is None
+
+
+def test_the_published_recipe_trains_a_bias(train: Train, tmp_path: Path) -> None:
+    header = train("math", model=PairOptions(router_init="mean", router_bias=-0.1)).header
+    assert header.tensors["layers.0.router.bias"].shape == (1,)
