@@ -25,7 +25,6 @@ from tokenizers import Tokenizer
 
 from flexmix.corpus import read_documents, require_file
 from flexmix.kept import keep
-from merge.checkpoint import read_json
 from merge.console import progress
 from merge.errors import InputError
 from merge.files import sha256_file
@@ -74,10 +73,14 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    end = read_json(folder / "config.json").get("eos_token_id")
+    config = folder / "config.json"
+    try:
+        end = json.loads(config.read_text(encoding="utf-8"))["eos_token_id"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{config}: no eos_token_id to be read from it ({error}).") from None
     end = end[0] if isinstance(end, list) and end else end
     if not isinstance(end, int) or not 0 <= end < tokenizer.get_vocab_size():
-        raise InputError(f"{folder / 'config.json'}: eos_token_id is {end!r}, expected the end-of-text token's id.")
+        raise InputError(f"{config}: eos_token_id is {end!r}, expected the end-of-text token's id.")
     return tokenizer, end
 
 
@@ -98,7 +101,8 @@ def prepare_shard(source: Path, model: Path, cache: Path) -> TokenShard:
     key = hashlib.sha256(f"{VERSION} {sha256_file(source)} {digest} {end}".encode()).hexdigest()[:16]
     folder = cache / f"{source.name.removesuffix('.gz').removesuffix('.jsonl')}-{key}"
     keep(folder, lambda partial: _write(source, tokenizer, end, digest, partial))
-    return TokenShard(folder=folder, **read_json(folder / "shard.json"))
+    about = json.loads((folder / "shard.json").read_text(encoding="utf-8"))
+    return TokenShard(folder=folder, **about)
 
 
 def _write(source: Path, tokenizer: Tokenizer, end: int, digest: str, folder: Path) -> None:
