@@ -18,7 +18,7 @@ FLOOR = {"merge.errors", "merge.files", "merge.console"}
 ROOMS = ("flexmix", "merge", "trainers", "inference", "evals")
 ALLOWED = {
     "merge": {"merge"},
-    "flexmix": {"flexmix", "merge.checkpoint"} | FLOOR,
+    "flexmix": {"flexmix"} | FLOOR,
     "trainers": {"trainers", "flexmix", "merge"},
     "inference": {"inference", "merge"},
     "evals": {"evals", "trainers", "inference", "flexmix", "merge"},
