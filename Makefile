@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Bare `make` explains the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow lint types format wheel clean
+.PHONY: help setup demo test slow lint format wheel clean
 
 VENV ?= .venv
 PYTHON ?= python3

@@ -12,8 +12,8 @@ import pytest
 
 from flexmix.sample import build as sample
 from flexmix.sample import packages
-from flexmix.sample.recipe import DOMAINS, RECIPE
 from flexmix.sample.build import build
+from flexmix.sample.recipe import DOMAINS, RECIPE
 from merge.errors import InputError
 
 LIMIT = 60_000
