@@ -1,7 +1,7 @@
 """Makes the public anchor: a tokenizer and a small OLMo-2 from scratch, or an existing OLMo-2 taken as it is.
 
-    python train_anchor.py anchor=tiny data.path=data/corpora/public output=anchor
-    python train_anchor.py data.path=data/corpora/public output=/tmp/anchor debug=fast      (seconds)
+python train_anchor.py anchor=tiny data.path=data/corpora/public output=anchor
+python train_anchor.py data.path=data/corpora/public output=/tmp/anchor debug=fast      (seconds)
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
     files = {split: Path(path) if (path := domain.pop(split)) else None for split in ("train", "test")}
     public = data.pop("public")
     result = train_expert(
-        domain=Domain(**domain, **files, hub=HubSource(**hub) if hub else None),
+        domain=Domain(**domain | files, hub=HubSource(**hub) if hub else None),
         anchor_path=cfg.anchor.path,
         output=Path(cfg.output),
         corpora=Path(cfg.corpora),

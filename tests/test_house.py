@@ -51,8 +51,8 @@ def test_imports_run_one_way(room: str) -> None:
 
 
 def test_the_floor_needs_typer_alone() -> None:
-    code = f"import sys; import {', '.join(sorted(FLOOR))}; print([m for m in ('torch', 'numpy', 'yaml') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = f"import sys, {', '.join(sorted(FLOOR))}; print({{'torch', 'numpy', 'yaml'}} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_no_file_is_named_after_nothing_and_none_is_endless() -> None:
@@ -60,7 +60,7 @@ def test_no_file_is_named_after_nothing_and_none_is_endless() -> None:
         for path in (ROOT / room).rglob("*.py"):
             assert path.stem.rstrip("s") not in {"util", "helper", "common", "misc"}, path
             lines = path.read_text().splitlines()
-            assert len(lines) <= 330, f"{path.relative_to(ROOT)} has {len(lines)} lines: does it still have one subject?"
+            assert len(lines) <= 320, f"{path.relative_to(ROOT)}: {len(lines)} lines. Does it still have one subject?"
             assert lines[0].startswith('"""'), f"{path.relative_to(ROOT)} does not start by saying what it is"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L  # noqa: N812 - the name everyone uses
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from flexmix.corpus import copy_sample, find_split, read_documents
@@ -98,7 +99,8 @@ def train_anchor(
         metrics = {"loss_before": before["public/loss"], "loss_after": after["public/loss"]}
         training = {"tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed, "lr": optimizer.lr}
         with new_folder(output) as folder:
-            model.float().save_pretrained(folder)
+            nn.Module.float(model)  # in place; transformers' own method has no types
+            model.save_pretrained(folder)
             _copy_files(source, folder)
             _share(folder, model, text, anchor, data, {"training": training | metrics})
         (work / "last.ckpt").unlink(missing_ok=True)
@@ -152,7 +154,7 @@ def _blank(anchor: AnchorOptions, train: Path, folder: Path) -> Path:
         return folder
     with new_folder(folder) as partial:
         tokenizer = _train_tokenizer(train, anchor.vocab_size)
-        fast = PreTrainedTokenizerFast(
+        fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
             tokenizer_object=tokenizer,
             bos_token=END_OF_TEXT,
             eos_token=END_OF_TEXT,

@@ -37,8 +37,8 @@ class TokenProgress(L.Callback):
 class Checkpoints(L.Callback):
     """Saves to one file every `seconds`, and before stopping on Ctrl-C or SIGTERM, always between two steps.
 
-    A checkpoint taken in the middle of a step would not resume bit for bit, so a signal only asks for one. A second Ctrl-C
-    stops at once; the last checkpoint stays. Lightning writes the file under another name and renames it.
+    A checkpoint taken in the middle of a step would not resume bit for bit, so a signal only asks for one. A second
+    Ctrl-C stops at once; the last checkpoint stays. Lightning writes the file under another name and renames it.
     """
 
     def __init__(self, path: Path, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Running a training script under Hydra: what was mistyped is named with its nearest match, refusals are one message."""
+"""Running a training script under Hydra: a mistyped name gets its nearest match, a refusal is one message."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -22,6 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 from flexmix.paths import config_dir
 from merge.console import refusals
 from merge.errors import InputError
+
+NOISE = (
+    "does not have many workers", "srun", "exists and is not empty", "smaller than the logging interval", "LeafSpec",
+)  # fmt: skip
 
 
 def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
@@ -58,7 +62,7 @@ def plain(cfg: DictConfig, *names: str) -> dict[str, Any]:
         part = OmegaConf.select(cfg, name)
         if missing := [key for key in part if OmegaConf.is_missing(part, key)]:
             raise InputError(f"{name}.{missing[0]}: no value. Give one on the command line: {name}.{missing[0]}=...")
-        values |= OmegaConf.to_container(part, resolve=True)
+        values |= cast(dict[str, Any], OmegaConf.to_container(part, resolve=True))
     return values
 
 
@@ -74,7 +78,7 @@ def _explain(error: Exception, config_name: str) -> str:
     return f"{' '.join(str(error).split())}{cause} See {script}"
 
 
-def _nearest(name: str, options: list[str]) -> str:
+def _nearest(name: str, options: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return (f"Did you mean {near[0]!r}? " if near else "") + (
         f"There are: {', '.join(sorted(options))}." if len(options) <= 12 else ""
@@ -94,9 +98,9 @@ def _settings(config_name: str) -> Iterator[str]:
     def walk(part: Any, path: str) -> Iterator[str]:
         for key in part:
             yield path + str(key)
-            if not OmegaConf.is_missing(part, key) and not OmegaConf.is_interpolation(part, key):
-                if isinstance(part[key], DictConfig):
-                    yield from walk(part[key], f"{path}{key}.")
+            readable = not OmegaConf.is_missing(part, key) and not OmegaConf.is_interpolation(part, key)
+            if readable and isinstance(part[key], DictConfig):
+                yield from walk(part[key], f"{path}{key}.")
 
     yield from walk(cfg, "")
 
@@ -105,8 +109,9 @@ def _quiet() -> None:
     """Silences what libraries say about themselves; what matters to people is said by us."""
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    hub_logging: Any = transformers.utils.logging  # it comes without types
+    hub_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for about in ("does not have many workers", "srun", "exists and is not empty", "smaller than the logging interval", "LeafSpec"):
+    for about in NOISE:
         warnings.filterwarnings("ignore", message=f".*{about}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L  # noqa: N812 - the name everyone uses
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flexmix.corpus import Corpus, HubSource, find_corpus, find_split
 from flexmix.datamodule import TextModule
@@ -162,7 +162,7 @@ def train_expert(
     return Result(output, header, corpus, str(reference) if public else "none")
 
 
-def _paired_model(anchor: Anchor, own: Windows, data: DataOptions, options: PairOptions, seed: int) -> torch.nn.Module:
+def _paired_model(anchor: Anchor, own: Windows, data: DataOptions, options: PairOptions, seed: int) -> PreTrainedModel:
     """The anchor in fp32 with a pair in every layer, the router rows started from the owner's text."""
     model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=torch.float32)
     loader = EvalLoader(own, data.batch_size, data.moment_windows)

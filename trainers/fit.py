@@ -112,7 +112,7 @@ def fit(
     return before, _validate(trainer, lit, data)
 
 
-def resolve_precision(precision: str) -> str:
+def resolve_precision(precision: str) -> Any:
     """`auto` is bf16 where the hardware computes in it, else fp32; anything else is Lightning's own name."""
     if precision.startswith("16"):
         raise InputError(f"run.precision={precision}: fp16 needs loss scaling, which flexo leaves out; use bf16-mixed.")
@@ -142,8 +142,9 @@ def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> Non
         if differing := sorted(name for name in earlier.keys() | ours.keys() if earlier.get(name) != ours.get(name)):
             name = differing[0]
             raise InputError(
-                f"{folder}: an unfinished run with other settings ({name} was {earlier.get(name)}, now {ours.get(name)}). "
-                "Finish it with the same command, start over with resume=false, or choose another output."
+                f"{folder}: an unfinished run with other settings ({name} was {earlier.get(name)}, now "
+                f"{ours.get(name)}). Finish it with the same command, start over with resume=false, or choose "
+                "another output."
             )
         sys.stderr.write(f"resuming from {checkpoint}\n")
     write_json(path, settings)

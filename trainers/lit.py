@@ -51,7 +51,7 @@ class LitAnchor(L.LightningModule):
 
     def trained(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Name and parameter of all that is trained."""
-        return self.model.named_parameters()
+        yield from self.model.named_parameters()
 
     def configure_optimizers(self) -> Any:
         optimizer = self.options.build(self.trained())
@@ -71,7 +71,7 @@ class LitAnchor(L.LightningModule):
     def configure_gradient_clipping(
         self, _optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips the global norm and logs it. Lightning refuses this for fused optimisers, for the sake of fp16's scaling."""
+        """Clips the global norm and logs it. Lightning itself, wary of fp16's scaling, refuses fused optimisers."""
         limit = float("inf") if gradient_clip_val is None else gradient_clip_val
         norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.trained()], limit)
         self.log("train/grad_norm", norm.detach())

@@ -11,8 +11,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 def keep_freed_memory() -> None:
     """Tells glibc to keep large freed blocks for the next step instead of returning their pages to the kernel.
 
-    A step frees and allocates its logits and activations anew, and faulting the pages in again cost a quarter to a third
-    of the time of a tiny model's step. Does nothing with another C library.
+    A step frees and allocates its logits and activations anew, and faulting the pages in again cost a quarter to a
+    third of the time of a tiny model's step. Does nothing with another C library.
     """
     if sys.platform != "linux":
         return

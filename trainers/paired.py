@@ -2,8 +2,8 @@
 
     y_BTD = p_0 * public(x_BTD) + p_1 * expert(x_BTD),   p = softmax([r_pub.x, r.x + b])
 
-With two experts the softmax is a sigmoid of the margin `m = (r - r_pub).x + b`, so p_1 = sigmoid(m), and the mixture is one
-interpolation from the public output to the expert's. Both experts run for every token (top-2 of 2).
+With two experts the softmax is a sigmoid of the margin `m = (r - r_pub).x + b`, so p_1 = sigmoid(m), and the mixture is
+one interpolation from the public output to the expert's. Both experts run for every token (top-2 of 2).
 
 B batch, T positions, D hidden size, L layers.
 """
@@ -40,6 +40,7 @@ class PairedExperts(nn.Module):
         super().__init__()
         self.public = public.requires_grad_(False)
         self.expert = deepcopy(public).requires_grad_(True)
+        self.public_row_D: torch.Tensor
         self.register_buffer("public_row_D", public_row.clone())
         self.row_D = nn.Parameter(row.clone(), requires_grad=train_row)
         self.bias = None if bias is None else nn.Parameter(torch.tensor([bias], dtype=row.dtype))
@@ -79,7 +80,7 @@ def pairs(model: nn.Module) -> list[PairedExperts]:
 
 
 def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name and parameter of all that is trained: the expert networks, the owner's router rows, and the biases if any."""
+    """Name and parameter of all that is trained: the expert networks, the owner's router rows, the biases if any."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert ".mlp.expert." in name or name.endswith((".mlp.row_D", ".mlp.bias")), f"{name} must stay frozen"
@@ -98,7 +99,7 @@ def expert_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor
     tensors: dict[str, torch.Tensor] = {}
     for n, layer in enumerate(pairs(model)):
         for part in FFN:
-            tensors[expert_ffn(n, part)] = layer.expert.get_submodule(part).weight
+            tensors[expert_ffn(n, part)] = layer.expert.get_parameter(f"{part}.weight")
         tensors[ROUTER_WEIGHT.format(n=n)] = layer.row_D
         if layer.bias is not None:
             tensors[ROUTER_BIAS.format(n=n)] = layer.bias

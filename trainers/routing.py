@@ -1,7 +1,7 @@
 """Router rows from statistics: the public row that all owners share, and what an owner's row starts from.
 
-The router input x [D] of a layer is the residual stream after attention. Owners see the public moments, shipped with the
-anchor, and their own; nobody sees another owner's.
+The router input x [D] of a layer is the residual stream after attention. Owners see the public moments, shipped with
+the anchor, and their own; nobody sees another owner's.
 
 * mean: `r = E[x] / E[|x|^2]`, the domain embedding scaled so that logits are of order one (FlexOlmo, arXiv 2507.07024,
   section 3.2, there with embeddings of a text encoder).
@@ -49,7 +49,7 @@ def router_input_moments(
 
     hooks = [layer.mlp.register_forward_pre_hook(gather(n)) for n, layer in enumerate(layers)]
     was_training = model.training
-    model.eval()
+    model.train(False)
     try:
         for batch in batches:
             x_BT = batch["input_ids"].to(model.device)
@@ -108,8 +108,8 @@ def starting_rows(
     stored = anchor.moments()
     if stored is None:
         raise InputError(
-            f"{anchor.folder}: model.router_init=discriminant needs the anchor's public moments, which it does not ship. "
-            "Use model.router_init=mean."
+            f"{anchor.folder}: model.router_init=discriminant needs the anchor's public moments, which it does not "
+            "ship. Use model.router_init=mean."
         )
     rows = []
     for n, part in enumerate(own):
@@ -127,7 +127,8 @@ def mean_row(moments: Moments) -> torch.Tensor:
 
 def bias_direction(public: Moments, ridge: float = 1e-3) -> torch.Tensor:
     """The ridge solution v [D] of v.x = 1 over public text: (E[xx'] + ridge * mean diagonal)^-1 E[x]."""
-    return torch.linalg.solve(_ridged(public.second, ridge), public.mean)
+    v_D: torch.Tensor = torch.linalg.solve(_ridged(public.second, ridge), public.mean)
+    return v_D
 
 
 def discriminant(own: Moments, public: Moments, shrinkage: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,8 @@ from trainers.fit import Metrics
 def anchor_summary(output: Path, metrics: Metrics) -> None:
     """Prints where the anchor is and what training did."""
     if metrics:
-        print(f"loss on held-out public text: {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f} nats per token")
+        before, after = metrics["loss_before"], metrics["loss_after"]
+        print(f"loss on held-out public text: {before:.3f} -> {after:.3f} nats per token")
     print(f"wrote {output}/  next: python train_expert.py +domain=math anchor.path={output}")
 
 
@@ -34,8 +35,10 @@ def expert_summary(result: Result) -> None:
     table.add_row("file", f"{result.path}, {result.path.stat().st_size / 1e6:.2f} MB")
     console = Console()
     console.print(table)
-    console.print(f"What leaves this machine if you send {result.path}: its header (flexo-inspect shows it) and", end=" ")
-    console.print(f"{len(header.tensors)} tensors. No text, no token, no sample of either.")
+    console.print(
+        f"What leaves this machine if you send {result.path}: its header (flexo-inspect shows it) and "
+        f"{len(header.tensors)} tensors. No text, no token, no sample of either."
+    )
     for line in _families(header.tensors):
         console.print(f"  {line}", highlight=False)
 

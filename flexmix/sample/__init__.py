@@ -1,1 +1,1 @@
-"""Sample corpora made from registry packages: `build` makes them, `recipe` says from what, the rest reads or writes text."""
+"""Sample corpora from registry packages: `build` makes them, `recipe` says from what, the rest reads or writes text."""

@@ -15,10 +15,10 @@ from trainers.lit import LossOptions
 from trainers.optim import OptimizerOptions
 from trainers.text import DataOptions
 
-WORDS = {
-    "public": "the city lies on a river and people live there since many years with their children and dogs".split(),
-    "math": "let x be one two three plus minus equals sum of product then so we get 1 2 3 4 5 6 7 8 9".split(),
-    "code": "def return self if else for in range ( ) [ ] = == import None True False yield lambda : .".split(),
+SENTENCES = {
+    "public": "the city lies on a river and people live there since many years with their children and dogs",
+    "math": "let x be one two three plus minus equals sum of product then so we get 1 2 3 4 5 6 7 8 9",
+    "code": "def return self if else for in range ( ) [ ] = == import None True False yield lambda : .",
 }
 RUN = RunOptions(precision="32-true", accelerator="cpu", log_every=1)
 
@@ -29,7 +29,7 @@ def shard(path: Path, domain: str, documents: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wt", encoding="utf-8") as file:
         for _ in range(documents):
-            words = dice.choices(WORDS[domain], k=dice.randint(5, 40))
+            words = dice.choices(SENTENCES[domain].split(), k=dice.randint(5, 40))
             file.write(json.dumps({"text": " ".join(words)}) + "\n")
     return path
 

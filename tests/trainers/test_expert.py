@@ -75,7 +75,9 @@ def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(
     assert not (tmp_path / "cut.run/last.ckpt").exists()
 
 
-def test_a_run_killed_outright_goes_on_bit_for_bit(train: Train, small_anchor: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_run_killed_outright_goes_on_bit_for_bit(
+    train: Train, small_anchor: Path, shards: Path, tmp_path: Path
+) -> None:
     undisturbed = train("math", output=tmp_path / "whole.pt").header.tensors
     program = f"""
 import sys, time
@@ -87,7 +89,8 @@ from trainers.expert import train_expert
 slow = callbacks.TokenProgress.on_train_batch_end
 callbacks.TokenProgress.on_train_batch_end = lambda *a: (slow(*a), time.sleep(0.2))
 arguments = expert_arguments("math", Path({str(small_anchor)!r}), Path({str(shards)!r}), Path({str(tmp_path)!r}))
-train_expert(**arguments | {{"output": Path({str(tmp_path / "cut.pt")!r}), "run": replace(RUN, checkpoint_seconds=0.0)}})
+arguments |= {{"output": Path({str(tmp_path / "cut.pt")!r}), "run": replace(RUN, checkpoint_seconds=0.0)}}
+train_expert(**arguments)
 """
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     checkpoint = tmp_path / "cut.run/last.ckpt"
@@ -120,7 +123,7 @@ def test_a_failed_export_does_not_cost_the_training(
 def test_an_existing_expert_is_kept_unless_told_otherwise(train: Train, tmp_path: Path) -> None:
     path = train("math").path
     before = path.read_bytes()
-    with pytest.raises(InputError, match="exists already.*overwrite=true"):
+    with pytest.raises(InputError, match=r"exists already.*overwrite=true"):
         train("math", seed=1)
     assert path.read_bytes() == before
     assert train("math", seed=1, overwrite=True).path.read_bytes() != before
