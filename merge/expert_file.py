@@ -8,13 +8,8 @@ whatever is not exactly as specified is refused.
 
 from __future__ import annotations
 
-import os
-import pickletools
-import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +20,12 @@ from merge.checkpoint import DTYPE_NAMES, DTYPES, save_tensors, tensor_digest
 from merge.errors import ExpertFileError
 from merge.files import new_file
 from merge.flexolmo import expert_tensors
-from merge.header import MAX_HEADER, Header, TensorInfo, parse_header
+from merge.header import Header, TensorInfo, parse_header
+from merge.torch_zip import check_zip
 
 FORMAT = "flexo.expert"
 VERSION = 1
 WEIGHT_DTYPES = ("F32", "BF16", "F16")
-MAX_PICKLE = 4 * MAX_HEADER + (4 << 20)  # the header in UTF-8, and about 300 bytes a tensor
-
-# What torch.save writes for {str: str | int | {str: dense tensor}}, one letter for each pickle instruction: s text,
-# i whole number, f False, g global, m recalled from the memo. It leaves no room for code, nor for the bottomless
-# nesting that overflows the stack of PyTorch's own unpickler.
-INSTRUCTIONS = {
-    "PROTO": "", "BINPUT": "", "LONG_BINPUT": "", "BINUNICODE": "s", "BININT": "i", "BININT1": "i", "BININT2": "i",
-    "LONG1": "i", "NEWFALSE": "f", "GLOBAL": "g", "BINGET": "m", "LONG_BINGET": "m", "EMPTY_DICT": "{", "MARK": "(",
-    "EMPTY_TUPLE": "0", "TUPLE1": "1", "TUPLE2": "2", "TUPLE": ")", "BINPERSID": "p", "REDUCE": "r", "SETITEM": "u",
-    "SETITEMS": "U", "STOP": ".",
-}  # fmt: skip
-MAX_INSTRUCTIONS = 500_000  # about 40 a tensor
-GLOBALS = re.compile(r"torch\._utils _rebuild_tensor_v2|torch \w+Storage|collections OrderedDict")
-
-
-def _dict_of(value: str) -> str:
-    return rf"\{{(?:[sm]{value}u|\((?:[sm]{value})*U)*"
-
-
-_SHAPE = "(?:i1|ii2)"
-_TENSOR = rf"[gm]\(\([sm][gm][sm][sm]i\)pi{_SHAPE}{_SHAPE}f[gm]0r\)r"
-PICKLE = re.compile(_dict_of(rf"(?:[sm]|i|{_dict_of(_TENSOR)})") + r"\.")
 
 
 @dataclass(frozen=True)
@@ -148,7 +122,7 @@ def open_expert(path: Path) -> ExpertFile:
 
 
 def _open_zip(path: Path) -> ExpertFile:
-    _check_zip(path)
+    check_zip(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a stranger's file can make the unpickler fail in any way; the answer is the same
@@ -209,66 +183,6 @@ def _header(path: Path, container: str, content: dict[str, Any], names: set[str]
 def _check_names(path: Path, entries: Mapping[Any, Any]) -> None:
     if any(not isinstance(name, str) for name in entries):
         raise ExpertFileError(f"{path}: an entry whose name is no text. Expert files are written by train_expert.py.")
-
-
-def _check_zip(path: Path) -> None:
-    """Refuses what is not laid out as an expert file by torch.save, before anything of it is unpickled."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-            if len(pickles) != 1:
-                raise ExpertFileError(
-                    f"{path}: a zip with {len(pickles)} entries named data.pkl, torch.save makes one. Expert files are "
-                    "written by train_expert.py."
-                )
-            if len({entry.filename for entry in entries}) != len(entries) or not _ends_plainly(path):
-                raise ExpertFileError(
-                    f"{path}: a zip with a repeated entry or something after its end, which torch.save never makes."
-                )
-            unpacked = sum(entry.file_size for entry in entries)
-            if any(entry.compress_type for entry in entries) or unpacked > path.stat().st_size:
-                raise ExpertFileError(
-                    f"{path}: a compressed zip, which torch.save never makes. Refused, as it may be a bomb."
-                )
-            if pickles[0].file_size > MAX_PICKLE:
-                raise ExpertFileError(
-                    f"{path}: {pickles[0].file_size / 1e6:.0f} MB beside the tensors, expected at most "
-                    f"{MAX_PICKLE / 1e6:.0f} MB."
-                )
-            program = archive.read(pickles[0])
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
-        raise ExpertFileError(
-            f"{path}: a damaged or cut-off zip ({str(error)[:200]!r}). Copy the file again."
-        ) from None
-    _check_pickle(path, program)
-
-
-def _ends_plainly(path: Path) -> bool:
-    """Whether the zip's end record, without a comment, ends the file, so that every reader finds the same entries."""
-    with path.open("rb") as file:
-        file.seek(-22, os.SEEK_END)
-        record = file.read()
-    return record.startswith(b"PK\x05\x06") and record.endswith(b"\0\0")
-
-
-def _check_pickle(path: Path, program: bytes) -> None:
-    letters = []
-    try:
-        for opcode, argument, _ in islice(pickletools.genops(program), MAX_INSTRUCTIONS):
-            if opcode.name == "GLOBAL" and not GLOBALS.fullmatch(str(argument)):
-                raise ExpertFileError(
-                    f"{path}: asks for {str(argument)[:80]!r} to be loaded, which no expert file needs. "
-                    "Nothing was run; do not open this file with anything else."
-                )
-            letters.append(INSTRUCTIONS.get(opcode.name, "?"))
-    except ValueError:
-        letters.append("?")
-    if not PICKLE.fullmatch("".join(letters)):
-        raise ExpertFileError(
-            f"{path}: a PyTorch file, but not laid out like an expert file (a dictionary with format, version, header "
-            "and dense CPU tensors). Nothing in it was run. Expert files are written by train_expert.py."
-        )
 
 
 def _check_tensors(path: Path, header: Header, tensors: Mapping[str, torch.Tensor]) -> None:
