@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from inference.cli import Device, Dtype
 from merge.console import new_app, progress, run
 from merge.errors import InputError
 
@@ -42,15 +43,15 @@ def evaluate(
         ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Print bits per byte of anchor, each pair and the merged model on each domain."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from evals.domains import domain_matrix, find_domains, read_text, variants_of
+    from evals.domains import domain_matrix, find_domains, read_texts, variants_of
     from inference.load import load_model, quiet
     from inference.select import expert_names
     from merge.assemble import MANIFEST
@@ -67,7 +68,7 @@ def evaluate(
     if length > limit:
         raise InputError(f"--length {length}: this model was made for at most {limit} tokens.")
     files = find_domains(data, domains.split(",") if domains else None, known)
-    texts = {name: read_text(path, model, max_bytes) for name, path in files.items()}
+    texts = read_texts(files, model, max_bytes)
     variants = variants_of(loaded)
     tokens = len(variants) * sum(text.tokens for text in texts.values())
     # entered before the work, so that a path which cannot be written is refused before it

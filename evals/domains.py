@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from evals.bits import TokenisedText, bits_per_byte
@@ -56,9 +57,13 @@ def find_domains(data: Path, wanted: Sequence[str] | None, known: Sequence[str])
     return {name: find_split(data / name, "test") for name in wanted}
 
 
-def read_text(path: Path, folder: Path, max_bytes: int) -> TokenisedText:
-    """The first documents of a held-out file, whole, up to about `max_bytes`, under a model folder's tokenizer."""
+def read_texts(files: Mapping[str, Path], folder: Path, max_bytes: int) -> dict[str, TokenisedText]:
+    """The first documents of each held-out file, whole, up to about `max_bytes`, under a model folder's tokenizer."""
     tokenizer, end = load_tokenizer(folder)
+    return {domain: _read_text(path, tokenizer, end, max_bytes) for domain, path in files.items()}
+
+
+def _read_text(path: Path, tokenizer: Tokenizer, end: int, max_bytes: int) -> TokenisedText:
     texts: list[str] = []
     nbytes = 0
     for text in read_documents(path):

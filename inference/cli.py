@@ -18,6 +18,9 @@ import typer
 from merge.console import new_app, run
 from merge.errors import InputError
 
+Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
+
 app = new_app("Generate text with a merged model.")
 
 
@@ -39,8 +42,8 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the mass to sample from.")] = 1.0,
     seed: Annotated[int, typer.Option(help="For sampling.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Print the prompt and what the model makes of it, as it is made."""
     if prompt is None:

@@ -1,9 +1,10 @@
 """Output that appears whole or not at all: work in a hidden neighbour, sync it, rename it into place.
 
-    with new_folder(Path("model")) as partial:      # .model.partial-4711 beside it
+    with new_folder(Path("model")) as partial:      # .model.partial-HOST-4711 beside it
         ...                                         # an exception, Ctrl-C or a full disk removes it again
 
-A process killed outright leaves its hidden neighbour behind; the next run for the same target removes it.
+A process killed outright leaves its hidden neighbour behind; the next run on that machine for the same target removes
+it. On a shared disk, other machines cannot know whether the process lives, and leave it alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import glob
 import hashlib
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -88,7 +90,7 @@ def sha256_file(path: Path) -> str:
 def _partial(target: Path) -> Iterator[tuple[Path, Path]]:
     """Yields the hidden neighbour and the target itself, links resolved; parents made for a failure go away again."""
     final = Path(os.path.realpath(target))
-    partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
+    partial = partial_of(final, os.getpid())
     with _os_refusals(target):
         missing = [parent for parent in final.parents if not parent.exists()]
         try:
@@ -119,8 +121,13 @@ def _os_refusals(target: Path) -> Iterator[None]:
         raise
 
 
+def partial_of(target: Path, pid: int | str) -> Path:
+    """Where process `pid` of this machine works on `target`."""
+    return target.with_name(f".{target.name}.partial-{platform.node()}-{pid}")
+
+
 def _remove_abandoned(target: Path) -> None:
-    for path in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+    for path in target.parent.glob(glob.escape(partial_of(target, "").name) + "*"):
         pid = path.name.rpartition("-")[2]
         if pid.isdecimal() and not _alive(int(pid)):
             _remove(path)

@@ -127,7 +127,7 @@ def resolve_precision(precision: str) -> Any:
 def _validate(trainer: L.Trainer, lit: LitAnchor, data: TextModule) -> Metrics:
     if not data.held_out_names:
         return {}
-    trainer.validate(lit, datamodule=data, verbose=False)
+    trainer.validate(lit, datamodule=data, verbose=False, weights_only=True)
     return {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("train/")}
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from evals.bits import bits_per_byte
-from evals.domains import Matrix, domain_matrix, find_domains, read_text, variants_of
+from evals.bits import TokenisedText, bits_per_byte
+from evals.domains import Matrix, domain_matrix, find_domains, read_texts, variants_of
 from inference.load import load_model
 from merge.errors import InputError
 from tests.flexmix.text import TEXTS, write_jsonl
@@ -38,23 +38,27 @@ def test_domains_that_are_not_there_are_refused(corpora: Path, tmp_path: Path) -
 def test_text_is_read_up_to_a_size_in_whole_documents(tiny_anchor: Path, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "test.jsonl", ["", *TEXTS, "<|endoftext|>"])
     tokenizer = AutoTokenizer.from_pretrained(tiny_anchor)
-    first = read_text(path, tiny_anchor, 1)
+
+    def read(max_bytes: int) -> TokenisedText:
+        return read_texts({"math": path}, tiny_anchor, max_bytes)["math"]
+
+    first = read(1)
     assert first.documents == [tokenizer(TEXTS[0])["input_ids"]]
     assert (first.nbytes, first.end_of_text) == (len(TEXTS[0]), tokenizer.eos_token_id)
-    assert len(read_text(path, tiny_anchor, len(TEXTS[0])).documents) == 1
-    assert len(read_text(path, tiny_anchor, len(TEXTS[0]) + 1).documents) == 2
-    whole = read_text(path, tiny_anchor, 10_000)
+    assert len(read(len(TEXTS[0])).documents) == 1
+    assert len(read(len(TEXTS[0]) + 1).documents) == 2
+    whole = read(10_000)
     assert len(whole.documents) == 5 and whole.nbytes == sum(map(len, TEXTS)) + len("<|endoftext|>")
     assert whole.end_of_text not in whole.documents[-1]
     with pytest.raises(InputError, match=r"empty.jsonl: no text in it"):
-        read_text(write_jsonl(tmp_path / "empty.jsonl", ["", " "]), tiny_anchor, 100)
+        read_texts({"math": write_jsonl(tmp_path / "empty.jsonl", ["", " "])}, tiny_anchor, 100)
 
 
 def test_the_matrix_scores_each_variant_as_a_model_of_its_own(
     merged: Path, tiny_anchor: Path, corpora: Path, make_expert: object, tmp_path: Path
 ) -> None:
     model, _ = load_model(merged, device="cpu")
-    texts = {name: read_text(path, merged, 10_000) for name, path in find_domains(corpora, None, []).items()}
+    texts = read_texts(find_domains(corpora, None, []), merged, 10_000)
     told: list[float] = []
     matrix = domain_matrix(model, texts, variants_of(model), 16, told.append)
     assert matrix.models == ["anchor", "pair math", "pair news", "merged, top-2 of 3"]

@@ -17,6 +17,7 @@ import pytest
 import merge.cli
 from merge.assemble import read_manifest
 from merge.expert_file import open_expert
+from merge.files import partial_of
 from tests.merge.tools import call, listing
 
 Make = Callable[..., Path]
@@ -211,7 +212,7 @@ def test_stopping_in_the_middle_leaves_nothing(make_expert: Make, tmp_path: Path
         while not (tmp_path / f"{number.name}.mark").exists():
             assert process.poll() is None, finish(process)
             time.sleep(0.02)
-        partial = tmp_path / number.name / f".m.partial-{process.pid}"
+        partial = partial_of(tmp_path / number.name / "m", process.pid)
         assert (partial / "model.safetensors").exists()
         process.send_signal(number)
         code, _, err = finish(process)

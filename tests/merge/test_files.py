@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from merge.errors import InputError
-from merge.files import new_file, new_folder, refuse_occupied, sha256_file
+from merge.files import new_file, new_folder, partial_of, refuse_occupied, sha256_file
 from tests.merge.tools import listing
 
 DEAD = 2**22 + 1  # above the largest process id of Linux
@@ -100,25 +100,22 @@ def test_a_file_is_replaced_only_on_request(inside: Path) -> None:
 
 
 def test_leftovers_of_dead_processes_go_and_others_stay(inside: Path) -> None:
-    other = f".model.partial-{os.getppid()}"
-    for name in [
-        f".model.partial-{DEAD}",
-        f".model.partial-{10**30}",
-        other,
-        f".model2.partial-{DEAD}",
-        ".model.partial-x",
-    ]:
-        Path(name).mkdir()
-        (Path(name) / "a").write_text("a")
-    Path(f".[m]odel.partial-{DEAD}").write_text("a")
-    with new_folder(Path("model")):
+    model, odd = Path("model"), Path("[m]odel")
+    abandoned = [partial_of(model, DEAD), partial_of(model, 10**30)]
+    others = [
+        partial_of(model, os.getppid()), partial_of(Path("model2"), DEAD), partial_of(model, "x"),
+        Path(f".model.partial-another-host-{DEAD}"),
+    ]  # fmt: skip
+    for path in abandoned + others:
+        path.mkdir()
+        (path / "a").write_text("a")
+    partial_of(odd, DEAD).write_text("a")
+    with new_folder(model):
         pass
-    assert listing(inside) == {
-        "model", other, f".model2.partial-{DEAD}", ".model.partial-x", f".[m]odel.partial-{DEAD}"
-    }  # fmt: skip
-    with new_file(Path("[m]odel")) as partial:
+    assert listing(inside) == {"model", partial_of(odd, DEAD).name, *(path.name for path in others)}
+    with new_file(odd) as partial:
         partial.write_text("a")
-    assert f".[m]odel.partial-{DEAD}" not in listing(inside)
+    assert partial_of(odd, DEAD).name not in listing(inside)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -15,6 +15,7 @@ from flexmix.sample import packages
 from flexmix.sample.build import build
 from flexmix.sample.recipe import DOMAINS, RECIPE
 from merge.errors import InputError
+from merge.files import partial_of
 
 LIMIT = 60_000
 OFFLINE = {"public", "code", "educational", "math"}
@@ -205,7 +206,7 @@ def test_a_build_that_was_killed_goes_on(tmp_path: Path, small_packages: Path, m
         _build(output)
     assert {path.name for path in output.iterdir()} == {"public", "news"}
 
-    (output / ".creative.partial-999999999").mkdir()  # what a kill -9 would leave
+    partial_of(output / "creative", 999999999).mkdir()  # what a kill -9 would leave
     said: list[str] = []
     _build(output, say=said.append)
     assert [line.partition(":")[0] for line in said[:3]] == ["kept public", "kept news", "creative"]
