@@ -129,7 +129,7 @@ def train_expert(
     }  # fmt: skip
     with work_folder(output, settings, resume) as work:
         own = data.windows(corpus.train, anchor.folder)
-        public_windows = data.windows(public["train"], anchor.folder) if public and data.public_share else None
+        public_windows = data.training_windows(public["train"], anchor.folder) if public and data.public_share else None
         held_out = {"own": corpus.test, "public": public.get("test")}
         module = TextModule(
             own,

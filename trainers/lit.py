@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from transformers import PreTrainedModel
 
+from flexmix.packing import NO_LABEL, varlen
 from trainers.optim import OptimizerOptions
 from trainers.paired import router_logits, trainable_parameters
 
@@ -60,7 +61,8 @@ class LitAnchor(L.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
         loss, log_normaliser_BT = self._forward(batch)
-        terms = {"loss": loss, "lm_z": self.weights.lm_z * log_normaliser_BT.square().mean()} | self._terms(batch)
+        lm_z = self.weights.lm_z * labelled_mean(log_normaliser_BT.square(), batch)
+        terms = {"loss": loss, "lm_z": lm_z} | self._terms(batch)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch["labels"]))
         return torch.stack(list(terms.values())).sum()
 
@@ -78,11 +80,14 @@ class LitAnchor(L.LightningModule):
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean cross-entropy, and the log-normaliser of every position [B, T], from one pass over the logits."""
-        output = self.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+        positions_BT = batch["position_ids"]
+        flash = "flash" in (self.model.config._attn_implementation or "")
+        more = varlen(positions_BT) if flash else {}
+        output = self.model(input_ids=batch["input_ids"], position_ids=positions_BT, use_cache=False, **more)
         logits_BTV = output.logits.float()
         log_normaliser_BT = logits_BTV.logsumexp(-1)
-        label_logits_BT = logits_BTV.gather(-1, batch["labels"].unsqueeze(-1)).squeeze(-1)
-        return (log_normaliser_BT - label_logits_BT).mean(), log_normaliser_BT
+        label_logits_BT = logits_BTV.gather(-1, batch["labels"].clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        return labelled_mean(log_normaliser_BT - label_logits_BT, batch), log_normaliser_BT
 
     def _terms(self, _batch: Batch) -> dict[str, torch.Tensor]:
         """Further terms of the loss, weighted."""
@@ -114,18 +119,27 @@ class LitExpert(LitAnchor):
 
     def _terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         logits_LBT2 = router_logits(self.model)
-        terms = {"router_z": self.weights.router_z * logits_LBT2.logsumexp(-1).square().mean()}
+        terms = {"router_z": self.weights.router_z * labelled_mean(logits_LBT2.logsumexp(-1).square(), batch)}
         if self.weights.own_vs_public:
             margin_LBT = logits_LBT2[..., 1] - logits_LBT2[..., 0]
-            terms["own_vs_public"] = self.weights.own_vs_public * own_vs_public_loss(margin_LBT, batch["own"])
+            own_BT = batch["own"].unsqueeze(-1).expand(batch["labels"].shape)
+            labelled_BT = batch["labels"] != NO_LABEL
+            loss = own_vs_public_loss(margin_LBT, own_BT & labelled_BT, ~own_BT & labelled_BT)
+            terms["own_vs_public"] = self.weights.own_vs_public * loss
         return terms
 
 
-def own_vs_public_loss(margin_LBT: torch.Tensor, own_B: torch.Tensor) -> torch.Tensor:
-    """Logistic loss of the router margin, own and public rows weighted as if there were equally many of each.
+def labelled_mean(x: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The mean over the positions that have a label, of x [..., B, T]: padding counts for nothing."""
+    labelled_BT = batch["labels"] != NO_LABEL
+    return (x * labelled_BT).sum() / (labelled_BT.sum() * (x.numel() // labelled_BT.numel()))
+
+
+def own_vs_public_loss(margin_LBT: torch.Tensor, own_BT: torch.Tensor, public_BT: torch.Tensor) -> torch.Tensor:
+    """Logistic loss of the router margin, own and public positions weighted as if there were equally many of each.
 
     With equal weights the best margin is the log density ratio of own to public text, whatever the mixture in training.
     """
-    own_loss, public_loss = F.softplus(-margin_LBT[:, own_B]), F.softplus(margin_LBT[:, ~own_B])
+    own_loss, public_loss = F.softplus(-margin_LBT[:, own_BT]), F.softplus(margin_LBT[:, public_BT])
     both = [part.mean() for part in (own_loss, public_loss) if part.numel()]
     return torch.stack(both).mean()

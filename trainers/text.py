@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from flexmix.packing import Windows
+from flexmix.best_fit import BestFit
+from flexmix.packing import Packed, Packing, Windows
 from flexmix.tokens import prepare_shard
 from merge.errors import InputError
 
@@ -17,8 +18,9 @@ class DataOptions:
 
     tokens: int  # seen in training, in all
     length: int = 256  # tokens in a window
-    batch_size: int = 8  # windows per step
-    public_share: float = 0.0  # of the tokens, for experts
+    batch_size: int = 8  # windows per step, over all devices
+    packing: Packing = "concat"  # of training text; best_fit cuts fewer documents and pads
+    public_share: float = 0.0  # of the windows, for experts
     eval_windows: int = 64  # of each held-out set
     moment_windows: int = 256  # read to know a domain from inside the anchor
     cache: Path = Path("data/tokens")  # token shards, kept between runs
@@ -29,6 +31,8 @@ class DataOptions:
                 f"data: tokens {self.tokens}, length {self.length}, batch_size {self.batch_size} and moment_windows "
                 f"{self.moment_windows} must be positive, and public_share {self.public_share} from 0 up to 1."
             )
+        if self.packing not in get_args(Packing):
+            raise InputError(f"data.packing: {self.packing!r}, expected {' or '.join(get_args(Packing))}.")
 
     @property
     def tokens_per_step(self) -> int:
@@ -43,5 +47,11 @@ class DataOptions:
         return {name: value for name, value in asdict(self).items() if name != "cache"}
 
     def windows(self, source: Path, model: Path) -> Windows:
-        """The windows of a corpus file under the tokenizer of a model folder."""
+        """The windows of a corpus file under the tokenizer of a model folder, plainly cut: what is measured on."""
         return Windows(prepare_shard(source, model, self.cache), self.length, str(source))
+
+    def training_windows(self, source: Path, model: Path) -> Packed:
+        """The windows of a corpus file as `packing` says: what is trained on."""
+        if self.packing == "best_fit":
+            return BestFit(prepare_shard(source, model, self.cache), self.length)
+        return self.windows(source, model)
