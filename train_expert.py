@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from merge.errors import InputError
 from trainers.entry import plain, run_hydra
@@ -27,14 +27,17 @@ def main(cfg: DictConfig) -> None:
     from trainers.lit import LossOptions
     from trainers.optim import OptimizerOptions
     from trainers.summary import expert_summary
-    from trainers.text import DataOptions
+    from trainers.text import DataOptions, WeightedText
 
+    if cfg.data.mixture and OmegaConf.is_missing(cfg.domain, "train"):
+        cfg.domain.train = None  # the mixture names all training text
     domain, data = plain(cfg, "domain"), plain(cfg, "data")
+    mixture = tuple(WeightedText(Path(source["path"]), source.get("weight")) for source in data.pop("mixture") or ())
     hub = domain.pop("hub")
     files = {split: Path(path) if (path := domain.pop(split)) else None for split in ("train", "test")}
     public = data.pop("public")
     result = train_expert(
-        domain=Domain(**domain | files, hub=HubSource(**hub) if hub else None),
+        domain=Domain(**domain | files, hub=HubSource(**hub) if hub else None, mixture=mixture),
         anchor_path=cfg.anchor.path,
         output=Path(cfg.output),
         corpora=Path(cfg.corpora),

@@ -46,7 +46,8 @@ class TextModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.held_out_names = list(held_out)
-        self.own = mix(train, temperature, seed) if isinstance(train, Sequence) else Stream(train, seed)
+        sources = train if isinstance(train, Sequence) else [Source(train)]
+        self.own = mix(sources, temperature, seed)
         self.public = Stream(public, seed) if public is not None else None
         self.public_share, self.batch_size, self.steps = public_share, batch_size, steps
         self._train = self._loader(0, 1)
