@@ -36,7 +36,7 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     """
 
     def guarded(cfg: DictConfig) -> None:
-        _quiet()
+        quiet()
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             task(cfg)
             return
@@ -105,7 +105,7 @@ def _settings(config_name: str) -> Iterator[str]:
     yield from walk(cfg, "")
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silences what libraries say about themselves; what matters to people is said by us."""
     import transformers
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flexmix.corpus import HubSource, find_split
 from flexmix.datamodule import TextModule
+from flexmix.embedding import read_embedding
 from merge.anchor import Anchor, open_anchor
 from merge.console import progress
 from merge.errors import InputError
@@ -29,7 +30,7 @@ from trainers.hub import local_folder
 from trainers.lit import LitExpert, LossOptions
 from trainers.optim import OptimizerOptions
 from trainers.paired import expert_state, pair
-from trainers.routing import RouterInit, router_input_moments, starting_rows
+from trainers.routing import RouterInit, embedded_rows, router_input_moments, starting_rows
 from trainers.text import DataOptions, OwnText, WeightedText, find_own_text
 
 SOFTWARE = ("flexo", "torch", "transformers", "lightning")
@@ -54,6 +55,7 @@ class PairOptions:
     """The router of the pair."""
 
     router_init: RouterInit = "discriminant"
+    embedding: str | None = None  # for router_init "mean": a domain embedding file instead of reading the text for it
     router_scale: float = 1.5  # on a discriminant
     router_shrinkage: float = 0.01  # of a discriminant's covariance
     train_router: bool = True
@@ -123,6 +125,9 @@ def train_expert(
     L.seed_everything(seed, verbose=False)
     files = {"train": text.train[0].path, "test": text.test}
     files |= {f"public_{split}": path for split, path in public.items()}
+    if model.embedding is not None:
+        read_embedding(Path(model.embedding))  # refused before anything is made
+        files["embedding"] = Path(model.embedding)
     files |= {f"train_{n}": source.path for n, source in enumerate(text.train[1:], 2)}
     settings = {
         "domain": domain.name, "anchor": anchor.digest, "router": anchor.router_digest, "data": data.settings(),
@@ -174,12 +179,16 @@ def train_expert(
 def _paired_model(anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, seed: int) -> PreTrainedModel:
     """The anchor in fp32 with a pair in every layer, the router rows started from the owner's text."""
     model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=torch.float32)
-    loader = data.measured(text, anchor.folder)
-    with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
-        moments = router_input_moments(model, loader, advance)
-    rows = starting_rows(
-        options.router_init, anchor, moments, scale=options.router_scale, shrinkage=options.router_shrinkage, seed=seed
-    )
+    if options.embedding is not None:
+        rows = embedded_rows(Path(options.embedding), options.router_init, anchor)
+    else:
+        loader = data.measured(text, anchor.folder)
+        with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
+            moments = router_input_moments(model, loader, advance)
+        rows = starting_rows(
+            options.router_init, anchor, moments,
+            scale=options.router_scale, shrinkage=options.router_shrinkage, seed=seed,
+        )  # fmt: skip
     return pair(model, anchor, rows, options.train_router, options.router_bias)
 
 

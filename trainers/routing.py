@@ -15,12 +15,14 @@ the anchor, and their own; nobody sees another owner's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from flexmix.domain import Moments
+from flexmix.embedding import read_embedding
 from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, Anchor
 from merge.errors import InputError
 from merge.flexolmo import ROUTER_WEIGHT
@@ -118,6 +120,26 @@ def starting_rows(
         v_D = anchor.router[BIAS_DIRECTION.format(n=n)].double()
         rows.append((anchor.public_row(n).double() + scale * (w_D + intercept * v_D)).float())
     return rows
+
+
+def embedded_rows(path: Path, init: RouterInit, anchor: Anchor) -> list[torch.Tensor]:
+    """The starting rows of `router_init=mean` from a domain embedding file, [D] per layer.
+
+    Raises:
+        InputError: another start is asked for, or the file was measured with something else than this anchor.
+    """
+    if init != "mean":
+        raise InputError(
+            f"model.embedding={path}: only model.router_init=mean starts from a file, not {init}. Set "
+            "model.router_init=mean, or leave model.embedding out."
+        )
+    embedding = read_embedding(path)
+    if embedding.kind != "router_input" or embedding.model != anchor.digest:
+        raise InputError(
+            f"{path}: measured with {embedding.model} ({embedding.kind}), router rows need the router input of this "
+            f"anchor ({anchor.digest}). Make it with flexo-embed TEXT --anchor {anchor.folder} -o {path}"
+        )
+    return embedding.rows()
 
 
 def mean_row(moments: Moments) -> torch.Tensor:
