@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from merge.errors import InputError
-from trainers.entry import plain, run_hydra
+from trainers.entry import read, run_hydra
 
 
 def main(cfg: DictConfig) -> None:
@@ -21,7 +21,6 @@ def main(cfg: DictConfig) -> None:
         raise InputError("no domain: whose text is it? Give +domain=NAME, or +domain=local for your own. See --help.")
     from hydra.utils import instantiate
 
-    from flexmix.corpus import HubSource
     from trainers.expert import Domain, PairOptions, train_expert
     from trainers.fit import RunOptions
     from trainers.lit import LossOptions
@@ -29,25 +28,21 @@ def main(cfg: DictConfig) -> None:
     from trainers.summary import expert_summary
     from trainers.text import DataOptions
 
-    domain, data = plain(cfg, "domain"), plain(cfg, "data")
-    hub = domain.pop("hub")
-    files = {split: Path(path) if (path := domain.pop(split)) else None for split in ("train", "test")}
-    public = data.pop("public")
     result = train_expert(
-        domain=Domain(**domain | files, hub=HubSource(**hub) if hub else None),
-        anchor_path=cfg.anchor.path,
-        output=Path(cfg.output),
-        corpora=Path(cfg.corpora),
-        data=DataOptions(**data | {"cache": Path(data["cache"])}),
-        model=PairOptions(**plain(cfg, "model")),
-        optimizer=OptimizerOptions(**plain(cfg, "optimizer")),
-        loss=LossOptions(**plain(cfg, "loss")),
-        run=RunOptions(**plain(cfg, "run")),
-        public_path=Path(public) if public else None,
+        domain=read(cfg, "domain", Domain),
+        anchor_path=read(cfg, "anchor.path", str),
+        output=read(cfg, "output", Path),
+        corpora=read(cfg, "corpora", Path),
+        data=read(cfg, "data", DataOptions, apart=("public",)),
+        model=read(cfg, "model", PairOptions),
+        optimizer=read(cfg, "optimizer", OptimizerOptions),
+        loss=read(cfg, "loss", LossOptions),
+        run=read(cfg, "run", RunOptions),
+        public_path=Path(read(cfg, "data.public", str)) if cfg.data.public else None,
         logger=instantiate(cfg.logger),
-        seed=cfg.seed,
-        resume=cfg.resume,
-        overwrite=cfg.overwrite,
+        seed=read(cfg, "seed", int),
+        resume=read(cfg, "resume", bool),
+        overwrite=read(cfg, "overwrite", bool),
     )
     expert_summary(result)
 

@@ -107,6 +107,8 @@ def train_expert(
         InputError: text, anchor or settings are unusable, or `output` exists. Nothing was written then.
     """
     check_domain(domain.name, "domain.name")
+    if output.is_dir():
+        raise InputError(f"{output}: a folder stands where the expert file should go. Choose another output.")
     if output.exists() and not overwrite:
         raise InputError(f"{output}: this expert exists already. Choose another output, or pass overwrite=true.")
     anchor = open_anchor(local_folder(anchor_path))
