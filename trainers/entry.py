@@ -150,7 +150,6 @@ def _quiet() -> None:
 
     hub_logging: Any = transformers.utils.logging  # it comes without types
     hub_logging.disable_progress_bar()
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.INFO)  # Lightning sets the levels of its loggers anew when it is imported
     for about in NOISE:
         warnings.filterwarnings("ignore", message=f".*{about}")

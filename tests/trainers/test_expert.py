@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -82,6 +84,7 @@ def test_a_run_killed_outright_goes_on_bit_for_bit(
     program = f"""
 import sys, time
 from pathlib import Path
+from typing import IO
 from dataclasses import replace
 from tests.trainers.runs import RUN, expert_arguments
 from trainers import callbacks
@@ -203,3 +206,40 @@ def test_without_public_text_a_public_share_is_refused_and_none_works(
 def test_the_published_recipe_trains_a_bias(train: Train, tmp_path: Path) -> None:
     header = train("math", model=PairOptions(router_init="mean", router_bias=-0.1)).header
     assert header.tensors["layers.0.router.bias"].shape == (1,)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train("math", output=tmp_path / "whole.pt").header.tensors
+    saves: list[bytes] = []
+    save = torch.save
+    last = tmp_path / "cut.run/last.ckpt"
+
+    def fill_up(content: object, file: IO[bytes]) -> None:
+        if len(saves) == 3:
+            file.write(b"half of a checkpoint")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(content, file)
+        saves.append(b"")
+
+    options = RunOptions(**{**RUN.__dict__, "checkpoint_seconds": 0.0})
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"last\.ckpt: the disk is full"):
+        patch.setattr(torch, "save", fill_up)
+        train("math", output=tmp_path / "cut.pt", run=options)
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    assert not list(last.parent.glob(".*")), "half of a checkpoint was left behind"
+    assert train("math", output=tmp_path / "cut.pt", run=options).header.tensors == whole
+
+
+@pytest.mark.parametrize("moment", ["on_validation_start", "on_train_start"])
+def test_ctrl_c_is_not_lightnings_exit_code(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def stop(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.TokenProgress, moment, stop)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train("math", output=tmp_path / "new/math.pt")
+    assert not (tmp_path / "new").exists()
+    signal.signal(signal.SIGINT, before)
