@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from trainers.entry import plain, run_hydra
+from trainers.entry import read, run_hydra
 
 
 def main(cfg: DictConfig) -> None:
@@ -23,19 +23,18 @@ def main(cfg: DictConfig) -> None:
     from trainers.summary import anchor_summary
     from trainers.text import DataOptions
 
-    data = plain(cfg, "data")
-    data_path, output = Path(data.pop("path")), Path(cfg.output)
+    output = read(cfg, "output", Path)
     metrics = train_anchor(
-        anchor=AnchorOptions(**plain(cfg, "anchor")),
-        data_path=data_path,
+        anchor=read(cfg, "anchor", AnchorOptions),
+        data_path=read(cfg, "data.path", Path),
         output=output,
-        data=DataOptions(**data | {"cache": Path(data["cache"])}),
-        optimizer=OptimizerOptions(**plain(cfg, "optimizer")),
-        loss=LossOptions(**plain(cfg, "loss")),
-        run=RunOptions(**plain(cfg, "run")),
+        data=read(cfg, "data", DataOptions, apart=("path",)),
+        optimizer=read(cfg, "optimizer", OptimizerOptions),
+        loss=read(cfg, "loss", LossOptions),
+        run=read(cfg, "run", RunOptions),
         logger=instantiate(cfg.logger),
-        seed=cfg.seed,
-        resume=cfg.resume,
+        seed=read(cfg, "seed", int),
+        resume=read(cfg, "resume", bool),
     )
     anchor_summary(output, metrics)
 

@@ -19,7 +19,10 @@ from flexmix.corpus import find_split
 from flexmix.packing import Windows
 from flexmix.tokens import TokenShard, prepare_shard
 
-PADDING = "padding", "padding alone"
+COLUMNS = (
+    "corpus", "documents", "median tokens", "T", "concat: cut", "needlessly", "best fit: cut", "padding",
+    "padding alone", "plan",
+)  # fmt: skip
 
 
 def concatenated(shard: TokenShard, length: int) -> tuple[float, float]:
@@ -43,9 +46,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("data/tokens"))
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024])
     arguments = parser.parse_args()
-    columns = "corpus", "documents", "median tokens", "T", "concat: cut", "needlessly", "best fit: cut", *PADDING, "plan"
-    print(f"| {' | '.join(columns)} |
-{'|---' * len(columns)}|")
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("|---" * len(COLUMNS) + "|")
     for folder in sorted(path for path in arguments.corpora.iterdir() if path.is_dir()):
         shard = prepare_shard(find_split(folder, "train"), arguments.anchor, arguments.cache)
         sizes = np.diff(shard.starts)

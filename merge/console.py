@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import typer
 
 from merge.errors import InputError
+from merge.files import FULL
 
 Advance = Callable[[float], None]
 
@@ -42,7 +43,7 @@ def run(app: Callable[[], object]) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turns an `InputError` or a lack of permission into one message and exit code 1, stop signals into 130 or 143."""
+    """Turns an `InputError`, lack of permission or of room into one message and exit code 1, stops into 130 or 143."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -60,6 +61,11 @@ def refusals() -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output has left (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        sys.stderr.write(f"error: {error.filename or 'the output'}: the disk is full. Free some room and try again.\n")
+        sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, before)
 

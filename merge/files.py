@@ -110,15 +110,19 @@ def _os_refusals(target: Path) -> Iterator[None]:
     """Turns the operating system's refusals to write `target` into an `InputError`."""
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as raised:
+        # torch.save raises a RuntimeError of its own when it closes a file that could not be written to
+        error = raised if isinstance(raised, OSError) else raised.__context__
+        if not isinstance(error, OSError):
+            raise
         if error.errno in FULL:
             raise InputError(
-                f"{target}: the disk is full. Nothing was kept; free some room or choose an output on another disk."
+                f"{target}: the disk is full. Nothing of it was kept; free some room or choose another disk."
             ) from error
         if error.errno in UNWRITABLE:
             at = f", at {error.filename}" if error.filename else ""
             raise InputError(f"{target}: cannot be written ({error.strerror}{at}). Choose another output.") from error
-        raise
+        raise raised
 
 
 def partial_of(target: Path, pid: int | str) -> Path:

@@ -1,4 +1,4 @@
-"""Lightning callbacks: progress with rate and time left, and checkpoints on a clock and on signals."""
+"""What hooks into Lightning: progress with rate and time left, checkpoints on a clock and on signals, written whole."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812 - the name everyone uses
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from merge.console import progress
+from merge.files import new_file
 
 
 class TokenProgress(L.Callback):
@@ -38,7 +41,7 @@ class Checkpoints(L.Callback):
     """Saves to one file every `seconds`, and before stopping on Ctrl-C or SIGTERM, always between two steps.
 
     A checkpoint taken in the middle of a step would not resume bit for bit, so a signal only asks for one. A second
-    Ctrl-C stops at once; the last checkpoint stays. Lightning writes the file under another name and renames it.
+    Ctrl-C stops at once; the last checkpoint stays.
     """
 
     def __init__(self, path: Path, seconds: float) -> None:
@@ -53,14 +56,15 @@ class Checkpoints(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_args: Any) -> None:
         if self._stopped_by or time.monotonic() - self._saved >= self.seconds:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
             self._saved = time.monotonic()
         if self._stopped_by:
             raise Stopped(self._stopped_by, self.path, trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, *_args: Any) -> None:
         self._restore()
-        trainer.save_checkpoint(self.path)  # what comes after training can fail, and should not cost the training
+        # what comes after training can fail, and should not cost the training
+        trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_exception(self, *_args: Any) -> None:
         self._restore()
@@ -74,6 +78,18 @@ class Checkpoints(L.Callback):
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous = {}
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that the last good one is there at any moment.
+
+    Lightning's own way leads through the system's temporary folder; from there to another disk, a move is a copy that
+    can be cut short.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with new_file(Path(path), replace=True) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class Stopped(SystemExit):

@@ -8,21 +8,25 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import fields
+from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
 
 from flexmix.paths import config_dir
 from merge.console import refusals
 from merge.errors import InputError
 
+T = TypeVar("T")
 NOISE = (
     "does not have many workers", "srun", "exists and is not empty", "smaller than the logging interval", "LeafSpec",
 )  # fmt: skip
@@ -31,16 +35,17 @@ NOISE = (
 def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     """Composes `config_name` with the command line and hands it to `task`.
 
-    Exit codes: 0 done, 1 refused with one message, 130 and 143 stopped. Inside a multirun an `InputError` is left to
-    Hydra, so that its launchers see that the job failed.
+    Exit codes: 0 done, 1 refused with one message, 130 and 143 stopped. Inside a multirun an exception is left to
+    Hydra, which says which job it was, and whose launchers see that it failed.
     """
 
     def guarded(cfg: DictConfig) -> None:
         quiet()
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            task(cfg)
-            return
-        with refusals():
+        single = HydraConfig.get().mode != RunMode.MULTIRUN
+        with refusals() if single else nullcontext():
+            if missing := list(_missing(OmegaConf.to_container(cfg, resolve=False))):
+                gaps = " ".join(f"{name}=..." for name in missing)
+                raise InputError(f"{', '.join(missing)}: no value. On the command line: {gaps}")
             task(cfg)
 
     decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(guarded)
@@ -52,18 +57,47 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
         except (HydraException, OmegaConfBaseException) as error:
             if shown == "1":
                 raise
-            raise InputError(_explain(error, config_name)) from error
+            raise InputError(_explain(error, config_name).rstrip()) from error
 
 
-def plain(cfg: DictConfig, *names: str) -> dict[str, Any]:
-    """The settings under `names` merged into one dict, interpolations resolved, missing values refused by name."""
-    values: dict[str, Any] = {}
-    for name in names:
-        part = OmegaConf.select(cfg, name)
-        if missing := [key for key in part if OmegaConf.is_missing(part, key)]:
-            raise InputError(f"{name}.{missing[0]}: no value. Give one on the command line: {name}.{missing[0]}=...")
-        values |= cast(dict[str, Any], OmegaConf.to_container(part, resolve=True))
-    return values
+def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ()) -> T:
+    """A setting, or a whole section as the dataclass that the code works with, each value of the type it declares.
+
+    Args:
+        cfg: the composed settings.
+        name: of the setting or section, dotted.
+        kind: what it should be.
+        apart: keys of the section that are no part of `kind`.
+
+    Raises:
+        InputError: a value of another type, a key that `kind` does not have, or an interpolation of nothing.
+    """
+    try:
+        value = OmegaConf.select(cfg, name)
+        if is_section := isinstance(value, DictConfig):
+            value = cast(dict[str, Any], OmegaConf.to_container(value, resolve=True))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{name}: {str(error).splitlines()[0]}.") from None
+    if is_section:
+        value = {key: part for key, part in value.items() if key not in apart}
+        known = [field.name for field in fields(cast(Any, kind))]
+        if unknown := sorted(value.keys() - set(known)):
+            raise InputError(f"{name}.{unknown[0]}: there is no such setting. {_nearest(unknown[0], known)}".rstrip())
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join([name, *map(str, first["loc"])])
+        raise InputError(f"{at}: {first['input']!r} does not fit. {first['msg']}.") from None
+
+
+def _missing(part: Any, path: str = "") -> Iterator[str]:
+    """The settings that have no value, dotted."""
+    for key, value in part.items():
+        if value == MISSING:
+            yield path + key
+        elif isinstance(value, dict):
+            yield from _missing(value, f"{path}{key}.")
 
 
 def _explain(error: Exception, config_name: str) -> str:
@@ -73,7 +107,12 @@ def _explain(error: Exception, config_name: str) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: there is no such {group}. {_nearest(name, error.options)}"
     if found := re.search(r"Could not (?:override|append to config.*?) '?([\w.@/]+)'?", str(error)):
-        return f"{found[1]}: there is no such setting. {_nearest(found[1], list(_settings(config_name)))} See {script}"
+        name, settings = found[1], list(_settings(config_name))
+        if inside := [setting for setting in settings if setting.startswith(f"{name}.")]:
+            return f"{name}: a section of settings, not a choice. It has {', '.join(inside)}. See {script}"
+        if choices := sorted(path.stem for path in (config_dir() / name).glob("*.yaml")):
+            return f"{name}: nothing is chosen yet, so it takes a plus: +{name}=CHOICE. {_nearest('', choices)}"
+        return f"{name}: there is no such setting. {_nearest(name, settings)}See {script}"
     cause = f" ({error.__cause__})" if isinstance(error, ConfigCompositionException) and error.__cause__ else ""
     return f"{' '.join(str(error).split())}{cause} See {script}"
 
@@ -81,7 +120,7 @@ def _explain(error: Exception, config_name: str) -> str:
 def _nearest(name: str, options: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return (f"Did you mean {near[0]!r}? " if near else "") + (
-        f"There are: {', '.join(sorted(options))}." if len(options) <= 12 else ""
+        f"There are: {', '.join(sorted(options))}. " if len(options) <= 12 else ""
     )
 
 
@@ -111,7 +150,6 @@ def quiet() -> None:
 
     hub_logging: Any = transformers.utils.logging  # it comes without types
     hub_logging.disable_progress_bar()
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.INFO)  # Lightning sets the levels of its loggers anew when it is imported
     for about in NOISE:
         warnings.filterwarnings("ignore", message=f".*{about}")

@@ -31,7 +31,7 @@ from trainers.lit import LitExpert, LossOptions
 from trainers.optim import OptimizerOptions
 from trainers.paired import expert_state, pair
 from trainers.routing import RouterInit, embedded_rows, router_input_moments, starting_rows
-from trainers.text import DataOptions, OwnText, WeightedText, find_own_text
+from trainers.text import DataOptions, OwnText, find_own_text
 
 SOFTWARE = ("flexo", "torch", "transformers", "lightning")
 
@@ -47,7 +47,6 @@ class Domain:
     train: Path | None = None
     test: Path | None = None
     hub: HubSource | None = None
-    mixture: tuple[WeightedText, ...] = ()  # several sources, in place of `train`
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,12 @@ def train_expert(
         InputError: text, anchor or settings are unusable, or `output` exists. Nothing was written then.
     """
     check_domain(domain.name, "domain.name")
+    if output.is_dir():
+        raise InputError(f"{output}: a folder stands where the expert file should go. Choose another output.")
     if output.exists() and not overwrite:
         raise InputError(f"{output}: this expert exists already. Choose another output, or pass overwrite=true.")
     anchor = open_anchor(local_folder(anchor_path))
-    text = find_own_text(domain.name, corpora, domain.train, domain.test, domain.hub, domain.mixture)
+    text = find_own_text(domain.name, corpora, domain.train, domain.test, domain.hub, data.mixture)
     say(f"reading {text.said}")
     reference = public_path or anchor.reference
     public = {split: find_split(reference, split) for split in ("train", "test")} if reference.is_dir() else {}
@@ -132,8 +133,7 @@ def train_expert(
     settings = {
         "domain": domain.name, "anchor": anchor.digest, "router": anchor.router_digest, "data": data.settings(),
         "model": asdict(model), "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision,
-        "seed": seed, "weights": [source.weight for source in text.train],
-        "text": {name: sha256_file(path) for name, path in files.items() if path},
+        "seed": seed, "text": {name: sha256_file(path) for name, path in files.items() if path},
     }  # fmt: skip
     with work_folder(output, settings, resume) as work:
         own = data.sources(text, anchor.folder)

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from flexmix.datamodule import TextModule
 from merge.checkpoint import write_json
 from merge.errors import InputError
-from trainers.callbacks import Checkpoints, Stopped, TokenProgress
+from trainers.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
 from trainers.lit import LitAnchor
 from trainers.memory import keep_freed_memory
 
@@ -95,6 +95,7 @@ def fit(
             TokenProgress(label, tokens_per_step, lit.steps),
             Checkpoints(checkpoint, options.checkpoint_seconds),
         ],
+        plugins=[WholeFiles()],
         default_root_dir=work,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -102,14 +103,19 @@ def fit(
         num_sanity_val_steps=0,
         **options.extra,
     )
-    before = _validate(trainer, lit, data)
     try:
+        before = _validate(trainer, lit, data)
         trainer.fit(lit, datamodule=data, ckpt_path=str(checkpoint) if checkpoint.exists() else None, weights_only=True)
+        after = _validate(trainer, lit, data)
     except Stopped as stopped:
         sys.stderr.write(stopped.said + "\n")
         raise
+    except SystemExit as stop:  # Lightning makes an exit code of its own from Ctrl-C
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
     assert trainer.global_step == lit.steps, f"ended at step {trainer.global_step} of {lit.steps}"
-    return before, _validate(trainer, lit, data)
+    return before, after
 
 
 def resolve_precision(precision: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from flexmix.best_fit import BestFit
 from flexmix.corpus import HubSource, find_corpus, find_split, require_file
@@ -17,6 +17,8 @@ from merge.errors import InputError
 @dataclass(frozen=True)
 class WeightedText:
     """One source of an owner who has several: a corpus file or folder, and its weight (None: its size)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a mistyped key in a list of settings
 
     path: Path
     weight: float | None = None
@@ -37,7 +39,7 @@ def find_own_text(
     train: Path | None,
     test: Path | None,
     hub: HubSource | None,
-    mixture: tuple[WeightedText, ...] = (),
+    mixture: tuple[WeightedText, ...] | None = None,
 ) -> OwnText:
     """The text of a domain: of the sources of `mixture`, or what `find_corpus` finds for the other arguments.
 
@@ -74,7 +76,8 @@ class DataOptions:
     batch_size: int = 8  # windows per step, over all devices
     packing: Packing = "concat"  # of training text; best_fit cuts fewer documents and pads
     public_share: float = 0.0  # of the windows, for experts
-    temperature: float = 1.0  # of a mixture of sources; larger evens their shares out
+    mixture: tuple[WeightedText, ...] | None = None  # an owner's sources, in place of the domain's training text
+    temperature: float = 1.0  # of the mixture; larger evens its shares out
     eval_windows: int = 64  # of each held-out set
     moment_windows: int = 256  # read to know a domain from inside the anchor
     cache: Path = Path("data/tokens")  # token shards, kept between runs
@@ -97,8 +100,9 @@ class DataOptions:
         return max(1, self.tokens // self.tokens_per_step)
 
     def settings(self) -> dict[str, Any]:
-        """What decides about the result; where shards are kept does not."""
-        return {name: value for name, value in asdict(self).items() if name != "cache"}
+        """What decides about the result; where shards and sources are kept does not."""
+        weights = [source.weight for source in self.mixture or ()]
+        return {name: value for name, value in asdict(self).items() if name != "cache"} | {"mixture": weights}
 
     def windows(self, source: Path, model: Path) -> Windows:
         """The windows of a corpus file under the tokenizer of a model folder, plainly cut: what is measured on."""

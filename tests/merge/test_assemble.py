@@ -469,6 +469,6 @@ def test_an_occupied_output_is_refused_before_anything_is_read(make_expert: Make
 
 
 def test_a_disk_that_fills_up_leaves_nothing(make_expert: Make, small_disk: Path) -> None:
-    with pytest.raises(InputError, match=r"new/m: the disk is full\. Nothing was kept"):
+    with pytest.raises(InputError, match=r"new/m: the disk is full\. Nothing of it was kept"):
         merged([make_expert("math")], small_disk / "new" / "m")
     assert listing(small_disk) == set()

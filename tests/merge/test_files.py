@@ -159,3 +159,15 @@ def test_a_folder_without_permission_is_refused(locked: Path) -> None:
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_full_disk_is_recognised_behind_the_error_of_torch(inside: Path) -> None:
+    with pytest.raises(InputError, match="the disk is full"), new_file(Path("file")) as partial:
+        partial.write_text("half")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 2895104 vs 2894992")
+    with pytest.raises(RuntimeError, match="of our own"), new_file(Path("file")):
+        raise RuntimeError("of our own")
+    assert listing(inside) == set()

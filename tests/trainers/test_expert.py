@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -84,6 +86,7 @@ def test_a_run_killed_outright_goes_on_bit_for_bit(
     program = f"""
 import sys, time
 from pathlib import Path
+from typing import IO
 from dataclasses import replace
 from tests.trainers.runs import RUN, expert_arguments
 from trainers import callbacks
@@ -222,11 +225,49 @@ def test_best_fit_packing_trains_and_counts_no_padding(train: Train, tmp_path: P
 def test_an_owner_with_several_sources_trains_on_their_mixture(train: Train, shards: Path, tmp_path: Path) -> None:
     said: list[str] = []
     sources = (WeightedText(shards / "math", 3.0), WeightedText(shards / "code/train.jsonl.gz", 1.0))
-    domain = Domain("both", test=shards / "math/test.jsonl.gz", mixture=sources)
-    results = [train(domain=domain, output=tmp_path / f"{name}.pt", say=said.append) for name in ("a", "b")]
+    data = data_options(tmp_path / "tokens", public_share=0.25, mixture=sources)
+    domain = Domain("both", test=shards / "math/test.jsonl.gz")
+    results = [train(domain=domain, data=data, output=tmp_path / f"{name}.pt", say=said.append) for name in ("a", "b")]
     assert results[0].header.tensors == results[1].header.tensors
     assert results[0].header.data.documents == 400
     assert said[0].startswith("reading a mixture of ") and said[0].endswith("math/test.jsonl.gz")
     assert re.search(r"own rows: .*math/train.jsonl.gz 75% \(\S+ epochs\), .*code/train.jsonl.gz 25% ", said[2])
     with pytest.raises(InputError, match=r"both domain\.train=.*domain\.train=null"):
-        train(domain=Domain("both", train=shards / "math/train.jsonl.gz", mixture=sources), output=tmp_path / "c.pt")
+        train("math", data=data, output=tmp_path / "c.pt")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train("math", output=tmp_path / "whole.pt").header.tensors
+    saves: list[bytes] = []
+    save = torch.save
+    last = tmp_path / "cut.run/last.ckpt"
+
+    def fill_up(content: object, file: IO[bytes]) -> None:
+        if len(saves) == 3:
+            file.write(b"half of a checkpoint")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(content, file)
+        saves.append(b"")
+
+    options = RunOptions(**{**RUN.__dict__, "checkpoint_seconds": 0.0})
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"last\.ckpt: the disk is full"):
+        patch.setattr(torch, "save", fill_up)
+        train("math", output=tmp_path / "cut.pt", run=options)
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    assert not list(last.parent.glob(".*")), "half of a checkpoint was left behind"
+    assert train("math", output=tmp_path / "cut.pt", run=options).header.tensors == whole
+
+
+@pytest.mark.parametrize("moment", ["on_validation_start", "on_train_start"])
+def test_ctrl_c_is_not_lightnings_exit_code(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def stop(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.TokenProgress, moment, stop)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train("math", output=tmp_path / "new/math.pt")
+    assert not (tmp_path / "new").exists()
+    signal.signal(signal.SIGINT, before)

@@ -1,0 +1,145 @@
+"""The command line of the training scripts: what was mistyped is named, values have types, a refusal is one message."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from merge.errors import InputError
+from trainers.entry import read, run_hydra
+from trainers.expert import Domain, PairOptions
+from trainers.optim import OptimizerOptions
+from trainers.text import DataOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[DictConfig]]:
+    """`command("train_expert", "+domain=math")`: what the task of a script was given, one for each job."""
+
+    def call(script: str, *arguments: str) -> list[DictConfig]:
+        given: list[DictConfig] = []
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        GlobalHydra.instance().clear()
+        run_hydra(given.append, script)
+        return given
+
+    return call
+
+
+@pytest.fixture
+def refused(command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
+    """The one message of a command line that is refused with exit code 1 and leaves nothing behind."""
+
+    def call(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            command(*arguments)
+        assert stopped.value.code == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
+        return err.removeprefix("error: ").rstrip("\n")
+
+    return call
+
+
+DOMAINS = "There are: academic, code, creative, educational, local, math, news, reddit."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["+domain=mth"], f"domain=mth: there is no such domain. Did you mean 'math'? {DOMAINS}"),
+        (["domain=math"], f"domain: nothing is chosen yet, so it takes a plus: +domain=CHOICE. {DOMAINS}"),
+        (["+domain=math", "optimzer.lr=1"], "optimzer.lr: there is no such setting. Did you mean 'optimizer.lr'? See "),
+        (["+domain=math", "data.tokns=1"], "data.tokns: there is no such setting. Did you mean 'data.tokens'? See "),
+        (["+domain=math", "anchor=tiny"], "anchor: a section of settings, not a choice. It has anchor.path. See "),
+        (["+domain=math", "debug=fats"], "debug=fats: there is no such debug. Did you mean 'fast'? There are: fast."),
+        (["+domain=local"], "domain.name, domain.train: no value. On the command line: domain.name=... domain.train="),
+        (["+domain=math", "data.tokens"], "missing EQUAL at "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_does_not_compose_is_named(refused: Refused, arguments: list[str], message: str) -> None:
+    assert message in refused("train_expert", *arguments)
+
+
+def test_an_anchor_without_text_is_told_what_to_give(refused: Refused) -> None:
+    assert refused("train_anchor") == "data.path: no value. On the command line: data.path=..."
+
+
+def test_a_multirun_gives_each_job_its_settings(command: Callable[..., list[DictConfig]]) -> None:
+    jobs = command("train_expert", "-m", "+domain=math,code", "seed=1")
+    assert [(job.domain.name, job.output, job.seed) for job in jobs] == [
+        ("math", "experts/math.pt", 1),
+        ("code", "experts/code.pt", 1),
+    ]
+
+
+def test_a_single_run_leaves_nothing_of_hydras(command: Callable[..., list[DictConfig]], tmp_path: Path) -> None:
+    assert len(command("train_expert", "+domain=math")) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+CFG = OmegaConf.create(
+    {
+        "data": {"tokens": 100, "cache": "tokens", "public": None},
+        "domain": {"name": "math", "train": "a.jsonl", "hub": {"id": "some/set", "documents": 7}},
+        "optimizer": {"lr": "1e-3", "betas": [0.9, 0.99]},
+        "seed": 3,
+    }
+)
+
+
+def test_settings_become_what_the_code_works_with() -> None:
+    assert read(CFG, "data", DataOptions, apart=("public",)) == DataOptions(100, cache=Path("tokens"))
+    domain = read(CFG, "domain", Domain)
+    assert domain.train == Path("a.jsonl") and domain.hub is not None and domain.hub.documents == 7
+    assert read(CFG, "optimizer", OptimizerOptions) == OptimizerOptions(lr=1e-3, betas=(0.9, 0.99))
+    assert read(CFG, "seed", int) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "kind", "message"),
+    [
+        ({"data": {"tokens": "abc", "public": None}}, "data", DataOptions, r"data\.tokens: 'abc' does not fit"),
+        ({"data": {"tokens": 0, "public": None}}, "data", DataOptions, r"data: tokens 0.* must be positive"),
+        ({"data": {"tokens": 5, "sized": 1}}, "data", DataOptions, r"data\.\w+: there is no such setting"),
+        (
+            {"optimizer": {"lr": 1, "betas": [1, 2, 3]}},
+            "optimizer",
+            OptimizerOptions,
+            r"optimizer\.betas.*does not fit",
+        ),
+        (
+            {"model": {"router_init": "lucky"}},
+            "model",
+            PairOptions,
+            r"model\.router_init: 'lucky' does not fit.*'mean'",
+        ),
+        ({"seed": "x"}, "seed", int, r"seed: 'x' does not fit"),
+    ],
+)
+def test_a_value_of_another_type_is_named(changes: dict[str, object], name: str, kind: type, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(OmegaConf.merge(CFG, changes), name, kind, apart=("public",))
+
+
+@pytest.mark.parametrize("script", ["train_anchor", "train_expert"])
+def test_help_shows_examples_groups_and_settings(script: str, tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, ROOT / f"{script}.py", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    for part in (f"python {script}.py", "logger: csv, none, tensorboard, wandb", "tokens:", "batch_size: 8"):
+        assert part in said
+    assert list(tmp_path.iterdir()) == []
