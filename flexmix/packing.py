@@ -7,7 +7,7 @@
 
 No token attends to another document, and positions are all that says so. transformers reads restarting positions as
 packed documents when it is given no attention mask: for sdpa and eager it makes an explicit mask, for flex attention a
-BlockMask. For flash attention it looks at positions in batches of one row alone; `varlen` says it for more rows.
+BlockMask. For flash attention it looks at positions in batches of one row alone; `model_inputs` says it for more rows.
 
 `flexmix.best_fit` makes windows that cut fewer documents, `flexmix.mixture` mixes sources. B rows, T positions.
 """
@@ -107,6 +107,12 @@ def varlen(position_ids_BT: torch.Tensor) -> dict[str, Any]:
     return {
         "cu_seq_lens_q": lengths, "cu_seq_lens_k": lengths, "max_length_q": longest, "max_length_k": longest,
     }  # fmt: skip
+
+
+def model_inputs(batch: Batch, attention: str | None) -> dict[str, Any]:
+    """Keywords of a transformers model's forward for packed rows, whatever its attention implementation is."""
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
+    return inputs | (varlen(batch["position_ids"]) if "flash" in (attention or "") else {})
 
 
 class Stream:

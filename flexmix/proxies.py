@@ -34,7 +34,7 @@ from merge.errors import InputError
 from merge.files import new_file
 
 LEAST = 40  # documents of each kind, below which held-out figures mean nothing
-MOST = 10_000  # documents of each kind to learn from; 0.2 GB for both
+MOST = 10_000  # documents of each kind to learn from, or a few more
 CHARACTERS = 4000  # read of each document
 FEATURES = 1 << 18
 FOLDS = 2
@@ -81,7 +81,8 @@ def choose_proxies(
     """Writes the public documents that look most like own ones to `output`, `.jsonl.gz`, in their order in `public`.
 
     A line is `{"text": ..., "score": ...}`; the score is how likely the classifier takes the document for an own one if
-    there were as many of both, to three decimals. Memory: about 0.3 GB, and 40 bytes a public document.
+    there were as many of both, to three decimals. Memory: up to
+    0.8 GB for what is learnt from, and 40 bytes a public document.
 
     Args:
         own, public: `.jsonl` or `.jsonl.gz` files.

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from transformers import PreTrainedModel
 
-from flexmix.packing import NO_LABEL, varlen
+from flexmix.packing import NO_LABEL, model_inputs
 from trainers.optim import OptimizerOptions
 from trainers.paired import router_logits, trainable_parameters
 
@@ -80,10 +80,8 @@ class LitAnchor(L.LightningModule):
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean cross-entropy, and the log-normaliser of every position [B, T], from one pass over the logits."""
-        positions_BT = batch["position_ids"]
-        flash = "flash" in (self.model.config._attn_implementation or "")
-        more = varlen(positions_BT) if flash else {}
-        output = self.model(input_ids=batch["input_ids"], position_ids=positions_BT, use_cache=False, **more)
+        inputs = model_inputs(batch, self.model.config._attn_implementation)
+        output = self.model(**inputs, use_cache=False)
         logits_BTV = output.logits.float()
         log_normaliser_BT = logits_BTV.logsumexp(-1)
         label_logits_BT = logits_BTV.gather(-1, batch["labels"].clamp(min=0).unsqueeze(-1)).squeeze(-1)

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from flexmix.domain import Moments
 from flexmix.embedding import read_embedding
+from flexmix.packing import model_inputs
 from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, Anchor
 from merge.errors import InputError
 from merge.flexolmo import ROUTER_WEIGHT
@@ -54,9 +55,9 @@ def router_input_moments(
     model.train(False)
     try:
         for batch in batches:
-            x_BT = batch["input_ids"].to(model.device)
-            model.model(input_ids=x_BT, position_ids=batch["position_ids"].to(model.device), use_cache=False)
-            advance(x_BT.numel())
+            batch = {name: part.to(model.device) for name, part in batch.items()}
+            model.model(**model_inputs(batch, model.config._attn_implementation), use_cache=False)
+            advance(batch["input_ids"].numel())
     finally:
         for hook in hooks:
             hook.remove()

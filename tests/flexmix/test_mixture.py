@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexmix.mixture import Mixture, Source, mix, mixture_shares
-from flexmix.packing import Stream
+from flexmix.packing import Stream, TrainLoader
 from merge.errors import InputError
 from tests.flexmix.test_packing import rows, windows_of
 
@@ -86,3 +86,19 @@ def test_unusable_weights_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         mixture_shares([1, 2], given_weights, temperature)
+
+
+@given(weights, st.integers(0, 12), st.sampled_from([1, 2, 4]), st.sampled_from([0.0, 0.25, 0.4]))
+def test_a_mixture_resumes_exactly_on_any_devices(
+    given_weights: list[float], stop: int, devices: int, share: float
+) -> None:
+    shares = mixture_shares(given_weights)
+    public = Stream(windows_of(5, first=9001), 0)
+    whole = list(TrainLoader(mixture_of(shares), public, share, 4, 12))
+    for rank in range(devices):
+        loader = TrainLoader(mixture_of(shares), public, share, 4, 12, rank, devices)
+        loader.load_state_dict({"step": stop})
+        rest = list(loader)
+        assert len(rest) == 12 - stop
+        for part, batch in zip(rest, whole[stop:], strict=True):
+            assert all(torch.equal(part[name], batch[name][rank::devices]) for name in batch)
