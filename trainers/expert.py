@@ -173,7 +173,8 @@ def _paired_model(anchor: Anchor, own: Windows, data: DataOptions, options: Pair
     rows = starting_rows(
         options.router_init, anchor, moments, scale=options.router_scale, shrinkage=options.router_shrinkage, seed=seed
     )
-    return pair(model, anchor, rows, options.train_router, options.router_bias)
+    public_rows = [anchor.public_row(n) for n in range(len(rows))]
+    return pair(model, public_rows, rows, train_row=options.train_router, bias=options.router_bias)
 
 
 def _reference(anchor: Anchor, name: str) -> AnchorReference:

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from trainers.paired_ffn import compute_dtype
+
 IGNORED = -100  # the label of a position that is not scored
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits at once
 LEAST_ROWS = 256  # positions at once: with fewer, reading the output embedding costs more than the products
@@ -75,8 +77,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, h_ND: torch.Tensor, weight_VD: torch.Tensor, labels_N: torch.Tensor, z_weight: float, rows: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        kind = h_ND.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h_ND.dtype
+        kind, dtype = h_ND.device.type, compute_dtype(h_ND)
         compute_VD = weight_VD.to(dtype)
         need_h, need_weight = ctx.needs_input_grad[:2]
         grad_h_ND = torch.empty_like(h_ND) if need_h else None
