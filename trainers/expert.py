@@ -189,7 +189,8 @@ def _paired_model(anchor: Anchor, text: OwnText, data: DataOptions, options: Pai
             options.router_init, anchor, moments,
             scale=options.router_scale, shrinkage=options.router_shrinkage, seed=seed,
         )  # fmt: skip
-    return pair(model, anchor, rows, options.train_router, options.router_bias)
+    public_rows = [anchor.public_row(n) for n in range(len(rows))]
+    return pair(model, public_rows, rows, train_row=options.train_router, bias=options.router_bias)
 
 
 def _mixture(text: OwnText, module: TextModule, data: DataOptions) -> str:

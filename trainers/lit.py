@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from transformers import PreTrainedModel
 
-from flexmix.packing import NO_LABEL, model_inputs
+from flexmix.packing import NO_LABEL
+from trainers.loss import NextToken
 from trainers.optim import OptimizerOptions
 from trainers.paired import router_logits, trainable_parameters
 
@@ -47,8 +48,13 @@ class LitAnchor(L.LightningModule):
         held_out_names: Iterable[str],
     ) -> None:
         super().__init__()
-        self.model, self.options, self.weights, self.steps = model.train(), optimizer, loss, steps
+        self.next_token = NextToken(model.train(), loss.lm_z)
+        self.options, self.weights, self.steps = optimizer, loss, steps
         self.held_out_names = list(held_out_names)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.next_token.model
 
     def trained(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Name and parameter of all that is trained."""
@@ -60,14 +66,14 @@ class LitAnchor(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
-        loss, log_normaliser_BT = self._forward(batch)
-        lm_z = self.weights.lm_z * labelled_mean(log_normaliser_BT.square(), batch)
-        terms = {"loss": loss, "lm_z": lm_z} | self._terms(batch)
-        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch["labels"]))
-        return torch.stack(list(terms.values())).sum()
+        total, loss = self.next_token(batch)
+        terms = self._terms(batch)
+        logged = {"loss": loss, "lm_z": total.detach() - loss} | {name: term.detach() for name, term in terms.items()}
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch["labels"]))
+        return torch.stack([total, *terms.values()]).sum()
 
     def validation_step(self, batch: Batch, _index: int, dataloader_idx: int = 0) -> None:
-        loss, _ = self._forward(batch)
+        _, loss = self.next_token(batch)
         self._log_held_out(f"{self.held_out_names[dataloader_idx]}/loss", loss, len(batch["labels"]))
 
     def configure_gradient_clipping(
@@ -77,15 +83,6 @@ class LitAnchor(L.LightningModule):
         limit = float("inf") if gradient_clip_val is None else gradient_clip_val
         norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.trained()], limit)
         self.log("train/grad_norm", norm.detach())
-
-    def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean cross-entropy, and the log-normaliser of every position [B, T], from one pass over the logits."""
-        inputs = model_inputs(batch, self.model.config._attn_implementation)
-        output = self.model(**inputs, use_cache=False)
-        logits_BTV = output.logits.float()
-        log_normaliser_BT = logits_BTV.logsumexp(-1)
-        label_logits_BT = logits_BTV.gather(-1, batch["labels"].clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        return labelled_mean(log_normaliser_BT - label_logits_BT, batch), log_normaliser_BT
 
     def _terms(self, _batch: Batch) -> dict[str, torch.Tensor]:
         """Further terms of the loss, weighted."""
@@ -107,7 +104,7 @@ class LitExpert(LitAnchor):
         return trainable_parameters(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        kept = {f"model.{name}" for name, _ in self.trained()}
+        kept = {f"next_token.model.{name}" for name, _ in self.trained()}
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in kept}
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:

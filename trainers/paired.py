@@ -10,15 +10,15 @@ B batch, T positions, D hidden size, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from merge.anchor import Anchor
 from merge.flexolmo import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_ffn
+from trainers.paired_ffn import Weights, paired_ffn
 
 
 class PairedExperts(nn.Module):
@@ -39,7 +39,7 @@ class PairedExperts(nn.Module):
     ) -> None:
         super().__init__()
         self.public = public.requires_grad_(False)
-        self.expert = deepcopy(public).requires_grad_(True)
+        self.expert = deepcopy(public).float().requires_grad_(True)
         self.public_row_D: torch.Tensor
         self.register_buffer("public_row_D", public_row.clone())
         self.row_D = nn.Parameter(row.clone(), requires_grad=train_row)
@@ -53,24 +53,33 @@ class PairedExperts(nn.Module):
             logits_BT2 = logits_BT2 + torch.cat([torch.zeros_like(self.bias), self.bias])
         self.logits_BT2 = logits_BT2
         p_BT1 = torch.sigmoid(logits_BT2[..., 1:] - logits_BT2[..., :1])
-        y_BTD = self.public(x_BTD)
-        return torch.lerp(y_BTD, self.expert(x_BTD), p_BT1.to(y_BTD.dtype))
+        return paired_ffn(x_BTD, p_BT1, _weights(self.public), _weights(self.expert))
+
+
+def _weights(ffn: nn.Module) -> Weights:
+    gate, up, down = (ffn.get_parameter(f"{part}.weight") for part in FFN)
+    return gate, up, down
 
 
 def pair(
-    model: PreTrainedModel, anchor: Anchor, rows: list[torch.Tensor], train_row: bool, bias: float | None
+    model: PreTrainedModel,
+    public_rows: Sequence[torch.Tensor],
+    rows: Sequence[torch.Tensor],
+    *,
+    train_row: bool = True,
+    bias: float | None = None,
 ) -> PreTrainedModel:
     """Freezes an anchor and replaces every layer's feed-forward network by a pair. Changes `model` and returns it.
 
     Args:
         model: the anchor, an `Olmo2ForCausalLM`.
-        anchor: its opened folder, for the public rows.
+        public_rows: the shared public router row [D] of every layer.
         rows: the starting router row [D] of every layer.
         train_row, bias: as in `PairedExperts`.
     """
     model.requires_grad_(False)
-    for n, layer in enumerate(model.model.layers):
-        layer.mlp = PairedExperts(layer.mlp, anchor.public_row(n).float(), rows[n].float(), train_row, bias)
+    for layer, public_row, row in zip(model.model.layers, public_rows, rows, strict=True):
+        layer.mlp = PairedExperts(layer.mlp, public_row.float(), row.float(), train_row, bias)
     return model
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from flexmix.packing import NO_LABEL
 from trainers.lit import LitAnchor, LossOptions, labelled_mean
 from trainers.optim import OptimizerOptions
+from trainers.routing import router_input_moments
 
 
 def test_padding_changes_neither_loss_nor_gradient(tiny_anchor: Path) -> None:
@@ -27,9 +29,8 @@ def test_padding_changes_neither_loss_nor_gradient(tiny_anchor: Path) -> None:
     padded["labels"][:, 8:] = NO_LABEL
     found = []
     for batch in (plain, padded):
-        loss, log_normaliser_BT = lit._forward(batch)
-        total = loss + labelled_mean(log_normaliser_BT.square(), batch)
-        found.append([total, *torch.autograd.grad(total, list(model.parameters()))])
+        total, cross_entropy = lit.next_token(batch)
+        found.append([total, cross_entropy, *torch.autograd.grad(total, list(model.parameters()))])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     x_3BT = torch.randn(3, 2, 12, generator=torch.Generator().manual_seed(1))
@@ -38,27 +39,24 @@ def test_padding_changes_neither_loss_nor_gradient(tiny_anchor: Path) -> None:
     assert torch.equal(labelled_mean(x_3BT, plain), x_3BT.mean()), "unpadded batches, to the bit"
 
 
-def test_flash_attention_is_told_where_documents_start(tiny_anchor: Path) -> None:
-    seen: dict[str, object] = {}
+@pytest.mark.parametrize(("attention", "told"), [("sdpa", None), ("flash_attention_2", [0, 2, 4, 6, 8])])
+def test_flash_attention_is_told_where_documents_start(
+    tiny_anchor: Path, monkeypatch: pytest.MonkeyPatch, attention: str, told: list[int] | None
+) -> None:
+    class Seen(Exception):  # noqa: N818
+        """Carries what the model was given."""
 
-    class Recorder(torch.nn.Module):
-        config = AutoModelForCausalLM.from_pretrained(tiny_anchor).config
+    def record(**arguments: object) -> None:
+        raise Seen(arguments)
 
-        def forward(self, **arguments: object) -> object:
-            seen.update(arguments)
-            raise StopIteration
-
-    lit = LitAnchor(Recorder(), OptimizerOptions(lr=1.0), LossOptions(), 1, [])  # type: ignore[arg-type]
-    batch = {
-        "input_ids": torch.zeros(2, 4),
-        "labels": torch.zeros(2, 4),
-        "position_ids": torch.tensor([[0, 1, 0, 1]] * 2),
-    }
-    for attention, told in (("sdpa", None), ("flash_attention_2", [0, 2, 4, 6, 8])):
-        seen.clear()
-        lit.model.config._attn_implementation_internal = attention
-        try:
-            lit._forward(batch)
-        except StopIteration:
-            lengths = seen.get("cu_seq_lens_q")
-            assert (lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths) == told
+    model = AutoModelForCausalLM.from_pretrained(tiny_anchor)
+    monkeypatch.setattr(model.model, "forward", record)
+    monkeypatch.setattr(type(model.config), "_attn_implementation", attention)
+    lit = LitAnchor(model, OptimizerOptions(lr=1.0), LossOptions(), 1, [])
+    ids_BT = torch.zeros(2, 4, dtype=torch.int64)
+    batch = {"input_ids": ids_BT, "labels": ids_BT, "position_ids": torch.tensor([[0, 1, 0, 1]] * 2)}
+    for run in (lambda: lit.next_token(batch), lambda: router_input_moments(model, [batch], lambda _n: None)):
+        with pytest.raises(Seen) as seen:
+            run()
+        lengths = seen.value.args[0].get("cu_seq_lens_q")
+        assert (None if lengths is None else lengths.tolist()) == told

@@ -25,7 +25,7 @@ def paired(folder: Path, bias: float | None = None) -> Any:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     dice = torch.Generator().manual_seed(0)
     rows = [torch.randn(anchor.architecture.hidden_size, generator=dice) for _ in model.model.layers]
-    return pair(model, anchor, rows, train_row=True, bias=bias)
+    return pair(model, [anchor.public_row(n) for n in range(len(rows))], rows, bias=bias)
 
 
 def batch(model: Any, rows: int = 4, length: int = 24) -> dict[str, torch.Tensor]:
