@@ -54,7 +54,7 @@ class PairOptions:
     """The router of the pair."""
 
     router_init: RouterInit = "discriminant"
-    embedding: str | None = None  # for router_init "mean": a domain embedding file instead of reading the text for it
+    embedding: str | None = None  # a domain embedding file, instead of reading own text once more
     router_scale: float = 1.5  # on a discriminant
     router_shrinkage: float = 0.01  # of a discriminant's covariance
     train_router: bool = True
@@ -179,16 +179,14 @@ def train_expert(
 def _paired_model(anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, seed: int) -> PreTrainedModel:
     """The anchor in fp32 with a pair in every layer, the router rows started from the owner's text."""
     model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=torch.float32)
+    start = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
     if options.embedding is not None:
-        rows = embedded_rows(Path(options.embedding), options.router_init, anchor)
+        rows = embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
     else:
         loader = data.measured(text, anchor.folder)
         with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
             moments = router_input_moments(model, loader, advance)
-        rows = starting_rows(
-            options.router_init, anchor, moments,
-            scale=options.router_scale, shrinkage=options.router_shrinkage, seed=seed,
-        )  # fmt: skip
+        rows = starting_rows(options.router_init, anchor, moments, **start)
     public_rows = [anchor.public_row(n) for n in range(len(rows))]
     return pair(model, public_rows, rows, train_row=options.train_router, bias=options.router_bias)
 

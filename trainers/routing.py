@@ -123,24 +123,30 @@ def starting_rows(
     return rows
 
 
-def embedded_rows(path: Path, init: RouterInit, anchor: Anchor) -> list[torch.Tensor]:
-    """The starting rows of `router_init=mean` from a domain embedding file, [D] per layer.
+def embedded_rows(
+    path: Path, init: RouterInit, anchor: Anchor, *, scale: float, shrinkage: float, seed: int
+) -> list[torch.Tensor]:
+    """`starting_rows` with the owner's moments from a domain embedding file.
 
     Raises:
-        InputError: another start is asked for, or the file was measured with something else than this anchor.
+        InputError: the file was measured with something else than this anchor, or lacks the second moments that
+            `init` needs.
     """
-    if init != "mean":
-        raise InputError(
-            f"model.embedding={path}: only model.router_init=mean starts from a file, not {init}. Set "
-            "model.router_init=mean, or leave model.embedding out."
-        )
     embedding = read_embedding(path)
     if embedding.kind != "router_input" or embedding.model != anchor.digest:
         raise InputError(
             f"{path}: measured with {embedding.model} ({embedding.kind}), router rows need the router input of this "
             f"anchor ({anchor.digest}). Make it with flexo-embed TEXT --anchor {anchor.folder} -o {path}"
         )
-    return embedding.rows()
+    if init == "mean":
+        return embedding.rows()
+    if embedding.second_LDD is None:
+        raise InputError(
+            f"{path}: holds means only, and model.router_init={init} needs second moments. Make it without "
+            "--means-only, or set model.router_init=mean."
+        )
+    own = [Moments.of(mean, second) for mean, second in zip(embedding.mean_LD, embedding.second_LDD, strict=True)]
+    return starting_rows(init, anchor, own, scale=scale, shrinkage=shrinkage, seed=seed)
 
 
 def mean_row(moments: Moments) -> torch.Tensor:
