@@ -59,6 +59,11 @@ class PairOptions:
     router_shrinkage: float = 0.01  # of a discriminant's covariance
     train_router: bool = True
     router_bias: float | None = None  # what a trained bias starts from; None: no bias
+    rank: int | None = None  # of the expert's difference from the public network; None: full
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise InputError(f"model.rank={self.rank}: expected a positive number, or null for a full expert.")
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ def _paired_model(anchor: Anchor, text: OwnText, data: DataOptions, options: Pai
             moments = router_input_moments(model, loader, advance)
         rows = starting_rows(options.router_init, anchor, moments, **start)
     public_rows = [anchor.public_row(n) for n in range(len(rows))]
-    return pair(model, public_rows, rows, train_row=options.train_router, bias=options.router_bias)
+    return pair(model, public_rows, rows, train_row=options.train_router, bias=options.router_bias, rank=options.rank)
 
 
 def _mixture(text: OwnText, module: TextModule, data: DataOptions) -> str:

@@ -62,7 +62,7 @@ class LitAnchor(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.options.build(self.trained())
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.options.schedule(self.steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.options.factor(self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: Batch, _index: int) -> torch.Tensor:

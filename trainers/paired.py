@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from merge.flexolmo import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_ffn
+from trainers.lowrank import LowRankExpert
 from trainers.paired_ffn import Weights, paired_ffn
 
 
@@ -30,16 +31,27 @@ class PairedExperts(nn.Module):
         row: what the owner's router row starts from [D].
         train_row: whether the row is trained.
         bias: None, or what a trained router bias starts from.
+        rank: None for an expert of full rank, or the rank of its difference from the public network.
 
     After a forward pass `logits_BT2` holds the router logits of public and expert, for losses and diagnostics.
     """
 
     def __init__(
-        self, public: nn.Module, public_row: torch.Tensor, row: torch.Tensor, train_row: bool, bias: float | None
+        self,
+        public: nn.Module,
+        public_row: torch.Tensor,
+        row: torch.Tensor,
+        *,
+        train_row: bool = True,
+        bias: float | None = None,
+        rank: int | None = None,
     ) -> None:
         super().__init__()
         self.public = public.requires_grad_(False)
-        self.expert = deepcopy(public).float().requires_grad_(True)
+        if rank is None:
+            self.expert = deepcopy(public).float().requires_grad_(True)
+        else:
+            self.expert = LowRankExpert(_weights(public), rank)
         self.public_row_D: torch.Tensor
         self.register_buffer("public_row_D", public_row.clone())
         self.row_D = nn.Parameter(row.clone(), requires_grad=train_row)
@@ -53,7 +65,16 @@ class PairedExperts(nn.Module):
             logits_BT2 = logits_BT2 + torch.cat([torch.zeros_like(self.bias), self.bias])
         self.logits_BT2 = logits_BT2
         p_BT1 = torch.sigmoid(logits_BT2[..., 1:] - logits_BT2[..., :1])
-        return paired_ffn(x_BTD, p_BT1, _weights(self.public), _weights(self.expert))
+        public = _weights(self.public)
+        if isinstance(self.expert, LowRankExpert):
+            return self.expert.mixture(x_BTD, p_BT1, public)
+        return paired_ffn(x_BTD, p_BT1, public, _weights(self.expert))
+
+    def expert_weights(self) -> Weights:
+        """Gate, up and down projection of the expert, whole."""
+        if isinstance(self.expert, LowRankExpert):
+            return self.expert.weights(_weights(self.public))
+        return _weights(self.expert)
 
 
 def _weights(ffn: nn.Module) -> Weights:
@@ -68,6 +89,7 @@ def pair(
     *,
     train_row: bool = True,
     bias: float | None = None,
+    rank: int | None = None,
 ) -> PreTrainedModel:
     """Freezes an anchor and replaces every layer's feed-forward network by a pair. Changes `model` and returns it.
 
@@ -75,11 +97,11 @@ def pair(
         model: the anchor, an `Olmo2ForCausalLM`.
         public_rows: the shared public router row [D] of every layer.
         rows: the starting router row [D] of every layer.
-        train_row, bias: as in `PairedExperts`.
+        train_row, bias, rank: as in `PairedExperts`.
     """
     model.requires_grad_(False)
     for layer, public_row, row in zip(model.model.layers, public_rows, rows, strict=True):
-        layer.mlp = PairedExperts(layer.mlp, public_row.float(), row.float(), train_row, bias)
+        layer.mlp = PairedExperts(layer.mlp, public_row.float(), row.float(), train_row=train_row, bias=bias, rank=rank)
     return model
 
 
@@ -107,8 +129,8 @@ def expert_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor
     """The trained half under the names of an expert file."""
     tensors: dict[str, torch.Tensor] = {}
     for n, layer in enumerate(pairs(model)):
-        for part in FFN:
-            tensors[expert_ffn(n, part)] = layer.expert.get_parameter(f"{part}.weight")
+        for part, weight in zip(FFN, layer.expert_weights(), strict=True):
+            tensors[expert_ffn(n, part)] = weight
         tensors[ROUTER_WEIGHT.format(n=n)] = layer.row_D
         if layer.bias is not None:
             tensors[ROUTER_BIAS.format(n=n)] = layer.bias
