@@ -184,7 +184,7 @@ def train_expert(
 def _paired_model(anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, seed: int) -> PreTrainedModel:
     """The anchor in fp32 with a pair in every layer, the router rows started from the owner's text."""
     model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=torch.float32)
-    start = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
+    start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
     if options.embedding is not None:
         rows = embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
     else:

@@ -47,7 +47,9 @@ def test_rows_from_a_file_are_those_of_the_text(
         result = train("math", model=options, output=tmp_path / f"{name}.pt")
         rows.append([torch.load(result.path)["tensors"][f"layers.{n}.router.weight"] for n in range(2)])
     for one, other in zip(*rows, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3 if init == "discriminant" else 1e-5, atol=1e-6)
+        # a discriminant inverts a covariance, which the file holds in float32
+        rtol, atol = (1e-2, 1e-3) if init == "discriminant" else (1e-5, 1e-6)
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
 def test_a_file_for_another_start_or_anchor_is_refused(
