@@ -152,7 +152,10 @@ class _Choices:
         with progress("learning to tell own from public", FOLDS * len(seeds), "classifiers") as advance:
             self.weights, self.biases = [], []
             for fold in range(FOLDS):
-                models = [self._fit(mask & (self.fold != fold), s, advance) for mask, s in zip(self.masks, seeds)]  # noqa: B905
+                models = [
+                    self._fit(mask & (self.fold != fold), order, advance)
+                    for mask, order in zip(self.masks, seeds, strict=True)
+                ]
                 self.weights.append(np.stack([weight for weight, _ in models], axis=1))
                 self.biases.append(np.array([bias for _, bias in models]))
 

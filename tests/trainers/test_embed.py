@@ -52,9 +52,7 @@ def test_rows_from_a_file_are_those_of_the_text(
         torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
-def test_a_file_for_another_start_or_anchor_is_refused(
-    embedding: Path, train: Train, tmp_path: Path, make_anchor: Callable[..., Path]
-) -> None:
+def test_a_file_for_another_start_or_anchor_is_refused(embedding: Path, train: Train, tmp_path: Path) -> None:
     path = str(embedding)
     output = tmp_path / "out/x.pt"
     made = read_embedding(embedding)
