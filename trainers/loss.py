@@ -66,9 +66,15 @@ def linear_cross_entropy(
         h_ND, labels_N = h_ND[scored], labels_N[scored]
     assert len(labels_N), "a batch without a scored position"
     if rows is None:
-        rows = max(LEAST_ROWS, CHUNK_LOGITS.get(h.device.type, CHUNK_LOGITS["cuda"]) // len(weight_VD))
+        rows = chunk_rows(len(weight_VD), len(labels_N), h.device.type)
     loss, cross_entropy = _LinearCrossEntropy.apply(h_ND, weight_VD, labels_N, z_weight, rows)  # type: ignore[no-untyped-call]
     return loss, cross_entropy
+
+
+def chunk_rows(vocabulary: int, positions: int, device: str = "cuda") -> int:
+    """How many of `positions` have their logits in memory at once."""
+    limit = CHUNK_LOGITS.get(device, CHUNK_LOGITS["cuda"])
+    return min(positions, max(LEAST_ROWS, limit // vocabulary))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -1,0 +1,232 @@
+"""What a training run will need, before it is paid for: parameters, memory per device, FLOPs, hours, cost.
+
+    python train_expert.py +domain=math anchor.path=allenai/OLMo-2-1124-7B data.tokens=5_000_000_000 \
+        run.devices=8 run.strategy=fsdp plan.show=true plan.hardware=h100
+
+Nothing is loaded: the numbers follow from the architecture and the settings. Memory is what the formulas below say must
+be there at once; an allocator's fragmentation and the framework itself come on top.
+
+D hidden size, F feed-forward size, L layers, V vocabulary, H attention heads of size D / H, G of them for keys and
+values, T positions in a window, N positions in a micro-batch on one device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from merge.errors import InputError
+from merge.flexolmo import Architecture, anchor_tensors, expert_tensors
+from trainers.loss import chunk_rows
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One device: dense bf16 FLOP/s of the data sheet, memory in bytes, and a usual rent in US dollars an hour."""
+
+    flops: float
+    memory: int
+    rent: float
+
+
+HARDWARE = {
+    "h200": Hardware(989e12, 141 * 10**9, 3.5),
+    "h100": Hardware(989e12, 80 * 10**9, 2.5),
+    "a100": Hardware(312e12, 80 * 10**9, 1.5),
+    "l40s": Hardware(362e12, 48 * 10**9, 1.0),
+    "rtx4090": Hardware(165e12, 24 * 10**9, 0.4),
+}
+
+# hub id -> D, F, L, H, G; V is 100352 and the embeddings are not tied in all of them
+PUBLISHED = {
+    "allenai/OLMo-2-0425-1B": (2048, 8192, 16, 16, 16),
+    "allenai/OLMo-2-1124-7B": (4096, 11008, 32, 32, 32),
+    "allenai/OLMo-2-1124-13B": (5120, 13824, 40, 40, 40),
+    "allenai/OLMo-2-0325-32B": (5120, 27648, 64, 40, 8),
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What of a run decides about its cost."""
+
+    tokens: int  # in all
+    length: int  # T
+    rows: int  # windows in a micro-batch on one device
+    devices: int = 1
+    sharded: bool = False  # weights, gradients and optimiser state are spread over the devices (FSDP)
+    bf16: bool = True
+    rank: int | None = None  # of low-rank experts
+    adafactor: bool = False
+    checkpointed: bool = False  # activations are computed twice instead of kept
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Counts, bytes and seconds."""
+
+    frozen: int  # parameters
+    trained: int
+    weights: int  # bytes per device, from here on
+    gradients: int
+    optimizer: int
+    activations: int
+    flops_per_token: float  # of a training step
+
+    @property
+    def memory(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def published(name: str) -> Architecture | None:
+    """The architecture of a published anchor by its hub id, without a network."""
+    if name not in PUBLISHED:
+        return None
+    hidden, ffn, layers, heads, groups = PUBLISHED[name]
+    return Architecture(100_352, hidden, ffn, layers, heads, groups, False, 1e-6, 500_000.0)
+
+
+def make_plan(arch: Architecture, load: Load) -> Plan:
+    """The needs of training one expert of an anchor."""
+    frozen = sum(map(_size, anchor_tensors(arch).values()))
+    trained = sum(map(_size, expert_tensors(arch, load.bias).values()))
+    d, f, layers = arch.hidden_size, arch.intermediate_size, arch.num_hidden_layers
+    if load.rank is not None:
+        trained = layers * (3 * load.rank * (d + f) + d + load.bias)
+    spread = load.devices if load.sharded else 1
+    return Plan(
+        frozen=frozen,
+        trained=trained,
+        weights=ceil((frozen * (2 if load.bf16 else 4) + 4 * trained) / spread),
+        gradients=ceil(4 * trained / spread),
+        optimizer=ceil((_factored(arch) if load.adafactor else 8 * trained) / spread),
+        activations=_activations(arch, load) + (_gathered(arch, load) if load.sharded and load.devices > 1 else 0),
+        flops_per_token=_flops_per_token(arch, load),
+    )
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _factored(arch: Architecture) -> int:
+    d, f = arch.hidden_size, arch.intermediate_size
+    return 4 * arch.num_hidden_layers * (3 * (d + f) + d)
+
+
+def _gathered(arch: Architecture, load: Load) -> int:
+    """The layer in use and the next one, whole, as FSDP gathers them."""
+    d, f, kv = arch.hidden_size, arch.intermediate_size, _kv_size(arch)
+    return 2 * (2 if load.bf16 else 4) * (2 * d * d + 2 * d * kv + 6 * d * f)
+
+
+def _kv_size(arch: Architecture) -> int:
+    return arch.hidden_size // arch.num_attention_heads * arch.num_key_value_heads
+
+
+def kept_for_backward(arch: Architecture, load: Load) -> int:
+    """Bytes of activations that forward leaves for backward.
+
+    A layer keeps, in the dtype of computation, its feed-forward input and the difference of outputs (2 D), four
+    products with gate and up projections (4 F; a low-rank pair 7 F, 4 D and 3 r), and for attention queries, keys,
+    values and output (2 D + 2 D_kv); and in float32 the inputs of its four norms (3 D + D_kv). Frozen projections keep
+    nothing. No gradient reaches into the first layer's attention.
+    """
+    d, f, kv = arch.hidden_size, arch.intermediate_size, _kv_size(arch)
+    n, c, layers = load.rows * load.length, 2 if load.bf16 else 4, arch.num_hidden_layers
+    ffn = c * (2 * d + 4 * f if load.rank is None else 4 * d + 7 * f + 3 * load.rank) + 4 * d
+    attention = c * (2 * d + 2 * kv) + 4 * (2 * d + kv)
+    whole = layers * ffn + (layers - 1) * attention
+    if load.checkpointed:
+        whole = layers * c * d + ffn + attention
+    return n * (whole + (4 + c) * d)  # the last norm's input, and the gradient that the loss has made
+
+
+def _activations(arch: Architecture, load: Load) -> int:
+    """What is kept, and on top the busiest moment: the logits of a chunk, or one layer's backward."""
+    d, f, v = arch.hidden_size, arch.intermediate_size, arch.vocab_size
+    n, c = load.rows * load.length, 2 if load.bf16 else 4
+    return kept_for_backward(arch, load) + max(chunk_rows(v, n) * v * (4 + c), n * c * (4 * f + 4 * d))
+
+
+def _flops_per_token(arch: Architecture, load: Load) -> float:
+    """Of forward and backward, two for each multiplication; attention as if documents were as long as the window."""
+    d, f, v, layers = arch.hidden_size, arch.intermediate_size, arch.vocab_size, arch.num_hidden_layers
+    attention = 2 * (2 * d * d + 2 * d * _kv_size(arch)) + 2 * load.length * d  # projections, scores and values
+    if load.rank is None:
+        networks, gradients = 2 * 2 * 3 * d * f, 2 * 3 * d * f
+    else:
+        networks = 2 * 3 * d * f + 2 * 3 * load.rank * (d + f)
+        gradients = 2 * 3 * load.rank * (d + f)
+    forward = layers * (attention + networks) + 2 * v * d
+    # the first layer's input has no gradient, so neither its attention nor its frozen network has a backward
+    backward = (layers - 1) * (attention + networks) + 2 * d * f + layers * gradients + 2 * v * d
+    return float(forward + backward + (layers * (attention + networks) if load.checkpointed else 0))
+
+
+def render(name: str, arch: Architecture, load: Load, hardware: str, utilisation: float, rent: float | None) -> str:
+    """The plan as text.
+
+    Args:
+        name: of the anchor.
+        arch: its architecture.
+        load: the run.
+        hardware: a key of `HARDWARE`.
+        utilisation: the share of a device's peak FLOP/s that the run is expected to reach.
+        rent: US dollars an hour and device; None takes the usual one.
+
+    Raises:
+        InputError: unknown hardware, or a utilisation that is no share.
+    """
+    if hardware not in HARDWARE:
+        raise InputError(f"plan.hardware={hardware}: expected one of {', '.join(HARDWARE)}.")
+    if not 0 < utilisation <= 1:
+        raise InputError(f"plan.utilisation={utilisation}: expected a share above 0, at most 1.")
+    device, plan = HARDWARE[hardware], make_plan(arch, load)
+    rate = load.devices * device.flops * utilisation / plan.flops_per_token
+    hours = load.tokens / rate / 3600
+    price = hours * load.devices * (device.rent if rent is None else rent)
+    fits = plan.memory < 0.92 * device.memory
+    kind = "low rank, " + str(load.rank) if load.rank else "full rank"
+    lines = [
+        f"plan for {name}: {load.tokens:,} tokens on {load.devices} x {hardware}, {kind}",
+        f"  parameters   {plan.frozen / 1e6:,.1f}M frozen, {plan.trained / 1e6:,.1f}M trained",
+        f"  batch        {load.rows} windows of {load.length} tokens on a device at once",
+        "  memory per device",
+        f"    weights      {plan.weights / GIB:8.2f} GiB",
+        f"    gradients    {plan.gradients / GIB:8.2f} GiB",
+        f"    optimiser    {plan.optimizer / GIB:8.2f} GiB",
+        f"    activations  {plan.activations / GIB:8.2f} GiB",
+        f"    in all       {plan.memory / GIB:8.2f} GiB of {device.memory / GIB:.1f}: "
+        + ("fits" if fits else "does not fit"),
+        f"  FLOPs        {plan.flops_per_token / 1e9:,.2f} billion per token",
+        f"  speed        {rate:,.0f} tokens/s, if {utilisation:.0%} of the peak is reached (an assumption)",
+        f"  time, cost   {hours:,.1f} hours, {price:,.0f} US dollars",
+    ]
+    if not fits:
+        lines.append(f"  try          {_advice(arch, load, device)}")
+    return "\n".join(lines)
+
+
+def _advice(arch: Architecture, load: Load, device: Hardware) -> str:
+    """The first change that makes the run fit, from the cheapest to the dearest."""
+    from dataclasses import replace
+
+    lean = replace(load, checkpointed=True, rows=1)
+    choices = {
+        "run.activation_checkpointing=true": replace(load, checkpointed=True),
+        "run.activation_checkpointing=true and one window at a time (run.accumulate)": lean,
+        "also optimizer.kind=adafactor": replace(lean, adafactor=True),
+        "also model.rank=64": replace(lean, rank=64),
+        "also run.strategy=fsdp on 8 devices": replace(lean, devices=max(8, load.devices), sharded=True),
+    }
+    for said, changed in choices.items():
+        if make_plan(arch, changed).memory < 0.92 * device.memory:
+            return said
+    return "a device with more memory, or more of them with run.strategy=fsdp"
