@@ -1,8 +1,10 @@
-"""`flexo-data`: text for training.
+"""`flexo-data`: text for training, and what domains look like.
 
 flexo-data sample -o data/corpora
 flexo-data sample -o data/corpora --domains math,code
 flexo-data sample -o data/corpora --offline
+flexo-data cosines math.safetensors code.safetensors
+flexo-data proxies own.jsonl.gz --public data/corpora/public -o proxies.jsonl.gz
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from typing import Annotated
 
 import typer
 
+from flexmix.domain_commands import COSINES_EXAMPLES, PROXIES_EXAMPLES, cosines, proxies
 from merge.console import new_app, run
 
-app = new_app("Text for training: sample corpora to try everything out.")
+app = new_app("Text for training.")
+app.command(epilog=COSINES_EXAMPLES)(cosines)
+app.command(epilog=PROXIES_EXAMPLES)(proxies)
 
 
 def main() -> None:
@@ -23,7 +28,7 @@ def main() -> None:
 
 @app.callback()
 def data() -> None:
-    """Text for training: sample corpora to try everything out."""
+    """Text for training: sample corpora, how alike domains are, public text that looks like one."""
 
 
 @app.command(

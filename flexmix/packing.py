@@ -1,19 +1,22 @@
-"""Fixed windows over a token shard, in an order fixed by seed and epoch, resumable at any batch.
+"""Fixed windows over a token shard, in an order fixed by seed and epoch, resumable at any batch on any devices.
 
     tokens     E a b c E d e f g h E i ...        E starts a document (and ends the one before)
     window     E a b c E d e f                    T tokens; the labels are the same tokens one to the left
     labels     a b c E d e f g
     positions  0 1 2 3 0 1 2 3                    they restart with each document
 
-transformers reads restarting positions as packed documents and masks attention between them (for sdpa and eager by an
-explicit mask, for flash attention by cumulative lengths), so no token attends to another document.
+No token attends to another document, and positions are all that says so. transformers reads restarting positions as
+packed documents when it is given no attention mask: for sdpa and eager it makes an explicit mask, for flex attention a
+BlockMask. For flash attention it looks at positions in batches of one row alone; `model_inputs` says it for more rows.
+
+`flexmix.best_fit` makes windows that cut fewer documents, `flexmix.mixture` mixes sources. B rows, T positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +26,33 @@ from flexmix.tokens import TokenShard
 from merge.errors import InputError
 
 Batch = dict[str, torch.Tensor]
+Indices = npt.NDArray[np.int64]
+Packing = Literal["concat", "best_fit"]
+NO_LABEL = -100  # the label of a position that predicts nothing, as cross-entropy in torch and transformers has it
+
+
+class Packed(Protocol):
+    """A token shard in windows of T tokens, by number."""
+
+    packing: Packing
+    shard: TokenShard
+    length: int
+
+    def __len__(self) -> int:
+        """How many windows there are."""
+
+    def read(self, indices: Indices) -> Batch:
+        """Windows as `input_ids`, `labels` and `position_ids`, each [B, T] int64."""
+
+
+class Rows(Protocol):
+    """An endless order of windows."""
+
+    def at(self, places: Indices) -> Batch:
+        """The windows at these places of the order."""
+
+    def plan(self) -> list[dict[str, Any]]:
+        """What decides about the order, in plain values, for checkpoints."""
 
 
 class Windows:
@@ -31,6 +61,8 @@ class Windows:
     Each token is predicted once, but for the very first and fewer than T at the end that fill no window.
     Raises `InputError` if the shard is shorter than one window.
     """
+
+    packing: Packing = "concat"
 
     def __init__(self, shard: TokenShard, length: int, where: str) -> None:
         self.shard, self.length = shard, length
@@ -44,7 +76,7 @@ class Windows:
     def __len__(self) -> int:
         return self.count
 
-    def read(self, indices: npt.NDArray[np.int64]) -> Batch:
+    def read(self, indices: Indices) -> Batch:
         """Windows as `input_ids`, `labels` and `position_ids`, each [B, T] int64."""
         ids_BT = self.shard.ids[indices[:, None] * self.length + np.arange(self.length + 1)].astype(np.int64)
         x_BT, y_BT = ids_BT[:, :-1], ids_BT[:, 1:]
@@ -57,20 +89,55 @@ class Windows:
         }
 
 
+def varlen(position_ids_BT: torch.Tensor) -> dict[str, Any]:
+    """What flash attention must be told about packed rows: keywords of a transformers model's forward.
+
+    transformers finds documents by their positions only in a batch of one row; in larger ones each row would attend
+    across its documents. With these keywords it lays the rows end to end, documents apart, for `flash_attn_varlen`.
+
+    Returns:
+        `cu_seq_lens_q` and `cu_seq_lens_k` [documents + 1] int32, where documents start and the end;
+        `max_length_q` and `max_length_k`, tokens of the longest.
+    """
+    position_ids = position_ids_BT.flatten()  # each row starts at 0
+    starts = (position_ids == 0).nonzero().flatten()
+    end = starts.new_tensor([position_ids.numel()])
+    lengths = torch.cat([starts, end]).to(torch.int32)
+    longest = int(position_ids.max()) + 1
+    return {
+        "cu_seq_lens_q": lengths, "cu_seq_lens_k": lengths, "max_length_q": longest, "max_length_k": longest,
+    }  # fmt: skip
+
+
+def model_inputs(batch: Batch, attention: str | None) -> dict[str, Any]:
+    """Keywords of a transformers model's forward for packed rows, whatever its attention implementation is."""
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
+    return inputs | (varlen(batch["position_ids"]) if "flash" in (attention or "") else {})
+
+
 class Stream:
     """The endless order of a shard's windows: every epoch a new permutation, fixed by (seed, epoch)."""
 
-    def __init__(self, windows: Windows, seed: int) -> None:
+    def __init__(self, windows: Packed, seed: int) -> None:
         self.windows, self.seed = windows, seed
         self._epoch_order = lru_cache(maxsize=2)(self._permute)
 
-    def read(self, first: int, count: int) -> Batch:
-        """`count` windows from place `first` of the order on."""
-        epochs, places = np.divmod(np.arange(first, first + count), len(self.windows))
-        order = [self._epoch_order(int(e))[p] for e, p in zip(epochs, places, strict=True)]
+    def at(self, places: Indices) -> Batch:
+        """The windows at these places of the order."""
+        epochs, within = np.divmod(places, len(self.windows))
+        order = [self._epoch_order(int(e))[p] for e, p in zip(epochs, within, strict=True)]
         return self.windows.read(np.array(order, dtype=np.int64))
 
-    def _permute(self, epoch: int) -> npt.NDArray[np.int64]:
+    def read(self, first: int, count: int) -> Batch:
+        """`count` windows from place `first` of the order on."""
+        return self.at(np.arange(first, first + count))
+
+    def plan(self) -> list[dict[str, Any]]:
+        windows = self.windows
+        counts = {"windows": len(windows), "length": windows.length, "tokens": windows.shard.tokens}
+        return [{"packing": windows.packing, "seed": self.seed} | counts]
+
+    def _permute(self, epoch: int) -> Indices:
         return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.windows))
 
 
@@ -79,12 +146,27 @@ class TrainLoader:
 
     Batch k depends on nothing but the seed and k, so a loader whose state was restored goes on exactly where it was.
     Each batch adds `own` [B] bool, which rows are the owner's; own rows come first.
+
+    Of several devices, each reads its rows of the same batch: with B = 8, device 1 of 4 has rows 1 and 5. The state is
+    the number of batches, the same on every device, so it can be restored with another number of devices.
+
+    Args:
+        own: the owner's windows.
+        public: public windows, needed for a share above 0.
+        share: of the rows that are public, from 0 up to but not including 1.
+        batch_size: rows in a batch, over all devices.
+        steps: batches in a run.
+        rank, devices: which device of how many this loader serves; `batch_size` is a multiple of `devices`.
     """
 
-    def __init__(self, own: Stream, public: Stream | None, share: float, batch_size: int, steps: int) -> None:
+    def __init__(
+        self, own: Rows, public: Rows | None, share: float, batch_size: int, steps: int, rank: int = 0, devices: int = 1
+    ) -> None:
         assert 0 <= share < 1 and (share == 0 or public is not None), f"a share of {share} needs public text"
+        assert 0 <= rank < devices and batch_size % devices == 0, f"{batch_size} rows on device {rank} of {devices}"
         self.own, self.public = own, public
         self.share, self.batch_size, self.steps = share, batch_size, steps
+        self.rank, self.devices = rank, devices
         self.step = 0
 
     def __len__(self) -> int:
@@ -98,16 +180,24 @@ class TrainLoader:
         self.step = 0
 
     def batch(self, k: int) -> Batch:
-        """Batch number `k`: rows are handed to the public text so that its share holds over any stretch of batches."""
+        """This device's rows of batch `k`. Rows are handed to the public text so that its share holds over any
+        stretch of batches.
+        """
         before, after = self._public_rows(k), self._public_rows(k + 1)
-        n_public = after - before
-        batch = self.own.read(k * self.batch_size - before, self.batch_size - n_public)
-        own = torch.arange(self.batch_size) < self.batch_size - n_public
-        if n_public:
+        n_own = self.batch_size - (after - before)
+        mine = np.arange(self.rank, self.batch_size, self.devices)
+        own = mine < n_own
+        batch = self.own.at(k * self.batch_size - before + mine[own])
+        if not own.all():
             assert self.public is not None
-            public = self.public.read(before, n_public)
+            public = self.public.at(before + mine[~own] - n_own)
             batch = {name: torch.cat([rows, public[name]]) for name, rows in batch.items()}
-        return batch | {"own": own}
+        return batch | {"own": torch.from_numpy(own)}
+
+    def plan(self) -> dict[str, Any]:
+        """What a number of batches means: it counts the same batches only where this is the same."""
+        plan = {"batch_size": self.batch_size, "public_share": self.share, "own": self.own.plan()}
+        return plan | ({"public": self.public.plan()} if self.public else {})
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}
@@ -122,7 +212,7 @@ class TrainLoader:
 class EvalLoader:
     """The first windows of a held-out shard in their order, at most `limit` of them."""
 
-    def __init__(self, windows: Windows, batch_size: int, limit: int) -> None:
+    def __init__(self, windows: Packed, batch_size: int, limit: int) -> None:
         self.windows, self.batch_size = windows, batch_size
         self.count = min(len(windows), limit)
 

@@ -86,7 +86,7 @@ def train_anchor(
     with work_folder(output, settings, resume) as work:
         source = _blank(anchor, text["train"], work / "blank")
         module = TextModule(
-            data.windows(text["train"], source),
+            data.training_windows(text["train"], source),
             {"public": data.windows(text["test"], source)},
             batch_size=data.batch_size,
             steps=data.steps,

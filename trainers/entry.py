@@ -40,7 +40,7 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     """
 
     def guarded(cfg: DictConfig) -> None:
-        _quiet()
+        quiet()
         single = HydraConfig.get().mode != RunMode.MULTIRUN
         with refusals() if single else nullcontext():
             if missing := list(_missing(OmegaConf.to_container(cfg, resolve=False))):
@@ -144,7 +144,7 @@ def _settings(config_name: str) -> Iterator[str]:
     yield from walk(cfg, "")
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silences what libraries say about themselves; what matters to people is said by us."""
     import transformers
 

@@ -15,9 +15,9 @@ import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from flexmix.corpus import Corpus, HubSource, find_corpus, find_split
+from flexmix.corpus import HubSource, find_split
 from flexmix.datamodule import TextModule
-from flexmix.packing import EvalLoader, Windows
+from flexmix.embedding import read_embedding
 from merge.anchor import Anchor, open_anchor
 from merge.console import progress
 from merge.errors import InputError
@@ -30,8 +30,8 @@ from trainers.hub import local_folder
 from trainers.lit import LitExpert, LossOptions
 from trainers.optim import OptimizerOptions
 from trainers.paired import expert_state, pair
-from trainers.routing import RouterInit, router_input_moments, starting_rows
-from trainers.text import DataOptions
+from trainers.routing import RouterInit, embedded_rows, router_input_moments, starting_rows
+from trainers.text import DataOptions, OwnText, find_own_text
 
 SOFTWARE = ("flexo", "torch", "transformers", "lightning")
 
@@ -54,6 +54,7 @@ class PairOptions:
     """The router of the pair."""
 
     router_init: RouterInit = "discriminant"
+    embedding: str | None = None  # a domain embedding file, instead of reading own text once more
     router_scale: float = 1.5  # on a discriminant
     router_shrinkage: float = 0.01  # of a discriminant's covariance
     train_router: bool = True
@@ -71,7 +72,7 @@ class Result:
 
     path: Path
     header: Header
-    corpus: Corpus
+    text: OwnText
     public: str  # which public text was used
 
 
@@ -117,8 +118,8 @@ def train_expert(
     if output.exists() and not overwrite:
         raise InputError(f"{output}: this expert exists already. Choose another output, or pass overwrite=true.")
     anchor = open_anchor(local_folder(anchor_path))
-    corpus = find_corpus(domain.name, corpora, domain.train, domain.test, domain.hub)
-    say(f"reading {corpus.said}")
+    text = find_own_text(domain.name, corpora, domain.train, domain.test, domain.hub, data.mixture)
+    say(f"reading {text.said}")
     reference = public_path or anchor.reference
     public = {split: find_split(reference, split) for split in ("train", "test")} if reference.is_dir() else {}
     say(f"public text: {reference}" if public else "public text: none")
@@ -128,16 +129,21 @@ def train_expert(
             f"{data.public_share}. Give public text with data.public=FOLDER, or set data.public_share=0."
         )
     L.seed_everything(seed, verbose=False)
-    files = {"train": corpus.train, "test": corpus.test, **{f"public_{split}": path for split, path in public.items()}}
+    files = {"train": text.train[0].path, "test": text.test}
+    files |= {f"public_{split}": path for split, path in public.items()}
+    if model.embedding is not None:
+        read_embedding(Path(model.embedding))  # refused before anything is made
+        files["embedding"] = Path(model.embedding)
+    files |= {f"train_{n}": source.path for n, source in enumerate(text.train[1:], 2)}
     settings = {
         "domain": domain.name, "anchor": anchor.digest, "router": anchor.router_digest, "data": data.settings(),
         "model": asdict(model), "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision,
         "seed": seed, "text": {name: sha256_file(path) for name, path in files.items() if path},
     }  # fmt: skip
     with work_folder(output, settings, resume) as work:
-        own = data.windows(corpus.train, anchor.folder)
-        public_windows = data.windows(public["train"], anchor.folder) if public and data.public_share else None
-        held_out = {"own": corpus.test, "public": public.get("test")}
+        own = data.sources(text, anchor.folder)
+        public_windows = data.training_windows(public["train"], anchor.folder) if public and data.public_share else None
+        held_out = {"own": text.test, "public": public.get("test")}
         module = TextModule(
             own,
             {name: data.windows(path, anchor.folder) for name, path in held_out.items() if path},
@@ -146,10 +152,13 @@ def train_expert(
             seed=seed,
             public=public_windows,
             public_share=data.public_share,
+            temperature=data.temperature,
             eval_windows=data.eval_windows,
         )
+        if len(own) > 1:
+            say(_mixture(text, module, data))
         lit = LitExpert(
-            _paired_model(anchor, own, data, model, seed), optimizer, loss, data.steps, module.held_out_names
+            _paired_model(anchor, text, data, model, seed), optimizer, loss, data.steps, module.held_out_names
         )
         before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step)
         dtype = anchor.checkpoint.dtype(anchor_ffn(0, FFN[0]))
@@ -160,26 +169,41 @@ def train_expert(
             contact=domain.contact,
             anchor=_reference(anchor, anchor_path),
             training=_training(data, model, optimizer, run, seed, before, after),
-            data=Data(documents=own.shard.documents, tokens=own.shard.tokens),
+            data=Data(
+                documents=sum(source.windows.shard.documents for source in own),
+                tokens=sum(source.windows.shard.tokens for source in own),
+            ),
             privacy=None,
             software={name: importlib.metadata.version(name) for name in SOFTWARE},
         )
         header = write_expert(output, header, expert_state(lit.model, dtype), replace=overwrite)
         (work / "last.ckpt").unlink(missing_ok=True)
-    return Result(output, header, corpus, str(reference) if public else "none")
+    return Result(output, header, text, str(reference) if public else "none")
 
 
-def _paired_model(anchor: Anchor, own: Windows, data: DataOptions, options: PairOptions, seed: int) -> PreTrainedModel:
+def _paired_model(anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, seed: int) -> PreTrainedModel:
     """The anchor in fp32 with a pair in every layer, the router rows started from the owner's text."""
     model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=torch.float32)
-    loader = EvalLoader(own, data.batch_size, data.moment_windows)
-    with progress("measuring own text", loader.count * data.length, "tokens") as advance:
-        moments = router_input_moments(model, loader, advance)
-    rows = starting_rows(
-        options.router_init, anchor, moments, scale=options.router_scale, shrinkage=options.router_shrinkage, seed=seed
-    )
+    start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
+    if options.embedding is not None:
+        rows = embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
+    else:
+        loader = data.measured(text, anchor.folder)
+        with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
+            moments = router_input_moments(model, loader, advance)
+        rows = starting_rows(options.router_init, anchor, moments, **start)
     public_rows = [anchor.public_row(n) for n in range(len(rows))]
     return pair(model, public_rows, rows, train_row=options.train_router, bias=options.router_bias, rank=options.rank)
+
+
+def _mixture(text: OwnText, module: TextModule, data: DataOptions) -> str:
+    """How much of each source a run reads."""
+    rows = module.own.counts(round(data.steps * data.batch_size * (1 - data.public_share)))
+    parts = zip(text.train, module.own.streams, rows, strict=True)
+    return "own rows: " + ", ".join(
+        f"{source.path} {count / sum(rows):.0%} ({count / len(stream.windows):.1f} epochs)"
+        for source, stream, count in parts
+    )
 
 
 def _reference(anchor: Anchor, name: str) -> AnchorReference:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from transformers import PreTrainedModel
 
+from flexmix.packing import NO_LABEL
 from trainers.loss import NextToken
 from trainers.optim import OptimizerOptions
 from trainers.paired import router_logits, trainable_parameters
@@ -113,18 +114,27 @@ class LitExpert(LitAnchor):
 
     def _terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         logits_LBT2 = router_logits(self.model)
-        terms = {"router_z": self.weights.router_z * logits_LBT2.logsumexp(-1).square().mean()}
+        terms = {"router_z": self.weights.router_z * labelled_mean(logits_LBT2.logsumexp(-1).square(), batch)}
         if self.weights.own_vs_public:
             margin_LBT = logits_LBT2[..., 1] - logits_LBT2[..., 0]
-            terms["own_vs_public"] = self.weights.own_vs_public * own_vs_public_loss(margin_LBT, batch["own"])
+            own_BT = batch["own"].unsqueeze(-1).expand(batch["labels"].shape)
+            labelled_BT = batch["labels"] != NO_LABEL
+            loss = own_vs_public_loss(margin_LBT, own_BT & labelled_BT, ~own_BT & labelled_BT)
+            terms["own_vs_public"] = self.weights.own_vs_public * loss
         return terms
 
 
-def own_vs_public_loss(margin_LBT: torch.Tensor, own_B: torch.Tensor) -> torch.Tensor:
-    """Logistic loss of the router margin, own and public rows weighted as if there were equally many of each.
+def labelled_mean(x: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The mean over the positions that have a label, of x [..., B, T]: padding counts for nothing."""
+    labelled_BT = batch["labels"] != NO_LABEL
+    return (x * labelled_BT).sum() / (labelled_BT.sum() * (x.numel() // labelled_BT.numel()))
+
+
+def own_vs_public_loss(margin_LBT: torch.Tensor, own_BT: torch.Tensor, public_BT: torch.Tensor) -> torch.Tensor:
+    """Logistic loss of the router margin, own and public positions weighted as if there were equally many of each.
 
     With equal weights the best margin is the log density ratio of own to public text, whatever the mixture in training.
     """
-    own_loss, public_loss = F.softplus(-margin_LBT[:, own_B]), F.softplus(margin_LBT[:, ~own_B])
+    own_loss, public_loss = F.softplus(-margin_LBT[:, own_BT]), F.softplus(margin_LBT[:, public_BT])
     both = [part.mean() for part in (own_loss, public_loss) if part.numel()]
     return torch.stack(both).mean()

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from flexmix.packing import NO_LABEL, model_inputs
 from trainers.paired_ffn import compute_dtype
 
-IGNORED = -100  # the label of a position that is not scored
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits at once
 LEAST_ROWS = 256  # positions at once: with fewer, reading the output embedding costs more than the products
 
@@ -38,9 +38,8 @@ class NextToken(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss to minimise, and the mean cross-entropy in nats per token, for logging."""
-        output = self.model.base_model(
-            input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
-        )
+        inputs = model_inputs(batch, self.model.config._attn_implementation)
+        output = self.model.base_model(**inputs, use_cache=False)
         model: Any = self.model  # transformers leaves the method without types
         head_VD = model.get_output_embeddings().weight
         return linear_cross_entropy(output.last_hidden_state, head_VD, batch["labels"], self.z_weight)
@@ -54,14 +53,14 @@ def linear_cross_entropy(
     Args:
         h: hidden states [..., D].
         weight_VD: the output embedding.
-        labels: int64 [...], `IGNORED` where a position is not scored.
+        labels: int64 [...], `NO_LABEL` where a position is not scored.
         z_weight: adds `z_weight * mean(logsumexp ** 2)`.
         rows: positions whose logits are held at once; None picks by device and vocabulary.
 
     Returns:
         The loss, and the cross-entropy alone, detached. Both in float32.
     """
-    scored = labels.flatten() != IGNORED
+    scored = labels.flatten() != NO_LABEL
     h_ND, labels_N = h.flatten(0, -2), labels.flatten()
     if not bool(scored.all()):
         h_ND, labels_N = h_ND[scored], labels_N[scored]

@@ -15,12 +15,15 @@ the anchor, and their own; nobody sees another owner's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from flexmix.domain import Moments
+from flexmix.embedding import read_embedding
+from flexmix.packing import model_inputs
 from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, Anchor
 from merge.errors import InputError
 from merge.flexolmo import ROUTER_WEIGHT
@@ -52,9 +55,9 @@ def router_input_moments(
     model.train(False)
     try:
         for batch in batches:
-            x_BT = batch["input_ids"].to(model.device)
-            model.model(input_ids=x_BT, position_ids=batch["position_ids"].to(model.device), use_cache=False)
-            advance(x_BT.numel())
+            batch = {name: part.to(model.device) for name, part in batch.items()}
+            model.model(**model_inputs(batch, model.config._attn_implementation), use_cache=False)
+            advance(batch["input_ids"].numel())
     finally:
         for hook in hooks:
             hook.remove()
@@ -118,6 +121,32 @@ def starting_rows(
         v_D = anchor.router[BIAS_DIRECTION.format(n=n)].double()
         rows.append((anchor.public_row(n).double() + scale * (w_D + intercept * v_D)).float())
     return rows
+
+
+def embedded_rows(
+    path: Path, init: RouterInit, anchor: Anchor, *, scale: float, shrinkage: float, seed: int
+) -> list[torch.Tensor]:
+    """`starting_rows` with the owner's moments from a domain embedding file.
+
+    Raises:
+        InputError: the file was measured with something else than this anchor, or lacks the second moments that
+            `init` needs.
+    """
+    embedding = read_embedding(path)
+    if embedding.kind != "router_input" or embedding.model != anchor.digest:
+        raise InputError(
+            f"{path}: measured with {embedding.model} ({embedding.kind}), router rows need the router input of this "
+            f"anchor ({anchor.digest}). Make it with flexo-embed TEXT --anchor {anchor.folder} -o {path}"
+        )
+    if init == "mean":
+        return embedding.rows()
+    if embedding.second_LDD is None:
+        raise InputError(
+            f"{path}: holds means only, and model.router_init={init} needs second moments. Make it without "
+            "--means-only, or set model.router_init=mean."
+        )
+    own = [Moments.of(mean, second) for mean, second in zip(embedding.mean_LD, embedding.second_LDD, strict=True)]
+    return starting_rows(init, anchor, own, scale=scale, shrinkage=shrinkage, seed=seed)
 
 
 def mean_row(moments: Moments) -> torch.Tensor:

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexmix.packing import Batch, EvalLoader, Stream, TrainLoader, Windows
+from flexmix.best_fit import BestFit
+from flexmix.packing import Batch, EvalLoader, Packed, Stream, TrainLoader, Windows, varlen
 from flexmix.tokens import TokenShard, prepare_shard
 from merge.errors import InputError
 from tests.flexmix.text import TEXTS, write_jsonl
@@ -23,6 +24,7 @@ def shard_of(documents: Iterable[Iterable[int]]) -> TokenShard:
     """A shard in memory; each document gets its end-of-text token."""
     stream = [[E, *ids] for ids in documents]
     shard = TokenShard(Path("nowhere"), len(stream), sum(map(len, stream)), 1, 0, E, "", "uint16")
+    shard.__dict__["starts"] = np.cumsum([0, *map(len, stream)])
     shard.__dict__["ids"] = np.fromiter(chain.from_iterable(stream), dtype=np.uint16)
     return shard
 
@@ -80,15 +82,22 @@ def test_windows_in_the_order_asked_for_none_and_repeated() -> None:
     assert {name: tuple(part.shape) for name, part in none.items()} == dict.fromkeys(none, (0, 4))
 
 
+def packed_windows(packing: str, anchor: Path, folder: Path, length: int = 48) -> Packed:
+    """Windows over real text in which documents start in the middle."""
+    source = write_jsonl(folder / "a.jsonl", ["a", "b", *TEXTS, "a", *TEXTS, *TEXTS])
+    shard = prepare_shard(source, anchor, folder / "cache")
+    return BestFit(shard, length) if packing == "best_fit" else Windows(shard, length, "here")
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_no_token_attends_to_another_document(tiny_anchor: Path, tmp_path: Path, attention: str) -> None:
+def test_no_token_attends_to_another_document(tiny_anchor: Path, tmp_path: Path, attention: str, packing: str) -> None:
     """The logits of a packed window are those of its documents run alone."""
     from transformers import AutoModelForCausalLM
 
-    source = write_jsonl(tmp_path / "a.jsonl", ["a", "b", *TEXTS, "a", *TEXTS, *TEXTS])
-    shard = prepare_shard(source, tiny_anchor, tmp_path / "cache")
-    length = 48
-    batch = Windows(shard, length, "here").read(np.arange(3))
+    windows = packed_windows(packing, tiny_anchor, tmp_path)
+    length = windows.length
+    batch = windows.read(np.arange(len(windows))[-3:])
     model = AutoModelForCausalLM.from_pretrained(tiny_anchor, attn_implementation=attention).eval()
     model.requires_grad_(False)
     packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
@@ -102,7 +111,41 @@ def test_no_token_attends_to_another_document(tiny_anchor: Path, tmp_path: Path,
             if start:
                 assert (mixed[row, start:end] - alone).abs().max() > 0.1  # it would show
                 documents += 1
-    assert documents >= 6
+    assert documents >= (6 if packing == "concat" else 3)
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+def test_flex_attention_gets_a_block_mask_of_documents(tiny_anchor: Path, tmp_path: Path, packing: str) -> None:
+    from torch.nn.attention.flex_attention import BlockMask
+    from transformers import AutoConfig
+    from transformers.masking_utils import create_causal_mask
+
+    windows = packed_windows(packing, tiny_anchor, tmp_path)
+    batch = windows.read(np.arange(len(windows))[-3:])
+    config = AutoConfig.from_pretrained(tiny_anchor, attn_implementation="flex_attention")
+    x_BTD = torch.zeros(3, windows.length, config.hidden_size)
+    with torch.compiler.set_stance("force_eager"):  # compiling the mask takes half a minute
+        mask = create_causal_mask(config, x_BTD, None, None, position_ids=batch["position_ids"])
+    assert isinstance(mask, BlockMask)
+    place_T = torch.arange(windows.length)
+    start_BT = place_T - batch["position_ids"]
+    for row in range(3):
+        seen_TT = mask.mask_mod(torch.tensor(row), torch.tensor(0), place_T[:, None], place_T)
+        assert torch.equal(seen_TT, (start_BT[row][:, None] == start_BT[row]) & (place_T[:, None] >= place_T))
+
+
+@given(some_documents, st.integers(2, 9))
+def test_flash_attention_is_told_of_every_document(documents: list[list[int]], length: int) -> None:
+    """As transformers itself would tell for the rows laid end to end."""
+    from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
+
+    windows = BestFit(shard_of(documents), length)
+    positions_BT = windows.read(np.arange(len(windows)))["position_ids"]
+    found = varlen(positions_BT)
+    (starts_q, starts_k), (longest_q, longest_k) = prepare_fa_kwargs_from_position_ids(positions_BT.reshape(1, -1))
+    assert torch.equal(found["cu_seq_lens_q"], starts_q) and torch.equal(found["cu_seq_lens_k"], starts_k)
+    assert found["cu_seq_lens_q"].dtype == torch.int32
+    assert (found["max_length_q"], found["max_length_k"]) == (int(longest_q), int(longest_k))
 
 
 # --- streams
@@ -202,6 +245,35 @@ def test_a_loader_restored_in_the_middle_goes_on_with_the_same_batches(options: 
     assert len(again) == steps and all(map(same, again, whole))
     k = data.draw(st.integers(0, steps - 1))
     assert same(loader_of(*options).batch(k), whole[k])
+
+
+@settings(max_examples=40)
+@given(loaders, st.data())
+def test_devices_share_the_same_batches_also_after_a_resume_on_others(options: Any, data: st.DataObject) -> None:
+    """On 1, 2 and 4 devices batch k holds the same windows, whatever the devices were before a stop."""
+    own, public, share, _, steps = options
+    batch_size = data.draw(st.sampled_from([4, 8]))
+    alone = TrainLoader(Stream(windows_of(own), 0), Stream(windows_of(public, first=1001), 0), share, batch_size, steps)
+    whole = list(alone)
+    stop = data.draw(st.integers(0, steps))
+    state: dict[str, Any] = {"step": 0}
+    read: list[Batch] = []
+    for first, last, devices in ((0, stop, data.draw(st.sampled_from([1, 2, 4]))), (stop, steps, 4)):
+        loaders_ = [
+            TrainLoader(alone.own, alone.public, share, batch_size, steps, rank, devices) for rank in range(devices)
+        ]
+        for loader in loaders_:
+            loader.load_state_dict(state)
+        for parts, _ in zip(zip(*loaders_, strict=True), range(last - first), strict=False):
+            batch = {name: torch.empty_like(whole[0][name]) for name in whole[0]}
+            for rank, part in enumerate(parts):
+                for name, rows_ in part.items():
+                    batch[name][rank::devices] = rows_
+            read.append(batch)
+            state = loaders_[-1].state_dict()
+            if len(read) == last:
+                break
+    assert len(read) == steps and all(map(same, read, whole))
 
 
 def test_a_loader_knows_its_length_and_needs_public_text_for_a_share() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from trainers import callbacks
 from trainers.expert import Domain, PairOptions, Result
 from trainers.fit import RunOptions
 from trainers.optim import OptimizerOptions
+from trainers.text import WeightedText
 
 Train = Callable[..., Result]
 
@@ -206,6 +208,32 @@ def test_without_public_text_a_public_share_is_refused_and_none_works(
 def test_the_published_recipe_trains_a_bias(train: Train, tmp_path: Path) -> None:
     header = train("math", model=PairOptions(router_init="mean", router_bias=-0.1)).header
     assert header.tensors["layers.0.router.bias"].shape == (1,)
+
+
+def test_best_fit_packing_trains_and_counts_no_padding(train: Train, tmp_path: Path) -> None:
+    changes = {"public_share": 0.25, "packing": "best_fit"}
+    header = train("math", data=data_options(tmp_path / "tokens", **changes)).header
+    plain = train("math", output=tmp_path / "plain.pt").header
+    assert header.tensors != plain.tensors
+    best, losses = header.training.losses, plain.training.losses
+    assert (best.own_before, best.public_before) == (losses.own_before, losses.public_before)
+    assert best.own_after is not None and best.own_before is not None and best.own_after < best.own_before - 0.05
+    with pytest.raises(InputError, match=r"data\.packing: 'first_fit', expected concat or best_fit"):
+        data_options(tmp_path, packing="first_fit")
+
+
+def test_an_owner_with_several_sources_trains_on_their_mixture(train: Train, shards: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    sources = (WeightedText(shards / "math", 3.0), WeightedText(shards / "code/train.jsonl.gz", 1.0))
+    data = data_options(tmp_path / "tokens", public_share=0.25, mixture=sources)
+    domain = Domain("both", test=shards / "math/test.jsonl.gz")
+    results = [train(domain=domain, data=data, output=tmp_path / f"{name}.pt", say=said.append) for name in ("a", "b")]
+    assert results[0].header.tensors == results[1].header.tensors
+    assert results[0].header.data.documents == 400
+    assert said[0].startswith("reading a mixture of ") and said[0].endswith("math/test.jsonl.gz")
+    assert re.search(r"own rows: .*math/train.jsonl.gz 75% \(\S+ epochs\), .*code/train.jsonl.gz 25% ", said[2])
+    with pytest.raises(InputError, match=r"both domain\.train=.*domain\.train=null"):
+        train("math", data=data, output=tmp_path / "c.pt")
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from trainers.loss import IGNORED, linear_cross_entropy
+from flexmix.packing import NO_LABEL
+from trainers.loss import linear_cross_entropy
 
 
 def whole(
     h: torch.Tensor, weight_VD: torch.Tensor, labels: torch.Tensor, z_weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     logits_NV = (h @ weight_VD.T).flatten(0, -2).float()
-    scored = labels.flatten() != IGNORED
+    scored = labels.flatten() != NO_LABEL
     normaliser_N = logits_NV.logsumexp(-1)[scored]
-    loss = F.cross_entropy(logits_NV, labels.flatten(), ignore_index=IGNORED)
+    loss = F.cross_entropy(logits_NV, labels.flatten(), ignore_index=NO_LABEL)
     return loss + z_weight * normaliser_N.square().mean(), loss
 
 
@@ -24,7 +25,7 @@ def inputs(dtype: torch.dtype = torch.float32, padding: int = 0) -> tuple[torch.
     h_BTD = torch.randn(3, 11, 8, generator=dice).to(dtype).requires_grad_()
     weight_VD = torch.randn(50, 8, generator=dice).to(dtype).requires_grad_()
     labels_BT = torch.randint(50, (3, 11), generator=dice)
-    labels_BT[-1, 11 - padding :] = IGNORED
+    labels_BT[-1, 11 - padding :] = NO_LABEL
     return h_BTD, weight_VD, labels_BT
 
 
@@ -83,4 +84,4 @@ def test_huge_logits_stay_finite() -> None:
 def test_a_batch_without_labels_is_our_own_mistake() -> None:
     h, weight, labels = inputs()
     with pytest.raises(AssertionError, match="without a scored position"):
-        linear_cross_entropy(h, weight, torch.full_like(labels, IGNORED))
+        linear_cross_entropy(h, weight, torch.full_like(labels, NO_LABEL))
