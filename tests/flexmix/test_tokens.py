@@ -15,7 +15,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from flexmix import tokens
-from flexmix.tokens import TokenShard, load_tokenizer, prepare_shard
+from flexmix.encoder import load_tokenizer
+from flexmix.tokens import TokenShard, prepare_shard
 from merge.errors import InputError
 from merge.files import sha256_file
 from tests.flexmix.text import TEXTS, write_jsonl
