@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     from trainers.text import DataOptions
 
     result = train_expert(
-        domain=read(cfg, "domain", Domain),
+        domain=read(cfg, "domain", Domain, apart=("flexmix",)),  # flexmix: of the set in the paper, for flexo-data list
         anchor_path=read(cfg, "anchor.path", str),
         output=read(cfg, "output", Path),
         corpora=read(cfg, "corpora", Path),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ PIECE = 1 << 20  # characters handed to the tokenizer at once, about; a longer d
 
 Ids = npt.NDArray[np.integer[Any]]
 Lengths = npt.NDArray[np.int64]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,18 @@ def _cut(text: str, low: int, high: int) -> int:
             if not text[at - 1].isspace() and not text[at + 1].isspace():
                 return at + after
     return high
+
+
+def batches(items: Iterable[Item], size: int, characters: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Lists of up to `size` items and `PIECE` characters, which take little memory; a longer item comes alone."""
+    batch: list[Item] = []
+    room = PIECE
+    for item in items:
+        length = characters(item)
+        if batch and (len(batch) == size or length > room):
+            yield batch
+            batch, room = [], PIECE
+        batch.append(item)
+        room -= length
+    if batch:
+        yield batch

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexmix.corpus import read_documents, require_file
-from flexmix.encoder import PIECE, Encoder, Ids, Lengths, load_encoder
+from flexmix.encoder import Encoder, Ids, Lengths, batches, load_encoder
 from flexmix.kept import keep
 from merge.console import progress
 from merge.errors import InputError
@@ -195,7 +194,7 @@ def _write(source: Path, encoder: Encoder, folder: Path) -> None:
     empty, writer = 0, ShardWriter(folder, encoder)
     try:
         with progress(f"tokenising {source.name}", None) as advance:
-            for batch in _batches(read_documents(source), BATCH):
+            for batch in batches(read_documents(source), BATCH, len):
                 texts = [text for text in batch if text.strip()]
                 empty += len(batch) - len(texts)
                 size = sum(len(text.encode()) for text in texts)
@@ -210,17 +209,3 @@ def _write(source: Path, encoder: Encoder, folder: Path) -> None:
         writer.close(empty)
     finally:
         writer.discard()
-
-
-def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Lists of up to `size` texts and about `PIECE` characters; a longer text comes alone."""
-    batch: list[str] = []
-    characters = 0
-    for text in texts:
-        if batch and (len(batch) == size or characters + len(text) > PIECE):
-            yield batch
-            batch, characters = [], 0
-        batch.append(text)
-        characters += len(text)
-    if batch:
-        yield batch

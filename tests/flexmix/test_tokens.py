@@ -159,15 +159,15 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from flexmix import tokens
-batches = tokens._batches
+batches = tokens.batches
 
-def slow(texts, size):
-    for batch in batches(texts, 2):
+def slow(texts, size, characters):
+    for batch in batches(texts, 2, characters):
         yield batch
         print("wrote a batch", flush=True)
         time.sleep(60)
 
-tokens._batches = slow
+tokens.batches = slow
 tokens.prepare_shard(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
 """
 
