@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, field
 from itertools import islice
@@ -19,7 +19,8 @@ from pathlib import Path
 from flexmix.cleaning import rejected
 from flexmix.json_lines import read_rows, text_of
 from flexmix.kept import keep
-from flexmix.sources import HUB, Source, plan, read
+from flexmix.sources import HUB, Source, plan
+from flexmix.sources import read as read_source
 from merge.console import progress
 from merge.errors import InputError
 
@@ -142,17 +143,22 @@ def held_out(text: str) -> bool:
     return _fraction(text) < 1 / HELD_OUT
 
 
-def copy_sample(source: Path, target: Path, size: int) -> dict[str, int]:
-    """Writes about `size` bytes of a corpus file's documents, chosen by their hash, as `.jsonl.gz`.
+def copy_sample(
+    source: Path, target: Path, size: int, read: Callable[[Path], Iterator[str]] | None = None
+) -> dict[str, int]:
+    """Writes about `size` bytes of the documents of `source`, chosen by their hash, as `.jsonl.gz`.
+
+    `read` gives its documents, twice; None reads a corpus file.
 
     Returns:
         Counts of `documents` and text `bytes` written.
     """
-    total = sum(len(text.encode()) for text in read_documents(source))
+    read = read or read_documents
+    total = sum(len(text.encode()) for text in read(source))
     share = min(1.0, size / max(1, total))
     counts = {"documents": 0, "bytes": 0}
     with gzip.GzipFile(target, "wb", mtime=0) as file:
-        for text in read_documents(source):
+        for text in read(source):
             if text.strip() and _fraction(text) < share:
                 file.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
                 counts["documents"] += 1
@@ -193,7 +199,7 @@ def _hub_texts(hub: HubSource, name: str, sample: Path) -> Iterator[str]:
     source = hub.source
     try:
         for pieces in plan(source):
-            for text, row in read(source, pieces):
+            for text, row in read_source(source, pieces):
                 if text.strip() and rejected(source, text, row) is None:
                     yield text
     except UnreachableError as error:

@@ -18,14 +18,16 @@ import regex
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets, MinhashDedupSignature
 from datatrove.utils.hashing import HashConfig
+from datatrove.utils.text import TextNormConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from flexmix.encoder import pieces
 from flexmix.executors import Stage
 
 # Five words a shingle, 14 bands of 8 hashes: pairs of Jaccard similarity 0.8 are found in 92 of 100 cases. sha1, for
-# datatrove's xxhash functions hand text to xxhash, whose version 4 takes bytes only.
-CONFIG = MinhashConfig(hash_config=HashConfig(hash_fc="sha1"))
+# datatrove's xxhash functions hand text to xxhash, whose version 4 takes bytes only. Numbers count, or else exercises
+# that differ in nothing but their numbers would be one.
+CONFIG = MinhashConfig(hash_config=HashConfig(hash_fc="sha1"), norm_config=TextNormConfig(norm_numbers=False))
 AT_ONCE = 4_000_000  # digests compared in memory at once
 SHINGLES = 4096  # hashed at once: 112 numbers of 8 bytes each
 

@@ -20,7 +20,7 @@ import zstandard
 from merge.console import Advance
 from merge.errors import InputError
 
-READ = 1 << 16  # bytes of compressed input at once; zstd may make a thousand times as many of them
+READ = 1 << 14  # bytes of compressed input at once; zstd may make a thousand times as many of them
 
 
 class ZstdFile(io.RawIOBase):
@@ -80,7 +80,7 @@ def read_rows(
                 number += 1
                 if not line.isspace():
                     yield number, _parse(line, path, number, first)
-                if advance and (number % 64 == 0 or len(line) > READ):
+                if advance and (number % 64 == 0 or len(line) > 1 << 16):
                     advance(raw.tell() - told)
                     told = raw.tell()
         except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError, EOFError) as error:

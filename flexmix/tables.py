@@ -112,7 +112,8 @@ def _range(data: Any, piece: Piece, advance: Advance) -> Iterator[tuple[int, Row
 
 def _row_pieces(kind: Any, path: str, data: Any, source: Source, task_bytes: int) -> Iterator[Piece]:
     refuse_missing(data.column_names, source, path)
-    _refuse_type(str(data.features[source.text].dtype), source, path)
+    feature = data.features[source.text]
+    _refuse_type(str(getattr(feature, "dtype", type(feature).__name__)), source, path)
     if not (rows := len(data)):
         raise InputError(f"{path}: no rows in it.")
     each = max(1, data.data.nbytes // max(1, len(data.data)))
@@ -160,7 +161,7 @@ def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}). Copy the file again.") from None
     with file:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,28 @@ def open_shard(folder: Path, model: Path | None = None) -> TokenShard:
                 f"text for this anchor: flexo-data prepare SOURCE -o DIR --tokenizer {model}"
             )
     return shard
+
+
+def text_digest(source: Path) -> str:
+    """What identifies a run's text: the sha256 of a corpus file, or of a token shard's `shard.json`."""
+    return sha256_file(source / ABOUT if is_shard(source) else source)
+
+
+def shard_texts(folder: Path, model: Path) -> Iterator[str]:
+    """The documents of a shard as text again, for tokenizers that give back what they took.
+
+    Raises `InputError` like `open_shard`, and if a document's tokens are not those of its text.
+    """
+    shard, encoder = open_shard(folder, model), load_encoder(model)
+    for start, end in pairwise(shard.starts.tolist()):
+        ids = shard.ids[start:end]
+        text = encoder.tokenizer.decode(ids[1:].tolist(), skip_special_tokens=False)
+        if not np.array_equal(encoder.encode([text])[0], ids):
+            raise InputError(
+                f"{folder}: the tokenizer of {model} does not give back the text that it took. Give the text itself: "
+                "train.jsonl[.gz] and test.jsonl[.gz]."
+            )
+        yield text
 
 
 def _check_file(path: Path, size: int, digest: str) -> None:
