@@ -162,7 +162,7 @@ def text_digest(source: Path) -> str:
 def shard_texts(folder: Path, model: Path) -> Iterator[str]:
     """The documents of a shard as text again, for tokenizers that give back what they took.
 
-    Raises `InputError` like `open_shard`, and if a document's tokens are not those of its text.
+    Raises `InputError` like `open_shard`, and if the text's tokens are not those of the shard.
     """
     shard, encoder = open_shard(folder, model), load_encoder(model)
     for start, end in pairwise(shard.starts.tolist()):

@@ -292,7 +292,7 @@ def test_a_hub_source_that_cannot_be_read_is_refused(
     with pytest.raises(InputError, match=r"cannot be read \(ValueError: .*\). Give your own files"):
         find_corpus("math", corpora, hub=HubSource(str(hub_folder), split="validation"))
     (hub_folder / "data/train.jsonl").write_text("no JSON")
-    with pytest.raises(InputError, match=r"stories cannot be read \(.*\). Give your own files"):
+    with pytest.raises(InputError, match=r"stories cannot be read after row 0 of shard 0 \(.*\). Give your own files"):
         find_corpus("math", corpora, hub=HubSource(str(hub_folder)))
     assert not corpora.exists()
 
