@@ -102,6 +102,7 @@ def run_slurm(stages: list[Stage], slurm: Slurm, workers: int, say: Callable[[st
     Raises:
         InputError: SLURM refuses the job, or jobs ended without finishing their tasks.
     """
+    logger.disable("datatrove")
     executors: list[Any] = []
     for stage in stages:
         executors.append(_slurm_executor(stage, slurm, workers, executors[-1] if executors else None))
@@ -154,7 +155,7 @@ def _slurm_executor(stage: Stage, slurm: Slurm, workers: int, depends: Any) -> _
         job_name=f"flexo-{stage.name}",
         qos=slurm.qos,
         venv_path=f"{sys.prefix}/bin/activate",
-        sbatch_args=slurm.arguments,
+        sbatch_args={"kill-on-invalid-dep": "yes"} | slurm.arguments,  # a stage whose input failed would wait for ever
         depends=depends,
         logging_dir=str(stage.folder),
         env_command=f"export PATH={Path(sys.executable).parent}:$PATH TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1",

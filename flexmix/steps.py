@@ -52,7 +52,7 @@ class ReadStep(PipelineStep):  # type: ignore[misc]
         try:
             yield from self._documents(rank)
         except InputError as error:
-            folder = self.tasks.parent / "read" / executors.ERRORS
+            folder = self.tasks.parent / "stage-read" / executors.ERRORS
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{rank:05d}").write_text(str(error), encoding="utf-8")
             raise
