@@ -104,7 +104,7 @@ def prepare(
     download: Annotated[bool, typer.Option("--download", help="Download a hub dataset instead of streaming.")] = False,
     documents: Annotated[int | None, typer.Option(min=1, help="Read at most so many of each source.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, or SLURM jobs at a time.")] = 1,
-    task_size: Annotated[int, typer.Option(min=1, help="MB of input in a task: what an interruption can cost.")] = 16,
+    task_size: Annotated[int, typer.Option(min=1, help="MB of input in a task: what an interruption can cost.")] = 8,
     slurm: Annotated[bool, typer.Option("--slurm", help="Run the tasks as SLURM arrays.")] = False,
     partition: Annotated[str | None, typer.Option(help="Of SLURM.")] = None,
     time: Annotated[str, typer.Option(help="SLURM's limit for a task.")] = "24:00:00",

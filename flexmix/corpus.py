@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def read_documents(path: Path, text: str = "text") -> Iterator[str]:
     """
     require_file(path)
     for number, row in read_rows(path):
-        yield text_of(row, text, f"{path}: line {number}")
+        yield text_of(row, text, partial("{}: line {}".format, path, number))
 
 
 def held_out(text: str) -> bool:

@@ -30,6 +30,7 @@ from merge.errors import InputError
 
 POLL = 0.2  # seconds between looks at a local run
 SLURM_POLL = 2.0
+ARRAY = 1000  # jobs in an array; more tasks than this share them
 ERRORS = "errors"  # in a stage's folder, a file for each task that was refused
 
 Report = Callable[[float], None]
@@ -152,6 +153,7 @@ def _slurm_executor(stage: Stage, slurm: Slurm, workers: int, depends: Any) -> _
         partition=slurm.partition,
         mem_per_cpu_gb=slurm.mem_gb,
         workers=workers,
+        tasks_per_job=-(-stage.tasks // ARRAY),
         job_name=f"flexo-{stage.name}",
         qos=slurm.qos,
         venv_path=f"{sys.prefix}/bin/activate",
@@ -176,6 +178,7 @@ def _run_here(executor: _Local, ranks: list[int], advance: Advance, by_bytes: bo
 
 def _run_processes(executor: _Local, ranks: list[int], workers: int, advance: Advance, by_bytes: bool) -> None:
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["flexmix.steps", "flexmix.duplicates"])  # once, not in each worker
     tally, told = context.Value("d", 0.0), 0.0
     pool = ProcessPoolExecutor(min(workers, len(ranks)), context, _start_worker, (tally,))
     try:

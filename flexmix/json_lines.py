@@ -10,7 +10,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -93,14 +93,14 @@ def read_rows(
             advance(min(raw.tell(), size if last is None else last) - told)
 
 
-def text_of(row: object, column: str, where: str) -> str:
+def text_of(row: object, column: str, where: Callable[[], str]) -> str:
     """The text under `column`; raises `InputError` with the columns there are, or with the type found."""
     if not isinstance(row, dict) or not isinstance(text := row.get(column), str):
-        raise InputError(f"{where}: {_no_text(row, column)}")
+        raise InputError(f"{where()}: {_no_text(row, column)}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise InputError(f"{where}: the text holds half of a surrogate pair, which is no character.") from None
+        raise InputError(f"{where()}: the text holds half of a surrogate pair, which is no character.") from None
     return text
 
 

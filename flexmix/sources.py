@@ -11,8 +11,9 @@ A place is a `.jsonl[.gz|.zst]`, `.parquet` or text file, a folder of such files
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ HUB = "hub:"
 JSON = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
 PARQUET = (".parquet",)
 TEXT = (".txt", ".text", ".md")
-TASK = 16 << 20  # bytes of a source that one task reads, about; a compressed file is never cut
+TASK = 8 << 20  # bytes of a source that one task reads, about; a compressed file is never cut
 
 Kind = Literal["json", "parquet", "text", "saved", "hub"]
 Document = tuple[str, dict[str, Any]]  # the text, "" where there is none, and all columns
@@ -141,23 +142,24 @@ def _read(source: Source, piece: Piece, advance: Advance) -> Iterator[Document]:
         advance(piece.size)
     elif piece.kind == "json":
         for number, row in json_lines.read_rows(path, piece.first, piece.last, advance):
-            yield _document(row, column, lambda n=number: f"{path}: line {line_of(path, piece.first, n)}")
+            yield _document(row, column, partial(_line, path, piece.first, number))
     else:
         from flexmix import tables
 
         rows = {"parquet": tables.parquet_rows, "saved": tables.saved_rows, "hub": tables.hub_rows}[piece.kind]
         for number, row in rows(source, piece, advance):
-            yield _document(row, column, lambda n=number: f"{piece.path}: row {n}")
+            yield _document(row, column, partial("{}: row {}".format, piece.path, number))
 
 
-def _document(row: Any, column: str, where: Any) -> Document:
+def _document(row: Any, column: str, where: Callable[[], str]) -> Document:
     """Null is a document without text; anything else that is no text is refused."""
-    if type(row) is dict:
-        if type(text := row.get(column)) is str and text.isascii():
-            return text, row
-        if text is None and column in row:
-            return "", row
-    return text_of(row, column, where()), row
+    if isinstance(row, dict) and column in row and row[column] is None:
+        return "", row
+    return text_of(row, column, where), row
+
+
+def _line(path: Path, first: int, number: int) -> str:
+    return f"{path}: line {line_of(path, first, number)}"
 
 
 def _read_text(path: Path) -> str:

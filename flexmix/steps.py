@@ -17,6 +17,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from datatrove.pipeline.base import PipelineStep
 from flexmix import executors
 from flexmix.cleaning import rejected, scrub
 from flexmix.corpus import fraction
-from flexmix.encoder import PIECE, batches, load_encoder
+from flexmix.encoder import PIECE, Encoder, batches, load_encoder
 from flexmix.sources import Piece, Source, read
 from flexmix.tokens import BATCH
 from merge.errors import InputError
@@ -87,7 +88,7 @@ class TokeniseStep(PipelineStep):  # type: ignore[misc]
         partial = self.output / f".{rank:05d}-{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        encoder = load_encoder(self.model)
+        encoder = _encoder(self.model)
         records = []
         with (partial / "train.bin").open("wb") as train, (partial / "test.bin").open("wb") as test:
             for batch in batches(data, BATCH, lambda document: len(document.text)):
@@ -115,6 +116,12 @@ class TokeniseStep(PipelineStep):  # type: ignore[misc]
             record["bytes"], record["held"] = len(data), fraction(digest) < self.held_out
             self.counts["long"] += len(text) > PIECE
         return records
+
+
+@lru_cache(1)
+def _encoder(model: Path) -> Encoder:
+    """Kept between the tasks of a process: the tokenizer knows common words by heart after a while."""
+    return load_encoder(model)
 
 
 def task_folder(output: Path, rank: int) -> Path:
