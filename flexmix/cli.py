@@ -138,15 +138,19 @@ def prepare(
         "streaming": False if download else None,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value not in (None, {}, (), 0) or value is False}
-    found = run_prepare(
-        [replace(find_source(place), **given) for place in sources],
-        output,
-        tokenizer,
-        Options(duplicates, held_out, scrub, task_size << 20),
-        workers=workers,
-        slurm=cluster,
-        say=typer.echo,
-    )
+    try:
+        found = run_prepare(
+            [replace(find_source(place), **given) for place in sources],
+            output,
+            tokenizer,
+            Options(duplicates, held_out, scrub, task_size << 20),
+            workers=workers,
+            slurm=cluster,
+            say=typer.echo,
+        )
+    except KeyboardInterrupt:
+        typer.echo("tasks that are done are kept: the same command goes on", err=True)
+        raise
     if found is not None:
         print_table(found, str(output))
         typer.echo(

@@ -21,7 +21,7 @@ from datatrove.utils.hashing import HashConfig
 from datatrove.utils.text import TextNormConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from flexmix.encoder import pieces
+from flexmix.encoder import PIECE, pieces
 from flexmix.executors import Stage
 
 # Five words a shingle, 14 bands of 8 hashes: pairs of Jaccard similarity 0.8 are found in 92 of 100 cases. sha1, for
@@ -59,7 +59,7 @@ class Signatures(MinhashDedupSignature):  # type: ignore[misc]
         super().__init__(str(output), CONFIG, language=Words())
 
     def get_shingles(self, text: str) -> Any:
-        return np.concatenate([super(Signatures, self).get_shingles(piece) for piece in pieces(text)])
+        return np.concatenate([super(Signatures, self).get_shingles(piece) for piece in pieces(text, PIECE)])
 
     def get_signature(self, shingles: Any) -> list[list[int]]:
         parts = [

@@ -41,7 +41,7 @@ class Encoder:
         A document longer than `PIECE` characters is encoded piece by piece, which bounds memory. Pieces end where
         byte-level tokenizers split anyway (see `pieces`), so for them the tokens are those of the whole.
         """
-        cut = [list(pieces(text)) for text in texts]
+        cut = [list(pieces(text, PIECE)) for text in texts]
         encodings = iter(
             self.tokenizer.encode_batch_fast([p for parts in cut for p in parts], add_special_tokens=False)
         )
@@ -82,7 +82,7 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     return tokenizer, end
 
 
-def pieces(text: str, size: int = PIECE) -> Iterator[str]:
+def pieces(text: str, size: int) -> Iterator[str]:
     """Cuts a text into pieces of `size` / 2 to `size` characters that together are the text.
 
     A cut is made after a single line break, or else before a single space, between two characters that are no white

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -190,7 +191,11 @@ def _run_processes(executor: _Local, ranks: list[int], workers: int, advance: Ad
             now = tally.value if by_bytes else told + len(done)
             advance(now - told)
             told = now
-    except BrokenProcessPool:
+    except BaseException as error:
+        for child in multiprocessing.active_children():  # or a long task would be waited for
+            child.terminate()
+        if not isinstance(error, BrokenProcessPool):
+            raise
         raise InputError(
             "a worker process was killed, perhaps for want of memory. What is done is kept: run the same command "
             "again, with fewer --workers if memory is short."
@@ -207,6 +212,7 @@ def _start_worker(tally: Any) -> None:
             tally.value += amount
 
     _report = add
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait_for([parent.sentinel]), os._exit(1)), daemon=True).start()

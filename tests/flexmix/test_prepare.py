@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import flexmix.cli
-from flexmix import executors, gather, steps
+from flexmix import encoder, executors, gather, steps
 from flexmix.corpus import held_out
 from flexmix.encoder import load_encoder
 from flexmix.prepare import Options, prepare
@@ -66,11 +66,11 @@ def contents(folder: Path) -> dict[str, str]:
 def test_the_shards_hold_the_documents_in_their_order(tiny_anchor: Path, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", [*STORIES, "", STORIES[3], "  \n", "short", STORIES[3], STORIES[399]])
     found = run(Source(str(source), min_length=10), tmp_path / "out", tiny_anchor)
-    encoder = load_encoder(tiny_anchor)
+    made = load_encoder(tiny_anchor)
     for split in ("train", "test"):
         ours = [text for text in STORIES if held_out(text) == (split == "test")]
         shard = open_shard(tmp_path / "out" / split, tiny_anchor)
-        assert documents(shard) == [encoder.encode([text])[0].tolist() for text in ours]
+        assert documents(shard) == [made.encode([text])[0].tolist() for text in ours]
         assert shard.text_bytes == sum(len(text.encode()) for text in ours)
         assert getattr(found, split).documents == len(ours) > 5
     assert (found.read, found.empty, found.filtered) == (406, 2, {"shorter than 10": 1})
@@ -101,8 +101,8 @@ def test_near_duplicates_leave_the_first(tiny_anchor: Path, tmp_path: Path) -> N
     source = write_jsonl(tmp_path / "a.jsonl", texts)
     found = run(source, tmp_path / "near", tiny_anchor, duplicates="near", task_bytes=1000, held_out=0.0)
     assert (found.duplicates_exact, found.duplicates_near) == (1, 2)
-    encoder = load_encoder(tiny_anchor)
-    assert documents(open_shard(tmp_path / "near/train")) == [encoder.encode([t])[0].tolist() for t in texts[:22]]
+    made = load_encoder(tiny_anchor)
+    assert documents(open_shard(tmp_path / "near/train")) == [made.encode([t])[0].tolist() for t in texts[:22]]
     assert not (tmp_path / "near/test").exists() and found.test.documents == 0
     assert run(source, tmp_path / "all", tiny_anchor, duplicates="keep").read == len(texts)
     assert read_statistics(tmp_path / "all").duplicates_exact == 0
@@ -130,13 +130,15 @@ def test_several_sources_are_read_in_their_order(tiny_anchor: Path, tmp_path: Pa
     b = Source(str(write_jsonl(tmp_path / "b.jsonl.gz", STORIES[5:20])))
     found = prepare([a, b], tmp_path / "out", tiny_anchor, Options(held_out=0.0), say=quiet)
     assert found is not None and (found.read, found.duplicates_exact) == (25, 5)
-    encoder = load_encoder(tiny_anchor)
-    expected = [encoder.encode([text])[0].tolist() for text in STORIES[:20]]
+    made = load_encoder(tiny_anchor)
+    expected = [made.encode([text])[0].tolist() for text in STORIES[:20]]
     assert documents(open_shard(tmp_path / "out/train")) == expected
 
 
-def test_a_long_document_is_one_document(tiny_anchor: Path, tmp_path: Path) -> None:
-    long = "\n".join(f"line {n} of a long text" for n in range(60_000))  # 1.4 MB
+def test_a_long_document_is_one_document(tiny_anchor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "PIECE", 1000)
+    monkeypatch.setattr(steps, "PIECE", 1000)
+    long = "\n".join(f"line {n} of a long text" for n in range(600))
     found = run(write_jsonl(tmp_path / "a.jsonl", [*TEXTS, long]), tmp_path / "out", tiny_anchor, held_out=0.0)
     assert (found.long, found.train.documents) == (1, 5)
     tokenizer = load_encoder(tiny_anchor).tokenizer
@@ -164,8 +166,8 @@ def test_a_run_goes_on_after_a_crash_anywhere(
     tiny_anchor: Path, tmp_path: Path, undisturbed: Callable[..., dict[str, str]], duplicates: Any
 ) -> None:
     """Crashes at each of the moments at which files are written, one after the other, in a single preparation."""
-    source = write_jsonl(tmp_path / "a.jsonl", STORIES[:120])
-    options: dict[str, Any] = {"duplicates": duplicates, "task_bytes": 2000}
+    source = write_jsonl(tmp_path / "a.jsonl", STORIES[:60])
+    options: dict[str, Any] = {"duplicates": duplicates, "task_bytes": 1500}
     expected = undisturbed(source, **options)
     moment = crashes = 0
     while True:
@@ -268,9 +270,9 @@ def test_any_documents_and_any_crash(tiny_anchor: Path, tmp_path_factory: Any, d
         except CrashError:
             patch.undo()
             run(source, folder / "out", tiny_anchor, task_bytes=task_bytes, held_out=0.0)
-    encoder = load_encoder(tiny_anchor)
+    made = load_encoder(tiny_anchor)
     full = [text for text in dict.fromkeys([*TEXTS, *texts]) if text.strip()]
-    assert documents(open_shard(folder / "out/train")) == [encoder.encode([text])[0].tolist() for text in full]
+    assert documents(open_shard(folder / "out/train")) == [made.encode([text])[0].tolist() for text in full]
 
 
 COMMAND = "import flexmix.cli, sys; flexmix.cli.main()"
@@ -324,6 +326,28 @@ def test_killed_outright_at_three_moments(tiny_anchor: Path, tmp_path: Path, wor
     )
     assert process.wait() == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal_it_stops_at_once_and_goes_on(
+    tiny_anchor: Path, tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
+    text = [f"{n} " + STORIES[n % 400] * 5 for n in range(60_000)]
+    write_jsonl(tmp_path / "in/a.jsonl.gz", text)  # one long task
+    write_jsonl(tmp_path / "in/b.jsonl", STORIES)
+    process = start(tmp_path / "in", tmp_path / "out", tiny_anchor, "--workers", 2)
+    while not list((tmp_path / ".out.preparing").glob("stage-read/completions/*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signum)
+    begin = time.monotonic()
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    assert process.wait() == code and time.monotonic() - begin < 5
+    assert "Traceback" not in said and ("the same command goes on" in said or signum == signal.SIGTERM), said
+    assert start(tmp_path / "in", tmp_path / "out", tiny_anchor, "--workers", 2).wait() == 0
+    assert read_statistics(tmp_path / "out").read == 60_400
 
 
 # --- what is refused
