@@ -178,7 +178,7 @@ def test_a_run_goes_on_after_a_crash_anywhere(
             nonlocal count
             if event == "c_call" and getattr(argument, "__name__", "") in ("write", "rename", "mkdir", "open"):
                 count += 1
-                if count == moment * 37:
+                if count == moment * 20:
                     raise CrashError
 
         sys.setprofile(tick)
