@@ -95,8 +95,10 @@ def run_local(stage: Stage, workers: int) -> None:
             _run_processes(executor, ranks, workers, advance, bool(stage.sizes))
 
 
-def run_slurm(stages: list[Stage], slurm: Slurm, workers: int, say: Callable[[str], None]) -> bool:
+def run_slurm(stages: list[Stage], slurm: Slurm, workers: int, jobs: Path, say: Callable[[str], None]) -> bool:
     """Submits what is left of the stages as arrays, one after another, and waits for them.
+
+    `jobs` is a file that holds the numbers of submitted jobs until they are done.
 
     Returns:
         Whether all is done; False after submitting with `detach`.
@@ -110,7 +112,6 @@ def run_slurm(stages: list[Stage], slurm: Slurm, workers: int, say: Callable[[st
         executors.append(_slurm_executor(stage, slurm, workers, executors[-1] if executors else None))
     if all(not executor.get_incomplete_ranks() for executor in executors):
         return True
-    jobs = stages[0].folder.parent / "slurm-jobs"
     if not (jobs.is_file() and _alive(jobs.read_text().split())):
         for stage in stages:
             for refused in (stage.folder / ERRORS).glob("*"):

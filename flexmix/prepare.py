@@ -32,7 +32,7 @@ from merge.errors import InputError
 from merge.files import FULL, refuse_occupied
 
 VERSION = 1
-SETTINGS, TASKS, RESULT = "settings.json", "tasks.jsonl", "result"
+SETTINGS, TASKS, RESULT, JOBS = "settings.json", "tasks.jsonl", "result", "slurm-jobs"
 MODEL = ("tokenizer.json", "config.json")
 
 Duplicates = Literal["keep", "exact", "near"]
@@ -100,7 +100,7 @@ def prepare(
         if slurm is not None:
             from flexmix.executors import run_slurm
 
-            if not run_slurm(stages, slurm, workers, say):
+            if not run_slurm(stages, slurm, workers, state / JOBS, say):
                 return None
         else:
             from flexmix.executors import run_local
@@ -152,7 +152,7 @@ def _finished(output: Path, digest: str) -> bool:
 
 @contextmanager
 def _alone(state: Path, output: Path) -> Iterator[None]:
-    """Holds the lock of a preparation, and takes an empty state away again."""
+    """Holds the lock of a preparation; one that fails before anything is done leaves nothing behind."""
     lock = FileLock(state.with_name(state.name + ".lock"))
     state.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -162,12 +162,21 @@ def _alone(state: Path, output: Path) -> Iterator[None]:
     try:
         state.mkdir(exist_ok=True)
         yield
-    finally:
-        if state.is_dir() and not (state / SETTINGS).is_file():
+    except BaseException:
+        if state.is_dir() and not _begun(state):
             shutil.rmtree(state)
+        raise
+    finally:
         if not state.exists():
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def _begun(state: Path) -> bool:
+    """Whether there is anything to go on with: a task that is done, or jobs that were submitted."""
+    return (state / SETTINGS).is_file() and (
+        any((state / "stage-read" / "completions").glob("*")) or (state / JOBS).is_file()
+    )
 
 
 @contextmanager
@@ -188,8 +197,7 @@ def _begin(
 ) -> list[int]:
     """Plans the tasks, or finds them planned; returns the bytes that each reads."""
     written = state / SETTINGS
-    done = len(list((state / "stage-read" / "completions").glob("*")))
-    if written.is_file() and done:
+    if _begun(state):
         before = json.loads(written.read_text(encoding="utf-8"))
         if before["settings"] != settings:
             changed = [name for name in settings if before["settings"].get(name) != settings[name]]
@@ -204,10 +212,13 @@ def _begin(
                     "is now."
                 )
         sizes: list[int] = before["sizes"]
+        done = len(list((state / "stage-read" / "completions").glob("*")))
         say(f"going on: {done} of {len(sizes)} tasks were done before")
         return sizes
     from flexmix.steps import write_tasks
 
+    shutil.rmtree(state)  # what a killed run began with other settings must not be taken for ours
+    state.mkdir()
     tasks = [(number, pieces) for number, source in enumerate(sources) for pieces in plan(source, options.task_bytes)]
     write_tasks(state / TASKS, tasks)
     paths = sorted({piece.path for _, pieces in tasks for piece in pieces if Path(piece.path).is_file()})

@@ -238,10 +238,11 @@ def test_an_unfinished_folder_takes_the_same_settings_and_files_alone(
         run(source, tmp_path / "out", tiny_anchor)
 
 
-def test_an_error_in_the_first_task_leaves_room_for_a_better_file(tiny_anchor: Path, tmp_path: Path) -> None:
+def test_an_error_in_the_first_task_leaves_nothing_behind(tiny_anchor: Path, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", STORIES, column="body")
     with pytest.raises(InputError, match=r"a.jsonl: line 1: no column 'text' \(found 'body'\)"):
         run(source, tmp_path / "out", tiny_anchor)
+    assert listing(tmp_path) == {"a.jsonl"}
     write_jsonl(source, STORIES)
     assert run(source, tmp_path / "out", tiny_anchor).read == 400
     assert listing(tmp_path) == {"a.jsonl", "out"}
