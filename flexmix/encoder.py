@@ -41,16 +41,15 @@ class Encoder:
         A document longer than `PIECE` characters is encoded piece by piece, which bounds memory. Pieces end where
         byte-level tokenizers split anyway (see `pieces`), so for them the tokens are those of the whole.
         """
-        cut = [list(pieces(text, PIECE)) for text in texts]
-        encodings = iter(
-            self.tokenizer.encode_batch_fast([p for parts in cut for p in parts], add_special_tokens=False)
-        )
-        end, runs, lengths = np.array([self.end_of_text], self.dtype), [], []
-        for parts in cut:
-            run = [end, *(np.array(next(encodings).ids, self.dtype) for _ in parts)]
-            runs += run
-            lengths.append(sum(map(len, run)))
-        return np.concatenate(runs) if runs else end[:0], np.array(lengths, np.int64)
+        flat = ((n, piece) for n, text in enumerate(texts) for piece in pieces(text, PIECE))
+        end, lengths, runs = np.array([self.end_of_text], self.dtype), np.zeros(len(texts), np.int64), []
+        for batch in batches(flat, len(texts), lambda item: len(item[1])):
+            encodings = self.tokenizer.encode_batch_fast([piece for _, piece in batch], add_special_tokens=False)
+            for (n, _), encoding in zip(batch, encodings, strict=True):
+                ids = np.array(encoding.ids, self.dtype)
+                runs += [ids] if lengths[n] else [end, ids]
+                lengths[n] += len(ids) if lengths[n] else 1 + len(ids)
+        return np.concatenate(runs) if runs else end[:0], lengths
 
 
 def load_encoder(model: Path) -> Encoder:

@@ -86,7 +86,8 @@ class TokeniseStep(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         partial = self.output / f".{rank:05d}-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
+        for abandoned in self.output.glob(f".{rank:05d}-*"):  # by a process that was killed, or found the disk full
+            shutil.rmtree(abandoned, ignore_errors=True)
         partial.mkdir(parents=True)
         encoder = _encoder(self.model)
         records = []
