@@ -34,7 +34,7 @@ def gather(
 ) -> Statistics:
     """Writes `train/` and, if any document is held out, `test/` below `result`.
 
-    Memory grows by about 20 bytes a document, and not with the text.
+    Memory grows by about 100 bytes a document, and not with the text.
     """
     folders = [task_folder(state / "tasks", rank) for rank in range(tasks)]
     records = [np.load(folder / "records.npy", mmap_mode="r") for folder in folders]
