@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
         print(render(anchor_path, architecture_for(anchor_path), load, read(cfg, "hardware", HardwareOptions)))
         return
     result = train_expert(
-        domain=read(cfg, "domain", Domain),
+        domain=read(cfg, "domain", Domain, apart=("flexmix",)),  # flexmix: of the set in the paper, for flexo-data list
         anchor_path=anchor_path,
         output=read(cfg, "output", Path),
         corpora=read(cfg, "corpora", Path),

@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from flexmix.corpus import HubSource, find_split
 from flexmix.datamodule import TextModule
 from flexmix.embedding import read_embedding
+from flexmix.tokens import text_digest
 from merge.anchor import Anchor, open_anchor
 from merge.console import progress
 from merge.errors import InputError
 from merge.expert_file import write_expert
-from merge.files import sha256_file
 from merge.flexolmo import FFN, anchor_ffn
 from merge.header import AnchorReference, Data, Header, Losses, Training, check_domain
 from trainers.devices import is_first
@@ -144,7 +144,7 @@ def train_expert(
     settings = {
         "domain": domain.name, "anchor": anchor.digest, "router": anchor.router_digest, "data": data.settings(),
         "model": asdict(model), "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision,
-        "seed": seed, "text": {name: sha256_file(path) for name, path in files.items() if path},
+        "seed": seed, "text": {name: text_digest(path) for name, path in files.items() if path},
     }  # fmt: skip
     with work_folder(output, settings, resume) as work:
         own = data.sources(text, anchor.folder)
