@@ -85,6 +85,8 @@ def test_every_config_composes(path: Path) -> None:
                     overrides += ["domain.name=mine", "domain.train=train.jsonl"]
             elif group == "hydra/output":
                 assert f"override hydra/output: {name}" in script_cfg.read_text()
+            elif group == "hydra/launcher":
+                overrides.append(f"hydra/launcher={name}")
             elif group != ".":
                 if f"- {group}:" not in script_cfg.read_text():
                     continue

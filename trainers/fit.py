@@ -25,6 +25,7 @@ from merge.errors import InputError
 from trainers.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
 from trainers.lit import LitAnchor
 from trainers.memory import keep_freed_memory
+from trainers.slurm import slurm_environment
 
 Metrics = dict[str, float]
 
@@ -95,7 +96,7 @@ def fit(
             TokenProgress(label, tokens_per_step, lit.steps),
             Checkpoints(checkpoint, options.checkpoint_seconds),
         ],
-        plugins=[WholeFiles()],
+        plugins=[WholeFiles(), *slurm_environment()],
         default_root_dir=work,
         enable_checkpointing=False,
         enable_progress_bar=False,
