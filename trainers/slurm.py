@@ -35,8 +35,8 @@ RESULT_SECONDS = 30.0  # how long an ended job's exit code may take to cross a s
 SILENCE_SECONDS = 600.0  # how long squeue may fail before the watch is given up
 # Every batch script ends like this, those in launch/ too.
 QUEUE_AGAIN = """\
-# 143: told to stop, and saved. If the job still counts as running, its time limit or a preemption is near: it queues again
-# and resumes there. If it does not, it was cancelled, or SLURM has queued it again by itself.
+# 143: told to stop, and saved. If the job still counts as running, a time limit or preemption is near: it queues again
+# and resumes there. If not, it was cancelled, or SLURM has queued it again by itself.
 job=$SLURM_JOB_ID # for a job of an array it can mean all of them
 [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 if [ $code = 143 ] && [ "$(squeue -h -j "$job" -o %T)" = RUNNING ]; then
@@ -167,7 +167,8 @@ def batch_script(runs: list[Run], command: list[str], options: SlurmOptions, fol
     lines = [
         "#!/bin/bash", *asked,
         "", "case $SLURM_ARRAY_TASK_ID in", *cases, "esac", *options.setup,
-        f"requeues={options.requeues} result={shlex.quote(str(folder))}/${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID.exit",
+        f"requeues={options.requeues}",
+        f"result={shlex.quote(str(folder))}/${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID.exit",
         'rm -f "$result"',
         "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK} SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         "trap : TERM # this shell is told to stop as well, and has to outlive the training",
@@ -250,7 +251,7 @@ def slurm_environment() -> list[Any]:
     That saves wherever in a step the signal falls, under a name that is not looked for where a run resumes from
     `last.ckpt`, and requeues without end.
     """
-    from lightning.fabric.plugins.environments import SLURMEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
