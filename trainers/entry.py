@@ -16,7 +16,6 @@ from typing import Any, TypeVar, cast
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -26,7 +25,6 @@ from pydantic import TypeAdapter, ValidationError
 from flexmix.paths import config_dir
 from merge.console import refusals
 from merge.errors import InputError
-from trainers.slurm import SlurmLauncher
 
 T = TypeVar("T")
 NOISE = (
@@ -45,14 +43,13 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
         quiet()
         single = HydraConfig.get().mode != RunMode.MULTIRUN
         with refusals() if single else nullcontext():
-            if single and HydraConfig.get().launcher._target_.endswith(SlurmLauncher.__name__):
+            if single and HydraConfig.get().launcher._target_.endswith("SlurmLauncher"):
                 raise InputError("hydra/launcher: SLURM is for the runs of a multirun. Add -m, also for a single one.")
             if missing := list(_missing(OmegaConf.to_container(cfg, resolve=False))):
                 gaps = " ".join(f"{name}=..." for name in missing)
                 raise InputError(f"{', '.join(missing)}: no value. On the command line: {gaps}")
             task(cfg)
 
-    Plugins.instance().register(SlurmLauncher)
     decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(guarded)
     shown = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours to write

@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
-from hydra.plugins.launcher import Launcher
+from hydra.core.utils import filter_overrides
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
@@ -99,37 +98,29 @@ class Run:
         return " ".join(filter_overrides(self.overrides))
 
 
-class SlurmLauncher(Launcher):
-    """Hydra's way in. Keywords are those of `SlurmOptions`; they are read anew from the settings of each run."""
+def launch(sweeps: Sequence[Any], job_overrides: Sequence[Sequence[str]], settings: Any) -> None:
+    """Submits the runs of a multirun as one array, and watches it unless told otherwise.
 
-    __module__ = "hydra_plugins.flexo"  # Hydra takes launchers from modules of this name alone; see `entry.run_hydra`
+    Args:
+        sweeps: the settings of each run.
+        job_overrides: what each was given on the command line.
+        settings: of Hydra, for all of them.
 
-    def __init__(self, **_options: Any) -> None:
-        pass
-
-    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        self.loader, self.config = hydra_context.config_loader, config
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Submits the runs as one array, and watches it unless told otherwise.
-
-        Raises:
-            InputError: there is no SLURM, it refuses the jobs, or a job ended without having done its work.
-        """
-        sweeps = [self.loader.load_sweep_config(self.config, list(overrides)) for overrides in job_overrides]
-        runs = [Run(list(o), str(sweep.output)) for o, sweep in zip(job_overrides, sweeps, strict=True)]
-        options = _options(sweeps)
-        hydra = self.config.hydra
-        folder = Path(hydra.runtime.cwd, hydra.sweep.dir)
-        command = [sys.executable, str(Path(sys.argv[0]).resolve())]
-        for source in hydra.runtime.config_sources:
-            if source.provider == "command-line":
-                command += ["--config-dir", str(Path(source.path).resolve())]
-        job = submit(runs, command, options, folder, hydra.job.name)
-        print(how_to_follow(job, runs, folder, options), flush=True)
-        if options.wait:
-            watch(job, runs, folder, options.poll_seconds)
-        return [JobReturn(run.overrides, status=JobStatus.COMPLETED) for run in runs]
+    Raises:
+        InputError: there is no SLURM, it refuses the jobs, or a job ended without having done its work.
+    """
+    runs = [Run(list(given), str(sweep.output)) for given, sweep in zip(job_overrides, sweeps, strict=True)]
+    options = _options(sweeps)
+    folder = Path(settings.runtime.cwd, settings.sweep.dir)
+    script = Path(sys.argv[0]).resolve()
+    command = [sys.executable, str(script)]
+    for source in settings.runtime.config_sources:
+        if source.provider == "command-line":
+            command += ["--config-dir", str(Path(source.path).resolve())]
+    job = submit(runs, command, options, folder, script.stem)
+    print(how_to_follow(job, runs, folder, options), flush=True)
+    if options.wait:
+        watch(job, runs, folder, options.poll_seconds)
 
 
 def submit(runs: list[Run], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
