@@ -17,6 +17,7 @@ def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from trainers.anchor import AnchorOptions, train_anchor
+    from trainers.devices import is_first
     from trainers.fit import RunOptions
     from trainers.lit import LossOptions
     from trainers.optim import OptimizerOptions
@@ -36,7 +37,8 @@ def main(cfg: DictConfig) -> None:
         seed=read(cfg, "seed", int),
         resume=read(cfg, "resume", bool),
     )
-    anchor_summary(output, metrics)
+    if is_first():
+        anchor_summary(output, metrics)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def main(cfg: DictConfig) -> None:
         resume=read(cfg, "resume", bool),
         overwrite=read(cfg, "overwrite", bool),
     )
-    expert_summary(result)
+    if result is not None:
+        expert_summary(result)
 
 
 if __name__ == "__main__":

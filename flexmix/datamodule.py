@@ -29,6 +29,7 @@ class TextModule(L.LightningDataModule):
         seed: fixes the order of windows.
         temperature: of the mixture of sources, see `flexmix.mixture.mixture_shares`.
         eval_windows: at most this many windows of each held-out set.
+        parts: in how many pieces a device reads its rows of a batch, for the accumulation of gradients.
     """
 
     def __init__(
@@ -43,13 +44,14 @@ class TextModule(L.LightningDataModule):
         public_share: float = 0.0,
         temperature: float = 1.0,
         eval_windows: int = 256,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         self.held_out_names = list(held_out)
         sources = train if isinstance(train, Sequence) else [Source(train)]
         self.own = mix(sources, temperature, seed)
         self.public = Stream(public, seed) if public is not None else None
-        self.public_share, self.batch_size, self.steps = public_share, batch_size, steps
+        self.public_share, self.batch_size, self.steps, self.parts = public_share, batch_size, steps, parts
         self._train = self._loader(0, 1)
         self._held_out = [EvalLoader(windows, batch_size, eval_windows) for windows in held_out.values()]
 
@@ -59,11 +61,6 @@ class TextModule(L.LightningDataModule):
         Raises `InputError` if the batch cannot be shared out evenly.
         """
         rank, devices = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if self.batch_size % devices:
-            raise InputError(
-                f"data.batch_size={self.batch_size} on {devices} devices: every device needs the same number of "
-                f"windows. Choose a multiple of {devices}."
-            )
         if (rank, devices) != (self._train.rank, self._train.devices):
             state = self._train.state_dict()
             self._train = self._loader(rank, devices)
@@ -92,4 +89,10 @@ class TextModule(L.LightningDataModule):
         self._train.load_state_dict(state_dict)
 
     def _loader(self, rank: int, devices: int) -> TrainLoader:
-        return TrainLoader(self.own, self.public, self.public_share, self.batch_size, self.steps, rank, devices)
+        share, size, steps = self.public_share, self.batch_size, self.steps
+        if size % (devices * self.parts):
+            raise InputError(
+                f"data.batch_size={size} on {devices} devices in {self.parts} parts: every part needs the same number "
+                f"of windows. Choose a multiple of {devices * self.parts}."
+            )
+        return TrainLoader(self.own, self.public, share, size, steps, rank, devices, self.parts)

@@ -145,10 +145,12 @@ class TrainLoader:
     """Training batches of own windows and a share of public ones, for a fixed number of steps.
 
     Batch k depends on nothing but the seed and k, so a loader whose state was restored goes on exactly where it was.
-    Each batch adds `own` [B] bool, which rows are the owner's; own rows come first.
+    Each batch adds `own` [B] bool, which rows are the owner's; own rows come first. It also adds `balance` [B], weights
+    of mean 1 over the whole batch with which own and public rows count as if there were equally many.
 
-    Of several devices, each reads its rows of the same batch: with B = 8, device 1 of 4 has rows 1 and 5. The state is
-    the number of batches, the same on every device, so it can be restored with another number of devices.
+    Of several devices, each reads its rows of the same batch: with B = 8, device 1 of 4 has rows 1 and 5. In parts, a
+    device reads its rows one part after the other, dealt out in the same way. The state is the number of batches, the
+    same on every device, so it can be restored with another number of devices or parts.
 
     Args:
         own: the owner's windows.
@@ -156,43 +158,56 @@ class TrainLoader:
         share: of the rows that are public, from 0 up to but not including 1.
         batch_size: rows in a batch, over all devices.
         steps: batches in a run.
-        rank, devices: which device of how many this loader serves; `batch_size` is a multiple of `devices`.
+        rank, devices: which device of how many this loader serves.
+        parts: in how many pieces a device reads its rows of a batch; `batch_size` is a multiple of `devices * parts`.
     """
 
     def __init__(
-        self, own: Rows, public: Rows | None, share: float, batch_size: int, steps: int, rank: int = 0, devices: int = 1
+        self,
+        own: Rows,
+        public: Rows | None,
+        share: float,
+        batch_size: int,
+        steps: int,
+        rank: int = 0,
+        devices: int = 1,
+        parts: int = 1,
     ) -> None:
         assert 0 <= share < 1 and (share == 0 or public is not None), f"a share of {share} needs public text"
-        assert 0 <= rank < devices and batch_size % devices == 0, f"{batch_size} rows on device {rank} of {devices}"
+        assert 0 <= rank < devices and batch_size % (devices * parts) == 0, f"{batch_size} rows, {rank} of {devices}"
         self.own, self.public = own, public
         self.share, self.batch_size, self.steps = share, batch_size, steps
-        self.rank, self.devices = rank, devices
+        self.rank, self.devices, self.parts = rank, devices, parts
         self.step = 0
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps * self.parts
 
     def __iter__(self) -> Iterator[Batch]:
         while self.step < self.steps:
-            batch = self.batch(self.step)
-            self.step += 1
-            yield batch
+            for part in range(self.parts):
+                batch = self.batch(self.step, part)
+                self.step += part == self.parts - 1
+                yield batch
         self.step = 0
 
-    def batch(self, k: int) -> Batch:
-        """This device's rows of batch `k`. Rows are handed to the public text so that its share holds over any
-        stretch of batches.
+    def batch(self, k: int, part: int = 0) -> Batch:
+        """This device's rows of batch `k`, or a part of them. Rows are handed to the public text so that its share
+        holds over any stretch of batches.
         """
         before, after = self._public_rows(k), self._public_rows(k + 1)
         n_own = self.batch_size - (after - before)
-        mine = np.arange(self.rank, self.batch_size, self.devices)
+        mine = np.arange(self.rank + self.devices * part, self.batch_size, self.devices * self.parts)
         own = mine < n_own
         batch = self.own.at(k * self.batch_size - before + mine[own])
         if not own.all():
             assert self.public is not None
             public = self.public.at(before + mine[~own] - n_own)
             batch = {name: torch.cat([rows, public[name]]) for name, rows in batch.items()}
-        return batch | {"own": torch.from_numpy(own)}
+        n_public = self.batch_size - n_own
+        weights = [self.batch_size / (2 * n) if n_own and n_public else 1.0 for n in (max(n_own, 1), max(n_public, 1))]
+        balance = np.where(own, *weights).astype(np.float32)
+        return batch | {"own": torch.from_numpy(own), "balance": torch.from_numpy(balance)}
 
     def plan(self) -> dict[str, Any]:
         """What a number of batches means: it counts the same batches only where this is the same."""

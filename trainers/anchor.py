@@ -24,6 +24,7 @@ from merge.anchor import REFERENCE, SHARED, open_olmo2, write_shared
 from merge.console import progress
 from merge.errors import InputError
 from merge.files import new_folder, refuse_occupied, sha256_file
+from trainers.devices import is_first
 from trainers.fit import Metrics, RunOptions, fit, work_folder
 from trainers.hub import local_folder
 from trainers.lit import LitAnchor, LossOptions
@@ -75,6 +76,8 @@ def train_anchor(
         InputError: text or model are unusable, or `output` is not free.
     """
     refuse_occupied(output)
+    if run.strategy == "fsdp":
+        raise InputError("run.strategy=fsdp: an anchor is trained whole on every device. Use ddp.")
     text = {split: find_split(data_path, split) for split in ("train", "test")}
     L.seed_everything(seed, verbose=False)
     if anchor.path is not None:
@@ -92,11 +95,15 @@ def train_anchor(
             steps=data.steps,
             seed=seed,
             eval_windows=data.eval_windows,
+            parts=run.accumulate,
         )
         model = Olmo2ForCausalLM(Olmo2Config.from_pretrained(source))
+        run.prepare(model)
         lit = LitAnchor(model, optimizer, loss, data.steps, module.held_out_names)
         before, after = fit(lit, module, run, work, logger, "training the anchor", data.tokens_per_step)
         metrics = {"loss_before": before["public/loss"], "loss_after": after["public/loss"]}
+        if not is_first():
+            return metrics
         training = {"tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed, "lr": optimizer.lr}
         with new_folder(output) as folder:
             nn.Module.float(model)  # in place; transformers' own method has no types

@@ -12,23 +12,25 @@ import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from merge.console import progress
+from merge.console import Advance, progress
 from merge.files import new_file
 
 
 class TokenProgress(L.Callback):
-    """A bar of tokens with rate and time left on a terminal, nothing elsewhere."""
+    """A bar of tokens with rate and time left on a terminal, nothing elsewhere, nor on other devices than the first."""
 
     def __init__(self, label: str, tokens_per_step: int, steps: int) -> None:
         self.label, self.tokens_per_step, self.steps = label, tokens_per_step, steps
         self._stack = ExitStack()
+        self._advance: Advance = lambda _amount: None
 
     def on_train_start(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
-        self._advance = self._stack.enter_context(progress(self.label, self.steps * self.tokens_per_step, "tokens"))
+        if trainer.is_global_zero:
+            self._advance = self._stack.enter_context(progress(self.label, self.steps * self.tokens_per_step, "tokens"))
         self._advance(trainer.global_step * self.tokens_per_step)
 
-    def on_train_batch_end(self, *_args: Any) -> None:
-        self._advance(self.tokens_per_step)
+    def on_train_batch_end(self, trainer: L.Trainer, *_args: Any) -> None:
+        self._advance(self.tokens_per_step / trainer.accumulate_grad_batches)
 
     def on_train_end(self, *_args: Any) -> None:
         self._stack.close()
@@ -54,12 +56,17 @@ class Checkpoints(L.Callback):
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._previous[signum] = signal.signal(signum, self._ask)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_args: Any) -> None:
-        if self._stopped_by or time.monotonic() - self._saved >= self.seconds:
+    def on_train_batch_end(self, trainer: L.Trainer, _module: Any, _outputs: Any, _batch: Any, index: int) -> None:
+        if (index + 1) % trainer.accumulate_grad_batches:
+            return
+        # what one device has decided, all do: they save together, and none goes on alone
+        asked = trainer.strategy.reduce_boolean_decision(bool(self._stopped_by), all=False)
+        due = time.monotonic() - self._saved >= self.seconds
+        if asked or trainer.strategy.reduce_boolean_decision(due, all=False):
             trainer.save_checkpoint(self.path, weights_only=False)
             self._saved = time.monotonic()
-        if self._stopped_by:
-            raise Stopped(self._stopped_by, self.path, trainer.global_step)
+        if asked:
+            raise Stopped(self._stopped_by or signal.SIGTERM, self.path, trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, *_args: Any) -> None:
         self._restore()

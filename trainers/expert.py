@@ -25,6 +25,7 @@ from merge.expert_file import write_expert
 from merge.files import sha256_file
 from merge.flexolmo import FFN, anchor_ffn
 from merge.header import AnchorReference, Data, Header, Losses, Training, check_domain
+from trainers.devices import is_first
 from trainers.fit import Metrics, RunOptions, fit, resolve_precision, work_folder
 from trainers.hub import local_folder
 from trainers.lit import LitExpert, LossOptions
@@ -93,7 +94,7 @@ def train_expert(
     resume: bool = True,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
-) -> Result:
+) -> Result | None:
     """Trains the expert of `domain` and writes it to `output`.
 
     Args:
@@ -109,9 +110,14 @@ def train_expert(
         overwrite: replace an expert file that stands at `output`.
         say: told in a line each what is read.
 
+    Returns:
+        What was made; None on every device of a run but the first.
+
     Raises:
         InputError: text, anchor or settings are unusable, or `output` exists. Nothing was written then.
     """
+    if not is_first():
+        say = _hush
     check_domain(domain.name, "domain.name")
     if output.is_dir():
         raise InputError(f"{output}: a folder stands where the expert file should go. Choose another output.")
@@ -154,14 +160,17 @@ def train_expert(
             public_share=data.public_share,
             temperature=data.temperature,
             eval_windows=data.eval_windows,
+            parts=run.accumulate,
         )
         if len(own) > 1:
             say(_mixture(text, module, data))
-        lit = LitExpert(
-            _paired_model(anchor, text, data, model, seed), optimizer, loss, data.steps, module.held_out_names
-        )
+        paired = _paired_model(anchor, text, data, model, seed)
+        run.prepare(paired)
+        lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names)
         before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step)
-        dtype = anchor.checkpoint.dtype(anchor_ffn(0, FFN[0]))
+        state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))
+        if not is_first():
+            return None
         header = Header(
             domain=domain.name,
             title=domain.title or domain.name,
@@ -176,9 +185,13 @@ def train_expert(
             privacy=None,
             software={name: importlib.metadata.version(name) for name in SOFTWARE},
         )
-        header = write_expert(output, header, expert_state(lit.model, dtype), replace=overwrite)
+        header = write_expert(output, header, state, replace=overwrite)
         (work / "last.ckpt").unlink(missing_ok=True)
     return Result(output, header, text, str(reference) if public else "none")
+
+
+def _hush(_line: str) -> None:
+    pass
 
 
 def _paired_model(anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, seed: int) -> PreTrainedModel:

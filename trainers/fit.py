@@ -23,8 +23,9 @@ from flexmix.datamodule import TextModule
 from merge.checkpoint import write_json
 from merge.errors import InputError
 from trainers.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
+from trainers.devices import StrategyName, is_first, make_strategy
 from trainers.lit import LitAnchor
-from trainers.memory import keep_freed_memory
+from trainers.memory import checkpoint_activations, keep_freed_memory
 from trainers.slurm import slurm_environment
 
 Metrics = dict[str, float]
@@ -36,22 +37,44 @@ class RunOptions:
 
     precision: str = "auto"  # or anything that lightning.Trainer takes
     accelerator: str = "auto"
-    devices: int = 1
+    strategy: StrategyName = "auto"  # ddp: the whole model on every device; fsdp: spread over the devices
+    devices: int = 1  # on each node
+    nodes: int = 1
+    accumulate: int = 1  # parts in which a device reads its windows of a step
+    activation_checkpointing: bool = False  # a third more work, a fraction of the memory for activations
+    compile: bool = False  # torch.compile of every decoder layer
     clip: float = 1.0  # gradient norm
     checkpoint_seconds: float = 120.0
     log_every: int = 10  # steps
     extra: dict[str, Any] = field(default_factory=dict)  # further arguments of lightning.Trainer
 
+    def __post_init__(self) -> None:
+        if min(self.devices, self.nodes, self.accumulate) < 1:
+            raise InputError(
+                f"run: devices {self.devices}, nodes {self.nodes} and accumulate {self.accumulate} must be positive."
+            )
+
+    def prepare(self, model: Any) -> None:
+        """What these options change about a model before it is trained."""
+        if self.activation_checkpointing:
+            checkpoint_activations(model)
+        if self.compile:
+            for layer in model.model.layers:
+                layer.compile()
+
 
 @contextmanager
 def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
-    """The folder of an unfinished run for `output`, held by this process alone.
+    """The folder of an unfinished run for `output`, held by this run alone, that is by the first of its processes.
 
     A folder made here disappears again when the run ends in an exception before its first checkpoint.
 
     Raises `InputError` if another process has it, or if it belongs to a run with other settings and `resume` is true.
     """
     folder = output.with_name(output.name.removesuffix(output.suffix) + ".run")
+    if not is_first():
+        yield folder
+        return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
@@ -86,6 +109,9 @@ def fit(
     trainer = L.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
+        num_nodes=options.nodes,
+        strategy=make_strategy(options.strategy, options.devices * options.nodes),
+        accumulate_grad_batches=options.accumulate,
         precision=resolve_precision(options.precision),
         max_epochs=1,
         check_val_every_n_epoch=2,  # held-out text is read before and after, by us
@@ -109,7 +135,8 @@ def fit(
         trainer.fit(lit, datamodule=data, ckpt_path=str(checkpoint) if checkpoint.exists() else None, weights_only=True)
         after = _validate(trainer, lit, data)
     except Stopped as stopped:
-        sys.stderr.write(stopped.said + "\n")
+        if is_first():
+            sys.stderr.write(stopped.said + "\n")
         raise
     except SystemExit as stop:  # Lightning makes an exit code of its own from Ctrl-C
         if isinstance(stop.__context__, KeyboardInterrupt):

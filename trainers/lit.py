@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from transformers import PreTrainedModel
 
 from flexmix.packing import NO_LABEL
+from trainers.devices import mean_over_devices, shard, whole
 from trainers.loss import NextToken
 from trainers.optim import OptimizerOptions
 from trainers.paired import router_logits, trainable_parameters
@@ -60,6 +61,11 @@ class LitAnchor(L.LightningModule):
         """Name and parameter of all that is trained."""
         yield from self.model.named_parameters()
 
+    def configure_model(self) -> None:
+        """Spreads the model over the devices, if the strategy has told us which."""
+        if self.device_mesh is not None:
+            shard(self.next_token, self.model.model.layers, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> Any:
         optimizer = self.options.build(self.trained())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.options.factor(self.steps))
@@ -69,7 +75,8 @@ class LitAnchor(L.LightningModule):
         total, loss = self.next_token(batch)
         terms = self._terms(batch)
         logged = {"loss": loss, "lm_z": total.detach() - loss} | {name: term.detach() for name, term in terms.items()}
-        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch["labels"]))
+        values = mean_over_devices(torch.stack(list(logged.values())))
+        self.log_dict({f"train/{name}": value for name, value in zip(logged, values, strict=True)})
         return torch.stack([total, *terms.values()]).sum()
 
     def validation_step(self, batch: Batch, _index: int, dataloader_idx: int = 0) -> None:
@@ -82,7 +89,7 @@ class LitAnchor(L.LightningModule):
         """Clips the global norm and logs it. Lightning itself, wary of fp16's scaling, refuses fused optimisers."""
         limit = float("inf") if gradient_clip_val is None else gradient_clip_val
         norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.trained()], limit)
-        self.log("train/grad_norm", norm.detach())
+        self.log("train/grad_norm", whole(norm.detach()))
 
     def _terms(self, _batch: Batch) -> dict[str, torch.Tensor]:
         """Further terms of the loss, weighted."""
@@ -116,11 +123,8 @@ class LitExpert(LitAnchor):
         logits_LBT2 = router_logits(self.model)
         terms = {"router_z": self.weights.router_z * labelled_mean(logits_LBT2.logsumexp(-1).square(), batch)}
         if self.weights.own_vs_public:
-            margin_LBT = logits_LBT2[..., 1] - logits_LBT2[..., 0]
-            own_BT = batch["own"].unsqueeze(-1).expand(batch["labels"].shape)
-            labelled_BT = batch["labels"] != NO_LABEL
-            loss = own_vs_public_loss(margin_LBT, own_BT & labelled_BT, ~own_BT & labelled_BT)
-            terms["own_vs_public"] = self.weights.own_vs_public * loss
+            loss_LBT = own_vs_public_loss(logits_LBT2[..., 1] - logits_LBT2[..., 0], batch["own"], batch["balance"])
+            terms["own_vs_public"] = self.weights.own_vs_public * labelled_mean(loss_LBT, batch)
         return terms
 
 
@@ -130,11 +134,11 @@ def labelled_mean(x: torch.Tensor, batch: Batch) -> torch.Tensor:
     return (x * labelled_BT).sum() / (labelled_BT.sum() * (x.numel() // labelled_BT.numel()))
 
 
-def own_vs_public_loss(margin_LBT: torch.Tensor, own_BT: torch.Tensor, public_BT: torch.Tensor) -> torch.Tensor:
-    """Logistic loss of the router margin, own and public positions weighted as if there were equally many of each.
+def own_vs_public_loss(margin_LBT: torch.Tensor, own_B: torch.Tensor, balance_B: torch.Tensor) -> torch.Tensor:
+    """Logistic loss of the router margin at every position, weighted by row [L, B, T].
 
-    With equal weights the best margin is the log density ratio of own to public text, whatever the mixture in training.
+    With weights under which own and public rows count the same, the margin of the least mean loss is the log density
+    ratio of own to public text, whatever the mixture in training.
     """
-    own_loss, public_loss = F.softplus(-margin_LBT[:, own_BT]), F.softplus(margin_LBT[:, public_BT])
-    both = [part.mean() for part in (own_loss, public_loss) if part.numel()]
-    return torch.stack(both).mean()
+    sign_B = torch.where(own_B, -1.0, 1.0)
+    return balance_B[:, None] * F.softplus(sign_B[:, None] * margin_LBT)

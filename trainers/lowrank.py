@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, silu
 
+from trainers.devices import whole
 from trainers.paired_ffn import Weights
 
 
@@ -45,7 +46,8 @@ class LowRankExpert(nn.Module):
 
     def weights(self, public: Weights) -> Weights:
         """Gate, up and down projection of the expert, in float32."""
-        gate, up, down = (weight.float() + b @ a for weight, a, b in zip(public, self.A, self.B, strict=True))
+        parts = zip(public, self.A, self.B, strict=True)
+        gate, up, down = (whole(weight).float() + whole(b) @ whole(a) for weight, a, b in parts)
         return gate, up, down
 
     def _delta(self, x: torch.Tensor, part: int) -> torch.Tensor:

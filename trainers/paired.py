@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from merge.flexolmo import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_ffn
+from trainers.devices import whole
 from trainers.lowrank import LowRankExpert
 from trainers.paired_ffn import Weights, paired_ffn
 
@@ -74,7 +75,8 @@ class PairedExperts(nn.Module):
         """Gate, up and down projection of the expert, whole."""
         if isinstance(self.expert, LowRankExpert):
             return self.expert.weights(_weights(self.public))
-        return _weights(self.expert)
+        gate, up, down = map(whole, _weights(self.expert))
+        return gate, up, down
 
 
 def _weights(ffn: nn.Module) -> Weights:
@@ -126,12 +128,12 @@ def router_logits(model: nn.Module) -> torch.Tensor:
 
 
 def expert_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The trained half under the names of an expert file."""
+    """The trained half under the names of an expert file; all devices of a run must ask for it together."""
     tensors: dict[str, torch.Tensor] = {}
     for n, layer in enumerate(pairs(model)):
         for part, weight in zip(FFN, layer.expert_weights(), strict=True):
             tensors[expert_ffn(n, part)] = weight
-        tensors[ROUTER_WEIGHT.format(n=n)] = layer.row_D
+        tensors[ROUTER_WEIGHT.format(n=n)] = whole(layer.row_D)
         if layer.bias is not None:
-            tensors[ROUTER_BIAS.format(n=n)] = layer.bias
+            tensors[ROUTER_BIAS.format(n=n)] = whole(layer.bias)
     return {name: tensor.detach().to("cpu", dtype) for name, tensor in tensors.items()}

@@ -32,7 +32,8 @@ def batch(model: Any, rows: int = 4, length: int = 24) -> dict[str, torch.Tensor
     dice = torch.Generator().manual_seed(1)
     x_BT = torch.randint(model.config.vocab_size, (rows, length), generator=dice)
     own = torch.arange(rows) < rows - 1
-    return {"input_ids": x_BT, "labels": x_BT, "position_ids": torch.arange(length).expand_as(x_BT), "own": own}
+    position_BT = torch.arange(length).expand_as(x_BT)
+    return {"input_ids": x_BT, "labels": x_BT, "position_ids": position_BT, "own": own, "balance": torch.ones(rows)}
 
 
 def logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

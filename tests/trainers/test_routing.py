@@ -62,11 +62,12 @@ def test_a_discriminant_needs_public_moments(tiny_anchor: Path) -> None:
 
 def test_own_and_public_weigh_the_same_however_many_there_are() -> None:
     margin_LBT = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0))
-    own_BT = torch.tensor([True] * 6 + [False] * 2)[:, None].expand(8, 5)
+    own_B = torch.tensor([True] * 6 + [False] * 2)
+    balance_B = torch.where(own_B, 8 / (2 * 6), 8 / (2 * 2))  # as the loader has it
     expected = torch.stack(
         [
             -torch.nn.functional.logsigmoid(margin_LBT[:, :6]).mean(),
             -torch.nn.functional.logsigmoid(-margin_LBT[:, 6:]).mean(),
         ]
     ).mean()
-    torch.testing.assert_close(own_vs_public_loss(margin_LBT, own_BT, ~own_BT), expected)
+    torch.testing.assert_close(own_vs_public_loss(margin_LBT, own_B, balance_B).mean(), expected)

@@ -1,0 +1,118 @@
+"""Runs on two devices, in two processes that talk over gloo, and in parts, against the run of one process."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from merge.expert_file import open_expert
+from merge.header import Header
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = [
+    "data.tokens=768", "data.length=32", "data.batch_size=4", "data.eval_windows=4", "data.moment_windows=8",
+    "run.precision=32-true", "run.accelerator=cpu", "run.log_every=1", "optimizer.lr=5e-3",
+    "optimizer.weight_decay=0.1",
+]  # fmt: skip
+
+
+def arguments(anchor: Path, shards: Path, output: Path, *settings: str) -> list[str]:
+    return [
+        sys.executable, str(ROOT / "train_expert.py"), "+domain=math", f"corpora={shards}", f"anchor.path={anchor}",
+        f"output={output}", f"data.cache={output.parent / 'tokens'}", *SETTINGS, *settings,
+    ]  # fmt: skip
+
+
+def command(anchor: Path, shards: Path, output: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments(anchor, shards, output, *settings), capture_output=True, text=True, cwd=output.parent
+    )
+
+
+def trained(anchor: Path, shards: Path, output: Path, *settings: str) -> tuple[list[float], Path]:
+    """The loss of every step, and the expert file."""
+    done = command(anchor, shards, output, *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("router mass on own text") == 1, "one process speaks"
+    (metrics,) = output.with_suffix(".run").glob("metrics/version_0/metrics.csv")
+    losses = [float(row["train/loss"]) for row in csv.DictReader(metrics.open()) if row["train/loss"]]
+    return losses, output
+
+
+@pytest.fixture(scope="module")
+def alone(
+    small_anchor: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[float], dict[str, torch.Tensor], Header]:
+    losses, path = trained(small_anchor, shards, tmp_path_factory.mktemp("alone") / "math.pt")
+    expert = open_expert(path)
+    assert len(losses) == 6
+    return losses, {name: expert.tensor(name) for name in expert.header.tensors}, expert.header
+
+
+TWO = ("run.devices=2",)
+EVERYTHING = (*TWO, "run.strategy=fsdp", "run.accumulate=2", "run.activation_checkpointing=true")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param((*TWO, "run.strategy=ddp"), id="ddp"),
+        pytest.param(EVERYTHING, id="fsdp in parts, checkpointed"),
+        pytest.param((*TWO, "run.strategy=fsdp"), id="fsdp", marks=pytest.mark.slow),
+        pytest.param(("run.accumulate=2",), id="parts", marks=pytest.mark.slow),
+        pytest.param(("run.compile=true",), id="compiled", marks=pytest.mark.slow),
+    ],
+)
+def test_the_loss_curve_and_the_expert_are_those_of_one_process(
+    alone: tuple[list[float], dict[str, torch.Tensor], Header],
+    small_anchor: Path,
+    shards: Path,
+    tmp_path: Path,
+    settings: tuple[str, ...],
+) -> None:
+    losses, path = trained(small_anchor, shards, tmp_path / "math.pt", *settings)
+    if "run.accumulate=2" not in settings:  # there, what is logged is one part of a step
+        torch.testing.assert_close(torch.tensor(losses), torch.tensor(alone[0]), rtol=1e-4, atol=1e-4)
+    expert = open_expert(path)
+    for name, expected in alone[1].items():
+        torch.testing.assert_close(
+            expert.tensor(name), expected, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    ours, theirs = expert.header.training.losses, alone[2].training.losses
+    assert ours.own_after == pytest.approx(theirs.own_after, abs=1e-3)
+    assert expert.header.training.tokens == alone[2].training.tokens
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused(small_anchor: Path, shards: Path, tmp_path: Path) -> None:
+    done = command(small_anchor, shards, tmp_path / "math.pt", "run.accumulate=3")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: data.batch_size=4 on 1 devices in 3 parts") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "math.run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_stopped_on_two_devices_goes_on_bit_for_bit(
+    small_anchor: Path, shards: Path, tmp_path: Path, strategy: str
+) -> None:
+    settings = ("run.devices=2", f"run.strategy={strategy}", "run.checkpoint_seconds=0")
+    whole = open_expert(trained(small_anchor, shards, tmp_path / "whole.pt", *settings)[1]).header
+    checkpoint = tmp_path / "cut.run/last.ckpt"
+    with subprocess.Popen(arguments(small_anchor, shards, tmp_path / "cut.pt", *settings)) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    assert checkpoint.exists() and not (tmp_path / "cut.pt").exists()
+    done = command(small_anchor, shards, tmp_path / "cut.pt", *settings)
+    assert done.returncode == 0 and "resuming from" in done.stderr
+    again = open_expert(tmp_path / "cut.pt").header
+    assert (again.tensors, again.training.losses.own_after) == (whole.tensors, whole.training.losses.own_after)

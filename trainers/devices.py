@@ -1,0 +1,71 @@
+"""One run on several devices: who is first, how work is shared, what a checkpoint of sharded weights holds.
+
+`ddp` keeps the whole model on every device and averages gradients. `fsdp` (FSDP2, `torch.distributed.fsdp`) spreads
+weights, gradients and optimiser state over the devices, layer by layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+StrategyName = Literal["auto", "ddp", "fsdp"]
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and speaks; true in a run of one process."""
+    known: Any = rank_zero  # it keeps the rank on a function, which types do not show
+    return not known.rank_zero_only.rank
+
+
+def make_strategy(name: StrategyName, devices: int) -> Any:
+    """What `lightning.Trainer` is told; `devices` counts those of all nodes."""
+    if name == "fsdp":
+        return ShardedStrategy(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    if name == "ddp" or devices > 1:
+        return DDPStrategy(broadcast_buffers=False)
+    return "auto"
+
+
+def shard(module: nn.Module, layers: Any, mesh: DeviceMesh) -> None:
+    """Spreads a module's parameters over a mesh, every layer a unit of its own, and what is left another one.
+
+    The parameters are moved to their device and cut unit by unit, so no device ever holds the whole model.
+    """
+    if isinstance(module, FSDPModule):  # validated before
+        return
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that may be spread over devices, in one piece; all devices must ask for it together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def mean_over_devices(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor that every device of the run has."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """FSDP2 whose checkpoints hold what the module calls trained, and nothing frozen is gathered for them."""
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        module: Any = self.lightning_module
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        state = {names[id(parameter)]: whole(parameter.detach()) for _, parameter in module.trained()}
+        return {name: tensor.cpu() for name, tensor in state.items()} if self.global_rank == 0 else {}
