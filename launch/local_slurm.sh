@@ -45,11 +45,15 @@ within() { # SECONDS COMMAND...
   until "$@" > /dev/null 2>&1; do ((SECONDS < end)) || return 1; sleep 0.1; done
 }
 
-missing() { local program; for program in "${!package[@]}"; do command -v "$program" > /dev/null || echo "${package[$program]}"; done; }
+missing() { # the packages, with a space between them
+  local program names=
+  for program in "${!package[@]}"; do command -v "$program" > /dev/null || names+=" ${package[$program]}"; done
+  echo "${names# }"
+}
 
 install_packages() {
   local needed log=$FLEXO_SLURM/log/apt.log
-  needed=$(missing | xargs)
+  needed=$(missing)
   [ -n "$needed" ] || return 0
   command -v apt-get > /dev/null || cannot "$needed missing, and no apt-get to install it with"
   [ "$(id -u)" = 0 ] || cannot "$needed missing, and installing takes root"
@@ -65,7 +69,7 @@ install_packages() {
     get=(apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends $needed)
     "${get[@]}" || { apt-get -q update && "${get[@]}"; }
   ) > "$log" 2>&1 || cannot "apt-get did not install $needed: $(grep -m 1 '^E:' "$log" || echo "see $log")"
-  [ -z "$(missing)" ] || cannot "$(missing | xargs) still missing after the installation"
+  [ -z "$(missing)" ] || cannot "$(missing) still missing after the installation"
 }
 
 address() { # of this machine under its own name, which is where the daemons listen

@@ -223,7 +223,7 @@ def watch(job: str, runs: list[Run], folder: Path, poll_seconds: float) -> None:
                     if code is not None or now - ended.setdefault(n, now) > RESULT_SECONDS:
                         waiting.remove(n)
                         if code != 0:
-                            failed[n] = line if code is None else f"exit code {code}"
+                            failed[n] = f"{line}, exit code {'unknown' if code is None else code}"
             if waiting:
                 time.sleep(poll_seconds)
     except (KeyboardInterrupt, SystemExit) as stop:
