@@ -92,10 +92,14 @@ class Run:
 
     overrides: list[str]
     output: str
+    name: str
 
-    @property
-    def name(self) -> str:
-        return " ".join(filter_overrides(self.overrides))
+
+def named(overrides: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[Run]:
+    """Runs named after what sets them apart from each other; one alone after all that it was given."""
+    shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
+    names = [" ".join(part for part in filter_overrides(given) if part not in shared) for given in overrides]
+    return [Run(list(given), *rest) for given, *rest in zip(overrides, outputs, names, strict=True)]
 
 
 def launch(sweeps: Sequence[Any], job_overrides: Sequence[Sequence[str]], settings: Any) -> None:
@@ -109,7 +113,7 @@ def launch(sweeps: Sequence[Any], job_overrides: Sequence[Sequence[str]], settin
     Raises:
         InputError: there is no SLURM, it refuses the jobs, or a job ended without having done its work.
     """
-    runs = [Run(list(given), str(sweep.output)) for given, sweep in zip(job_overrides, sweeps, strict=True)]
+    runs = named(job_overrides, [str(sweep.output) for sweep in sweeps])
     options = _options(sweeps)
     folder = Path(settings.runtime.cwd, settings.sweep.dir)
     script = Path(sys.argv[0]).resolve()
@@ -173,7 +177,7 @@ def how_to_follow(job: str, runs: list[Run], folder: Path, options: SlurmOptions
     """What to type to see, to stop and to collect the runs of a submitted array."""
     logs = os.path.relpath(folder)
     lines = [f"submitted as {job}, {len(runs)} {'jobs' if len(runs) > 1 else 'job'}:"]
-    lines += [f"  {job}_{n}  {run.name or 'no changes'} -> {run.output}" for n, run in enumerate(runs)]
+    lines += [f"  {job}_{n}  {run.name or 'as configured'} -> {run.output}" for n, run in enumerate(runs)]
     lines += [
         f"queue:    squeue -j {job}",
         f"follow:   tail -F {shlex.quote(logs)}/{job}_*.log",
@@ -192,8 +196,8 @@ def watch(job: str, runs: list[Run], folder: Path, poll_seconds: float) -> None:
     """Waits until all jobs of an array have ended, and says when one changes its state.
 
     Raises:
-        InputError: SLURM has not answered for ten minutes, or a job ended without having done its work: another exit
-            code than 0, or none within half a minute.
+        InputError: SLURM has not answered for ten minutes, or a job ended without having done its work: with another
+            exit code than 0, or with none within half a minute.
     """
     shown: dict[int, str] = {}
     ended: dict[int, float] = {}  # since when, for jobs without a result
@@ -219,7 +223,7 @@ def watch(job: str, runs: list[Run], folder: Path, poll_seconds: float) -> None:
                     if state in UNFINISHED and reason not in HOPELESS:
                         ended.pop(n, None)
                         continue
-                    code = _exit_code(folder / f"{job}_{n}.exit") if state not in UNFINISHED else None
+                    code = 0 if state == "COMPLETED" else _exit_code(folder / f"{job}_{n}.exit")
                     if code is not None or now - ended.setdefault(n, now) > RESULT_SECONDS:
                         waiting.remove(n)
                         if code != 0:

@@ -14,12 +14,12 @@ from hydra.core.global_hydra import GlobalHydra
 from merge.errors import InputError
 from trainers import slurm
 from trainers.entry import run_hydra
-from trainers.slurm import QUEUE_AGAIN, Run, SlurmOptions, batch_script, submit, watch
+from trainers.slurm import QUEUE_AGAIN, SlurmOptions, batch_script, named, submit, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH_FILES = sorted((ROOT / "launch").glob("*.sbatch"))
 SLURM = ["+domain=math", "hydra/launcher=slurm"]
-RUNS = [Run(["+domain=math"], "experts/math.pt"), Run(["+domain=my text"], "experts/my.pt")]
+RUNS = named([["+domain=math"], ["+domain=my text"]], ["experts/math.pt", "experts/my.pt"])
 StandIn = Callable[[str, str], Path]
 
 
@@ -107,15 +107,15 @@ def test_options_become_those_of_sbatch(tmp_path: Path) -> None:
     asked = [line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")]
     assert asked == [
         "job-name=train", "array=0-1", f"chdir={Path.cwd()}", f"output='{tmp_path}/my 100%%/%A_%a.log'",
-        "partition=gpu", "time=1440", "nodes=1", "ntasks-per-node=1", "cpus-per-task=1", "gpus-per-node=2", "mem=8G", "requeue",
-        "open-mode=append", "constraint='a b'", "exclusive",
+        "partition=gpu", "time=1440", "nodes=1", "ntasks-per-node=1", "cpus-per-task=1", "gpus-per-node=2", "mem=8G",
+        "requeue", "open-mode=append", "constraint='a b'", "exclusive",
     ]  # fmt: skip
     assert "module load x" in lines
 
 
 def test_runs_that_would_write_the_same_file_are_refused(stand_in: StandIn, tmp_path: Path) -> None:
     sbatch = stand_in("sbatch", "echo 7")
-    runs = [Run(["seed=0"], "math.pt"), Run(["seed=1"], "math.pt")]
+    runs = named([["+domain=math", "seed=0"], ["+domain=math", "seed=1"]], ["math.pt", "math.pt"])
     with pytest.raises(InputError, match=r"'seed=0' and 'seed=1' would both write math\.pt"):
         submit(runs, ["python"], SlurmOptions(), tmp_path / "logs", "train")
     assert not sbatch.exists() and not (tmp_path / "logs").exists()
@@ -154,7 +154,6 @@ def watch_one(folder: Path) -> None:
 def test_a_watch_ends_when_the_job_has_done_its_work(
     answers: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "7_0.exit").write_text("0\n")
     answers("0|PENDING|Priority", "slurm_load_jobs error: timed out", "0|RUNNING|None", "0|RUNNING|None",
             "0|PENDING|BeginTime", "0|RUNNING|None", "0|COMPLETED|None")  # fmt: skip
     watch_one(tmp_path)
@@ -181,7 +180,6 @@ def test_a_job_that_slurm_has_forgotten_is_judged_by_its_exit_code(
         ),
         ("0|NODE_FAIL|NodeDown", None, r"7_0 \(\+domain=math\): NODE_FAIL, exit code unknown\. The end of"),
         ("0|CANCELLED|None", "", r"\): CANCELLED, exit code unknown\. "),
-        ("0|COMPLETED|None", None, r"\): COMPLETED, exit code unknown\. "),
         ("0|PENDING|launch failed requeued held", None, r"\): PENDING \(launch failed requeued held\), exit"),
         ("slurm_load_jobs error: Invalid job id specified", None, r"\): gone from the queue, exit"),
         ("slurm_load_jobs error: Unable to contact slurm controller", None, "squeue has not answered for"),
@@ -231,8 +229,8 @@ def test_a_detached_multirun_says_how_to_follow_and_collect(
     )  # fmt: skip
     assert capsys.readouterr().out.splitlines() == [
         "submitted as 41, 2 jobs:",
-        "  41_0  +domain=math run.devices=2 -> experts/math.pt",
-        "  41_1  +domain=code run.devices=2 -> experts/code.pt",
+        "  41_0  +domain=math -> experts/math.pt",
+        "  41_1  +domain=code -> experts/code.pt",
         "queue:    squeue -j 41",
         "follow:   tail -F logs/x/41_*.log",
         "stop:     scancel 41",

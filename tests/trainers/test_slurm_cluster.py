@@ -126,9 +126,9 @@ def test_a_preemption_that_only_sends_sigterm_ends_in_the_same_bits(start: Start
 def test_a_job_that_is_killed_ends_the_multirun_and_is_named(start: Start) -> None:
     run = start("+domain=math")
     run.wait_for(lambda: run.slurm("squeue", "-h", "-o", "%T") == "RUNNING\n")
-    run.slurm("scancel", "--signal=KILL", "--full", f"{run.job}_0")
+    run.slurm("scancel", "--signal=KILL", "--batch", f"{run.job}_0")
     began = time.monotonic()
     said = run.said()
     assert run.process.returncode == 1 and time.monotonic() - began < 60
-    assert f"error: 1 of 1 jobs did not finish. What is done stays done.\n{run.job}_0 (+domain=math" in said
-    assert ", exit code unknown. " in said and f"{run.folder}/logs/{run.job}_0.log" in said
+    assert f"error: 1 of 1 jobs did not finish. What is done stays done.\n{run.job}_0 (" in said
+    assert "+domain=math): FAILED, exit code unknown. " in said and f"{run.folder}/logs/{run.job}_0.log" in said
