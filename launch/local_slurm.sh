@@ -5,7 +5,7 @@
 #   up             installs the packages if they are missing, starts the daemons, waits for the node; again while up: no change
 #   env            what a shell needs to reach it: eval "$(bash launch/local_slurm.sh env)"
 #   status         daemons, node and queue
-#   run COMMAND    up, COMMAND, down
+#   run COMMAND    COMMAND with a cluster of its own, gone afterwards; or with the one in FLEXO_SLURM, which stays if it was up
 #   down           cancels the jobs and stops these daemons and no others; --purge removes the folder too
 #
 # Everything it makes is in one folder. Two partitions: jobs on `urgent` preempt those on `main`, with SIGTERM and 20 seconds of
@@ -13,12 +13,12 @@
 #
 #   FLEXO_SLURM       the folder (flexo-local-slurm in the temporary folder); a short, plain path: unix sockets lie below it
 #   FLEXO_SLURM_CPUS  CPUs that the node claims, more than there are if you like (all there are)
-#   FLEXO_SLURM_PORT  of the controller, the node's is the next one (17017)
 #
 # Exit codes: 0 done; 1 it should have worked and did not; 2 wrong usage; 77 it cannot work on this machine, and says why.
 set -euo pipefail
+purge=
+if [ "${1:-}" = run ] && [ -z "${FLEXO_SLURM:-}" ]; then FLEXO_SLURM=$(mktemp -d /tmp/slurm-XXXXXX) purge=--purge; fi
 FLEXO_SLURM=${FLEXO_SLURM:-${TMPDIR:-/tmp}/flexo-local-slurm}
-PORT=${FLEXO_SLURM_PORT:-17017}
 PATH=$PATH:/usr/sbin:/sbin
 conf=$FLEXO_SLURM/slurm.conf
 host=$(hostname -s)
@@ -86,12 +86,12 @@ address() { # of this machine under its own name, which is where the daemons lis
 #   MinJobAge        is how long a job that ended can be asked about
 #   EnforcePartLimits refuses what could never run, instead of letting it wait for ever
 #   CR_Core          leaves memory uncounted, or a job that does not ask would take all of it
-write_conf() { # ADDRESS CPUS
+write_conf() { # ADDRESS PORT CPUS
   cat > "$conf.new" << END
 ClusterName=flexo
 SlurmctldHost=$host($1)
-SlurmctldPort=$PORT
-SlurmdPort=$((PORT + 1))
+SlurmctldPort=$2
+SlurmdPort=$(($2 + 1))
 SlurmUser=$(id -un)
 SlurmdUser=$(id -un)
 AuthType=auth/munge
@@ -119,7 +119,7 @@ MinJobAge=3600
 EnforcePartLimits=ALL
 ReturnToService=2
 SlurmdParameters=config_overrides
-NodeName=$host NodeAddr=$1 CPUs=$2 Sockets=1 CoresPerSocket=$2 ThreadsPerCore=1 State=UNKNOWN
+NodeName=$host NodeAddr=$1 CPUs=$3 Sockets=1 CoresPerSocket=$3 ThreadsPerCore=1 State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=urgent Nodes=$host MaxTime=INFINITE DefaultTime=60 PriorityTier=2 PreemptMode=OFF
 END
@@ -128,13 +128,21 @@ END
   mv "$conf.new" "$conf"
 }
 
-free_port() { ! (: < "/dev/tcp/$1/$2") 2> /dev/null || cannot "port $2 is in use; set FLEXO_SLURM_PORT"; }
+free_port() { # of this ADDRESS, it and the next one; the folder says where to look first, for there can be several clusters
+  local port tries
+  port=$((20000 + $(cksum <<< "$FLEXO_SLURM" | cut -d ' ' -f 1) % 5000 * 2))
+  for tries in {1..50}; do
+    (: < "/dev/tcp/$1/$port" || : < "/dev/tcp/$1/$((port + 1))") 2> /dev/null || { echo $port; return; }
+    port=$((port + 2))
+  done
+  cannot "no free port in $tries pairs below $port"
+}
 
 node_is_ready() { [[ $(sinfo -h -N -n "$host" -p main -o %T) =~ ^(idle|mixed|allocated|completing)$ ]]; }
 
 up() {
   [[ $FLEXO_SLURM =~ ^/[A-Za-z0-9_./-]+$ ]] || cannot "FLEXO_SLURM=$FLEXO_SLURM: expected an absolute path of plain characters"
-  local socket=$FLEXO_SLURM/spool/${host}_4294967295.4294967295 cpus at
+  local socket=$FLEXO_SLURM/spool/${host}_4294967295.4294967295 cpus at port
   ((${#socket} < 108)) || cannot "FLEXO_SLURM=$FLEXO_SLURM is too long for unix sockets below it"
   mkdir -p "$FLEXO_SLURM"/{log,run,state,spool}
   chmod 755 "$FLEXO_SLURM" "$FLEXO_SLURM"/{log,run,state,spool}
@@ -149,12 +157,13 @@ up() {
       --seed-file="$FLEXO_SLURM/state/munged.seed" || broken "munged"
   fi
   if ! daemon slurmctld > /dev/null; then
-    free_port "$at" "$PORT" && write_conf "$at" "$cpus"
+    stop slurmd || broken "slurmd of an earlier life does not end"
+    port=$(free_port "$at") || exit
+    write_conf "$at" "$port" "$cpus"
     slurmctld -f "$conf" >> "$FLEXO_SLURM/log/slurmctld.log" 2>&1 || broken "slurmctld"
   fi
   within 20 sinfo -h || broken "slurmctld does not answer"
   if ! daemon slurmd > /dev/null; then
-    free_port "$at" $((PORT + 1))
     slurmd -f "$conf" >> "$FLEXO_SLURM/log/slurmd.log" 2>&1 || broken "slurmd"
   fi
   if ! within 10 node_is_ready; then # put aside in an earlier life
@@ -201,7 +210,7 @@ case ${1:-} in
   status) status ;;
   run)
     shift
-    daemon slurmctld > /dev/null || trap down EXIT
+    daemon slurmctld > /dev/null || trap 'down $purge' EXIT
     up
     export FLEXO_SLURM
     "$@"

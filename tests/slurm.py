@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +27,6 @@ def local_slurm() -> Iterator[dict[str, str]]:
     given = "FLEXO_SLURM" in environment
     if not given:  # a short path, for sockets lie below it
         environment |= {"FLEXO_SLURM": tempfile.mkdtemp(prefix="slurm-", dir="/tmp"), "FLEXO_SLURM_CPUS": "2"}
-        environment |= {"FLEXO_SLURM_PORT": str(_two_free_ports())}
     folder = environment["FLEXO_SLURM"]
     up = _call("up", environment)
     if up.returncode:
@@ -51,15 +49,3 @@ def _call(what: str, environment: dict[str, str], *arguments: str) -> subprocess
         )
         said.seek(0)
         return subprocess.CompletedProcess(done.args, done.returncode, "", said.read())
-
-
-def _two_free_ports() -> int:
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                two.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port

@@ -30,7 +30,7 @@ UNFINISHED = {
     "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD",
 }  # fmt: skip
 HOPELESS = ("launch failed requeued held", "JobHoldMaxRequeue", "BadConstraints", "DependencyNeverSatisfied")
-RESULT_SECONDS = 30.0  # how long an ended job's exit code may take to cross a shared file system
+RESULT_SECONDS = 10.0  # how long an ended job's exit code may take to cross a shared file system
 SILENCE_SECONDS = 600.0  # how long squeue may fail before the watch is given up
 # Every batch script ends like this, those in launch/ too.
 QUEUE_AGAIN = """\
@@ -197,7 +197,7 @@ def watch(job: str, runs: list[Run], folder: Path, poll_seconds: float) -> None:
 
     Raises:
         InputError: SLURM has not answered for ten minutes, or a job ended without having done its work: with another
-            exit code than 0, or with none within half a minute.
+            exit code than 0, or with none within ten seconds.
     """
     shown: dict[int, str] = {}
     ended: dict[int, float] = {}  # since when, for jobs without a result

@@ -204,6 +204,21 @@ def test_one_failed_job_does_not_hide_the_others(answers: Callable[..., Path], t
         watch("7", RUNS, tmp_path, poll_seconds=0.02)
 
 
+def test_who_stops_watching_is_told_how_to_stop_the_jobs(
+    answers: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers("0|RUNNING|None")
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slurm.time, "sleep", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        watch_one(tmp_path)
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped watching; the jobs go on. To stop them: scancel 7\n"
+
+
 @pytest.fixture
 def multirun(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Calls `train_expert.py` with these arguments, in an empty folder."""
