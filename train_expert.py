@@ -4,6 +4,7 @@
     python train_expert.py +domain=local domain.name=pubmed domain.train=shard.jsonl.gz domain.test=held.jsonl.gz \
         anchor.path=anchor/ output=experts/pubmed.pt
     python train_expert.py +domain=math debug=fast output=/tmp/math.pt      (seconds)
+    python train_expert.py +domain=math plan=true                           (what it needs: memory, hours, cost)
 """
 
 from __future__ import annotations
@@ -25,19 +26,27 @@ def main(cfg: DictConfig) -> None:
     from trainers.fit import RunOptions
     from trainers.lit import LossOptions
     from trainers.optim import OptimizerOptions
+    from trainers.plan import HardwareOptions, architecture_for, load_of, render
     from trainers.summary import expert_summary
     from trainers.text import DataOptions
 
+    anchor_path = read(cfg, "anchor.path", str)
+    data, run = read(cfg, "data", DataOptions, apart=("public",)), read(cfg, "run", RunOptions)
+    model, optimizer = read(cfg, "model", PairOptions), read(cfg, "optimizer", OptimizerOptions)
+    if read(cfg, "plan", bool):
+        load = load_of(data, run, optimizer, rank=model.rank, bias=model.router_bias is not None)
+        print(render(anchor_path, architecture_for(anchor_path), load, read(cfg, "hardware", HardwareOptions)))
+        return
     result = train_expert(
-        domain=read(cfg, "domain", Domain),
-        anchor_path=read(cfg, "anchor.path", str),
+        domain=read(cfg, "domain", Domain, apart=("flexmix",)),  # flexmix: of the set in the paper, for flexo-data list
+        anchor_path=anchor_path,
         output=read(cfg, "output", Path),
         corpora=read(cfg, "corpora", Path),
-        data=read(cfg, "data", DataOptions, apart=("public",)),
-        model=read(cfg, "model", PairOptions),
-        optimizer=read(cfg, "optimizer", OptimizerOptions),
+        data=data,
+        model=model,
+        optimizer=optimizer,
         loss=read(cfg, "loss", LossOptions),
-        run=read(cfg, "run", RunOptions),
+        run=run,
         public_path=Path(read(cfg, "data.public", str)) if cfg.data.public else None,
         logger=instantiate(cfg.logger),
         seed=read(cfg, "seed", int),

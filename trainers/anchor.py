@@ -19,11 +19,12 @@ from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM, Pr
 from flexmix.corpus import copy_sample, find_split, read_documents
 from flexmix.datamodule import TextModule
 from flexmix.packing import EvalLoader
+from flexmix.tokens import is_shard, shard_texts, text_digest
 from flexmix.vocabulary import END_OF_TEXT, PAD, train_tokenizer
 from merge.anchor import REFERENCE, SHARED, open_olmo2, write_shared
 from merge.console import progress
 from merge.errors import InputError
-from merge.files import new_folder, refuse_occupied, sha256_file
+from merge.files import new_folder, refuse_occupied
 from trainers.devices import is_first
 from trainers.fit import Metrics, RunOptions, fit, work_folder
 from trainers.hub import local_folder
@@ -69,6 +70,8 @@ def train_anchor(
 ) -> Metrics:
     """Makes the anchor folder `output` from public text in `data_path` (`train` and `test` as `.jsonl[.gz]`).
 
+    For a model taken as it is, `data_path` may be a folder that `flexo-data prepare` made with that model's tokenizer.
+
     Returns:
         Held-out loss before and after training, in nats per token; empty for a model taken as it is.
 
@@ -83,9 +86,14 @@ def train_anchor(
     if anchor.path is not None:
         _adopt(anchor, text, output, data)
         return {}
+    if is_shard(text["train"]):
+        raise InputError(
+            f"{data_path}: tokens of another tokenizer, and a new anchor gets a tokenizer of its own. Give text "
+            "(train.jsonl[.gz] and test.jsonl[.gz]), or take an existing model with anchor.path=FOLDER."
+        )
     settings: dict[str, Any] = {"anchor": asdict(anchor), "data": data.settings(), "optimizer": asdict(optimizer)}
     settings |= {"loss": asdict(loss), "precision": run.precision, "seed": seed}
-    settings["text"] = {split: sha256_file(path) for split, path in text.items()}
+    settings["text"] = {split: text_digest(path) for split, path in text.items()}
     with work_folder(output, settings, resume) as work:
         source = _blank(anchor, text["train"], work / "blank")
         module = TextModule(
@@ -138,7 +146,13 @@ def _share(
     reference.mkdir(parents=True)
     sizes = {"train": anchor.reference_bytes, "test": anchor.reference_bytes // 10}
     about["reference"] = {
-        split: copy_sample(path, reference / f"{split}.jsonl.gz", sizes[split]) for split, path in text.items()
+        split: copy_sample(
+            path,
+            reference / f"{split}.jsonl.gz",
+            sizes[split],
+            (lambda shard: shard_texts(shard, folder)) if is_shard(path) else None,
+        )
+        for split, path in text.items()
     }
     windows = data.windows(find_split(reference, "train"), folder)
     loader = EvalLoader(windows, data.batch_size, data.moment_windows)

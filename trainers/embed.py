@@ -66,7 +66,7 @@ def embed(
     opened = open_anchor(folder)
     if encoder:
         from flexmix.corpus import read_documents
-        from flexmix.encoder import encoder_name, text_moments
+        from flexmix.text_encoder import encoder_name, text_moments
 
         width = opened.architecture.hidden_size
         with progress(f"embedding {name}", documents, "documents") as advance:

@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from flexmix.corpus import HubSource, find_split
 from flexmix.datamodule import TextModule
 from flexmix.embedding import read_embedding
+from flexmix.tokens import text_digest
 from merge.anchor import Anchor, open_anchor
 from merge.console import progress
 from merge.errors import InputError
 from merge.expert_file import write_expert
-from merge.files import sha256_file
 from merge.flexolmo import FFN, anchor_ffn
 from merge.header import AnchorReference, Data, Header, Losses, Training, check_domain
 from trainers.devices import is_first
@@ -144,7 +144,7 @@ def train_expert(
     settings = {
         "domain": domain.name, "anchor": anchor.digest, "router": anchor.router_digest, "data": data.settings(),
         "model": asdict(model), "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision,
-        "seed": seed, "text": {name: sha256_file(path) for name, path in files.items() if path},
+        "seed": seed, "text": {name: text_digest(path) for name, path in files.items() if path},
     }  # fmt: skip
     with work_folder(output, settings, resume) as work:
         own = data.sources(text, anchor.folder)
@@ -164,7 +164,7 @@ def train_expert(
         )
         if len(own) > 1:
             say(_mixture(text, module, data))
-        paired = _paired_model(anchor, text, data, model, seed)
+        paired = _paired_model(anchor, text, data, model, run.precision, seed)
         run.prepare(paired)
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names)
         before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step)
@@ -194,9 +194,15 @@ def _hush(_line: str) -> None:
     pass
 
 
-def _paired_model(anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, seed: int) -> PreTrainedModel:
-    """The anchor in fp32 with a pair in every layer, the router rows started from the owner's text."""
-    model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=torch.float32)
+def _paired_model(
+    anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, precision: str, seed: int
+) -> PreTrainedModel:
+    """The anchor with a pair in every layer, the router rows started from the owner's text.
+
+    What is frozen is held in the dtype of computation, once; the expert starts from the anchor's own bits, in float32.
+    """
+    dtype = torch.bfloat16 if resolve_precision(precision).startswith("bf16") else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=dtype)
     start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
     if options.embedding is not None:
         rows = embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
@@ -206,7 +212,10 @@ def _paired_model(anchor: Anchor, text: OwnText, data: DataOptions, options: Pai
             moments = router_input_moments(model, loader, advance)
         rows = starting_rows(options.router_init, anchor, moments, **start)
     public_rows = [anchor.public_row(n) for n in range(len(rows))]
-    return pair(model, public_rows, rows, train_row=options.train_router, bias=options.router_bias, rank=options.rank)
+    return pair(
+        model, public_rows, rows, train_row=options.train_router, bias=options.router_bias, rank=options.rank,
+        start=lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part)),
+    )  # fmt: skip
 
 
 def _mixture(text: OwnText, module: TextModule, data: DataOptions) -> str:

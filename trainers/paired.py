@@ -10,7 +10,7 @@ B batch, T positions, D hidden size, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 
 import torch
@@ -92,6 +92,7 @@ def pair(
     train_row: bool = True,
     bias: float | None = None,
     rank: int | None = None,
+    start: Callable[[int, str], torch.Tensor] | None = None,
 ) -> PreTrainedModel:
     """Freezes an anchor and replaces every layer's feed-forward network by a pair. Changes `model` and returns it.
 
@@ -100,10 +101,16 @@ def pair(
         public_rows: the shared public router row [D] of every layer.
         rows: the starting router row [D] of every layer.
         train_row, bias, rank: as in `PairedExperts`.
+        start: layer, projection -> the weight that an expert of full rank starts from, where `model` is not in float32
+            and has rounded it; None: what `model` has.
     """
     model.requires_grad_(False)
-    for layer, public_row, row in zip(model.model.layers, public_rows, rows, strict=True):
+    for n, (layer, public_row, row) in enumerate(zip(model.model.layers, public_rows, rows, strict=True)):
         layer.mlp = PairedExperts(layer.mlp, public_row.float(), row.float(), train_row=train_row, bias=bias, rank=rank)
+        if start is not None and rank is None:
+            with torch.no_grad():
+                for part in FFN:
+                    layer.mlp.expert.get_parameter(f"{part}.weight").copy_(start(n, part))
     return model
 
 

@@ -79,6 +79,8 @@ class _PairedFFN(torch.autograd.Function):
                 ]
             if need_x:
                 dx_ND = (da_NF @ gate_FD).addmm_(du_NF, up_FD)
+            del da_NF, du_NF, s_NF, gate_FD, up_FD, down_DF  # before the frozen half takes as much again
+            if dx_ND is not None:
                 gate_FD, up_FD, down_DF = (weight.to(dtype) for weight in weights[:3])
                 da_NF, du_NF, _ = _inside((dy_ND - own_ND) @ down_DF, a0_NF, u0_NF)
                 dx_ND = dx_ND.addmm_(da_NF, gate_FD).addmm_(du_NF, up_FD).to(ctx.x_dtype)

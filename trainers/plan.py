@@ -1,7 +1,7 @@
 """What a training run will need, before it is paid for: parameters, memory per device, FLOPs, hours, cost.
 
-    python train_expert.py +domain=math anchor.path=allenai/OLMo-2-1124-7B data.tokens=5_000_000_000 \
-        run.devices=8 run.strategy=fsdp plan.show=true plan.hardware=h100
+    python train_expert.py +domain=math anchor.path=allenai/OLMo-2-1124-7B data.tokens=5_000_000_000 data.length=4096 \
+        run.devices=8 run.strategy=fsdp run.activation_checkpointing=true plan=true hardware.name=h100
 
 Nothing is loaded: the numbers follow from the architecture and the settings. Memory is what the formulas below say must
 be there at once; an allocator's fragmentation and the framework itself come on top.
@@ -12,14 +12,20 @@ values, T positions in a window, N positions in a micro-batch on one device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 
+from merge.checkpoint import read_json
 from merge.errors import InputError
-from merge.flexolmo import Architecture, anchor_tensors, expert_tensors
+from merge.flexolmo import Architecture, anchor_tensors, architecture_of, expert_tensors
+from trainers.fit import RunOptions, resolve_precision
 from trainers.loss import chunk_rows
+from trainers.optim import OptimizerOptions
+from trainers.text import DataOptions
 
 GIB = 1 << 30
+USABLE = 0.92  # of a device's memory; the framework and fragmentation take the rest
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Load:
     adafactor: bool = False
     checkpointed: bool = False  # activations are computed twice instead of kept
     bias: bool = False
+    device: str = "cuda"
 
 
 @dataclass(frozen=True)
@@ -81,12 +88,61 @@ class Plan:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
+@dataclass(frozen=True)
+class HardwareOptions:
+    """What a run is planned for."""
+
+    name: str = "h100"  # a key of `HARDWARE`
+    utilisation: float = 0.4  # the share of a device's peak FLOP/s that the run is expected to reach
+    rent: float | None = None  # US dollars an hour and device; None: the usual one
+
+    def __post_init__(self) -> None:
+        if self.name not in HARDWARE:
+            raise InputError(f"hardware.name={self.name}: expected one of {', '.join(HARDWARE)}.")
+        if not 0 < self.utilisation <= 1:
+            raise InputError(f"hardware.utilisation={self.utilisation}: expected a share above 0, at most 1.")
+
+
 def published(name: str) -> Architecture | None:
     """The architecture of a published anchor by its hub id, without a network."""
     if name not in PUBLISHED:
         return None
     hidden, ffn, layers, heads, groups = PUBLISHED[name]
     return Architecture(100_352, hidden, ffn, layers, heads, groups, False, 1e-6, 500_000.0)
+
+
+def architecture_for(anchor: str) -> Architecture:
+    """The architecture of an anchor folder, or of a published one by its hub id; reads `config.json` at most.
+
+    Raises `InputError` if it is neither, or no OLMo-2.
+    """
+    if (arch := published(anchor)) is not None:
+        return arch
+    folder = Path(anchor)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"anchor.path={anchor}: no folder with config.json. A plan needs one, or one of {', '.join(PUBLISHED)}."
+        )
+    return architecture_of(read_json(folder / "config.json"), anchor)
+
+
+def load_of(
+    data: DataOptions, run: RunOptions, optimizer: OptimizerOptions, *, rank: int | None = None, bias: bool = False
+) -> Load:
+    """The load of a run with these settings."""
+    devices = run.devices * run.nodes
+    return Load(
+        tokens=data.steps * data.tokens_per_step,
+        length=data.length,
+        rows=max(1, data.batch_size // (devices * run.accumulate)),
+        devices=devices,
+        sharded=run.strategy == "fsdp",
+        bf16=run.precision == "auto" or resolve_precision(run.precision).startswith("bf16"),
+        rank=rank,
+        adafactor=optimizer.kind == "adafactor",
+        checkpointed=run.activation_checkpointing,
+        bias=bias,
+    )
 
 
 def make_plan(arch: Architecture, load: Load) -> Plan:
@@ -152,7 +208,7 @@ def _activations(arch: Architecture, load: Load) -> int:
     """What is kept, and on top the busiest moment: the logits of a chunk, or one layer's backward."""
     d, f, v = arch.hidden_size, arch.intermediate_size, arch.vocab_size
     n, c = load.rows * load.length, 2 if load.bf16 else 4
-    return kept_for_backward(arch, load) + max(chunk_rows(v, n) * v * (4 + c), n * c * (4 * f + 4 * d))
+    return kept_for_backward(arch, load) + max(chunk_rows(v, n, load.device) * v * (8 if load.bf16 else 4), n * c * (4 * f + 4 * d))
 
 
 def _flops_per_token(arch: Architecture, load: Load) -> float:
@@ -170,32 +226,16 @@ def _flops_per_token(arch: Architecture, load: Load) -> float:
     return float(forward + backward + (layers * (attention + networks) if load.checkpointed else 0))
 
 
-def render(name: str, arch: Architecture, load: Load, hardware: str, utilisation: float, rent: float | None) -> str:
-    """The plan as text.
-
-    Args:
-        name: of the anchor.
-        arch: its architecture.
-        load: the run.
-        hardware: a key of `HARDWARE`.
-        utilisation: the share of a device's peak FLOP/s that the run is expected to reach.
-        rent: US dollars an hour and device; None takes the usual one.
-
-    Raises:
-        InputError: unknown hardware, or a utilisation that is no share.
-    """
-    if hardware not in HARDWARE:
-        raise InputError(f"plan.hardware={hardware}: expected one of {', '.join(HARDWARE)}.")
-    if not 0 < utilisation <= 1:
-        raise InputError(f"plan.utilisation={utilisation}: expected a share above 0, at most 1.")
-    device, plan = HARDWARE[hardware], make_plan(arch, load)
-    rate = load.devices * device.flops * utilisation / plan.flops_per_token
+def render(name: str, arch: Architecture, load: Load, hardware: HardwareOptions) -> str:
+    """The plan of a run as text; `name` is the anchor's."""
+    device, plan = HARDWARE[hardware.name], make_plan(arch, load)
+    rate = load.devices * device.flops * hardware.utilisation / plan.flops_per_token
     hours = load.tokens / rate / 3600
-    price = hours * load.devices * (device.rent if rent is None else rent)
-    fits = plan.memory < 0.92 * device.memory
+    price = hours * load.devices * (device.rent if hardware.rent is None else hardware.rent)
+    fits = plan.memory < USABLE * device.memory
     kind = "low rank, " + str(load.rank) if load.rank else "full rank"
     lines = [
-        f"plan for {name}: {load.tokens:,} tokens on {load.devices} x {hardware}, {kind}",
+        f"plan for {name}: {load.tokens:,} tokens on {load.devices} x {hardware.name}, {kind}",
         f"  parameters   {plan.frozen / 1e6:,.1f}M frozen, {plan.trained / 1e6:,.1f}M trained",
         f"  batch        {load.rows} windows of {load.length} tokens on a device at once",
         "  memory per device",
@@ -206,7 +246,7 @@ def render(name: str, arch: Architecture, load: Load, hardware: str, utilisation
         f"    in all       {plan.memory / GIB:8.2f} GiB of {device.memory / GIB:.1f}: "
         + ("fits" if fits else "does not fit"),
         f"  FLOPs        {plan.flops_per_token / 1e9:,.2f} billion per token",
-        f"  speed        {rate:,.0f} tokens/s, if {utilisation:.0%} of the peak is reached (an assumption)",
+        f"  speed        {rate:,.0f} tokens/s, if {hardware.utilisation:.0%} of the peak is reached (an assumption)",
         f"  time, cost   {hours:,.1f} hours, {price:,.0f} US dollars",
     ]
     if not fits:
@@ -216,8 +256,6 @@ def render(name: str, arch: Architecture, load: Load, hardware: str, utilisation
 
 def _advice(arch: Architecture, load: Load, device: Hardware) -> str:
     """The first change that makes the run fit, from the cheapest to the dearest."""
-    from dataclasses import replace
-
     lean = replace(load, checkpointed=True, rows=1)
     choices = {
         "run.activation_checkpointing=true": replace(load, checkpointed=True),
@@ -227,6 +265,6 @@ def _advice(arch: Architecture, load: Load, device: Hardware) -> str:
         "also run.strategy=fsdp on 8 devices": replace(lean, devices=max(8, load.devices), sharded=True),
     }
     for said, changed in choices.items():
-        if make_plan(arch, changed).memory < 0.92 * device.memory:
+        if make_plan(arch, changed).memory < USABLE * device.memory:
             return said
     return "a device with more memory, or more of them with run.strategy=fsdp"

@@ -14,19 +14,28 @@ from tests.merge.tools import call, listing
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("command", "texts"),
+    [
+        ("sample", ("flexo-data sample -o data/corpora", "--domains", "--offline", "--cache")),
+        ("prepare", ("flexo-data prepare notes/ -o prepared --tokenizer anchor", "--duplicates", "--slurm", "--keep")),
+        ("list", ("flexo-data prepare flexmix:NAME",)),
+        ("stats", ("flexo-data stats prepared",)),
+    ],
+)
+def test_help_is_quick_and_imports_nothing_heavy(command: str, texts: tuple[str, ...]) -> None:
     program = (
         "import sys, flexmix.cli\n"
-        "sys.argv = ['flexo-data', 'sample', '--help']\n"
+        f"sys.argv = ['flexo-data', '{command}', '--help']\n"
         "try:\n    flexmix.cli.main()\n"
         "finally:\n"
-        "    print(sorted({'torch', 'transformers', 'datasets', 'lightning', 'numpy'} & set(sys.modules)))"
+        "    print(sorted({'torch', 'transformers', 'datasets', 'lightning', 'numpy', 'datatrove'} & set(sys.modules)))"
     )
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("[]")
-    for text in ("flexo-data sample -o data/corpora", "--domains", "--offline", "--cache"):
+    for text in texts:
         assert text in done.stdout
     assert time.monotonic() - start < 10
 

@@ -265,7 +265,7 @@ def test_parquet_and_another_column(tmp_path: Path) -> None:
     assert sorted([*read_documents(found.train), *read_documents(found.test)]) == sorted(STORIES[:198])
     with pytest.raises(InputError, match=r"repository: no column 'text' \(found 'body', 'id'\)"):
         find_corpus("tales", tmp_path / "corpora", hub=HubSource(str(folder)))
-    with pytest.raises(InputError, match=r"repository: the column 'id' holds int, expected text"):
+    with pytest.raises(InputError, match=r"repository: row 1: the column 'id' holds int, expected text"):
         find_corpus("tales", tmp_path / "corpora", hub=HubSource(str(folder), text="id"))
     assert listing(tmp_path / "corpora") == {found.train.parent.name}
 
@@ -292,7 +292,7 @@ def test_a_hub_source_that_cannot_be_read_is_refused(
     with pytest.raises(InputError, match=r"cannot be read \(ValueError: .*\). Give your own files"):
         find_corpus("math", corpora, hub=HubSource(str(hub_folder), split="validation"))
     (hub_folder / "data/train.jsonl").write_text("no JSON")
-    with pytest.raises(InputError, match=r"stories cannot be read \(.*\). Give your own files"):
+    with pytest.raises(InputError, match=r"stories cannot be read after row 0 of shard 0 \(.*\). Give your own files"):
         find_corpus("math", corpora, hub=HubSource(str(hub_folder)))
     assert not corpora.exists()
 

@@ -7,15 +7,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from flexmix import tokens
-from flexmix.tokens import TokenShard, load_tokenizer, prepare_shard
+from flexmix.encoder import load_tokenizer, pieces
+from flexmix.tokens import TokenShard, open_shard, prepare_shard, shard_texts, text_digest
+from flexmix.vocabulary import train_tokenizer
 from merge.errors import InputError
 from merge.files import sha256_file
 from tests.flexmix.text import TEXTS, write_jsonl
@@ -158,15 +163,15 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from flexmix import tokens
-batches = tokens._batches
+batches = tokens.batches
 
-def slow(texts, size):
-    for batch in batches(texts, 2):
+def slow(texts, size, characters):
+    for batch in batches(texts, 2, characters):
         yield batch
         print("wrote a batch", flush=True)
         time.sleep(60)
 
-tokens._batches = slow
+tokens.batches = slow
 tokens.prepare_shard(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
 """
 
@@ -225,3 +230,107 @@ def test_truncation_and_padding_of_the_tokenizer_are_off(model: Path, tmp_path: 
     plain = load_tokenizer(model)[0]
     assert documents(shard) == [[shard.end_of_text, *plain.encode(text).ids] for text in TEXTS]
     assert max(map(len, documents(shard))) > 5
+
+
+# --- opening what was written
+
+
+@pytest.fixture
+def written(model: Path, tmp_path: Path) -> Path:
+    return prepare_shard(write_jsonl(tmp_path / "a.jsonl", TEXTS), model, tmp_path / "cache").folder
+
+
+def test_a_shard_opens_as_it_was_written(model: Path, written: Path) -> None:
+    shard = open_shard(written, model)
+    assert documents(shard) == [[shard.end_of_text, *load_tokenizer(model)[0].encode(text).ids] for text in TEXTS]
+    assert {name: info["bytes"] for name, info in shard.files.items()} == {
+        name: (written / name).stat().st_size for name in ("tokens.bin", "documents.npy")
+    }
+    assert prepare_shard(written, model, Path("nowhere")) == shard
+    assert list(shard_texts(written, model)) == TEXTS
+    assert text_digest(written) == sha256_file(written / "shard.json")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda shard: (shard / "tokens.bin").unlink(), r"tokens.bin: this file of the shard is missing"),
+        (lambda shard: (shard / "tokens.bin").write_bytes(b"\0\0"), r"tokens.bin: 2 bytes, but \d+ were written"),
+        (
+            lambda shard: (shard / "tokens.bin").write_bytes(bytes((shard / "tokens.bin").stat().st_size)),
+            r"tokens.bin: its sha256 is not the one written down in shard.json",
+        ),
+        (lambda shard: (shard / "documents.npy").write_bytes(b""), r"documents.npy: 0 bytes, but \d+ were written"),
+        (lambda shard: (shard / "shard.json").write_text("{"), r"shard.json: not a token shard \(Expecting"),
+        (lambda shard: (shard / "shard.json").write_text("[]"), r"shard.json: not a token shard"),
+        (lambda shard: (shard / "shard.json").write_text('{"a": 1}'), r"shard.json: not a token shard \(.*'a'"),
+        (lambda shard: (shard / "shard.json").unlink(), r"shard.json: not a token shard \(.*No such file"),
+        (
+            lambda shard: (shard / "shard.json").write_text(
+                (shard / "shard.json").read_text().replace('"version": 2', '"version": 9')
+            ),
+            "a shard of version 9, this program reads version 2",
+        ),
+    ],
+)
+def test_a_shard_that_was_changed_is_refused(written: Path, damage: Callable[[Path], object], said: str) -> None:
+    damage(written)
+    with pytest.raises(InputError, match=said):
+        open_shard(written)
+
+
+def test_large_files_are_judged_by_their_size(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "HASHED", 10)
+    monkeypatch.setattr(tokens, "sha256_file", None)
+    assert open_shard(written).documents == 4
+
+
+def test_another_tokenizer_or_end_is_refused(model: Path, written: Path) -> None:
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text('{"eos_token_id": 5}')
+    with pytest.raises(InputError, match=r"made with the tokenizer \w+ and end-of-text token 0, but .*model has"):
+        open_shard(written, model)
+    (model / "config.json").write_text(config)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.add_tokens(["the"])
+    tokenizer.save(str(model / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"flexo-data prepare SOURCE -o DIR --tokenizer .*model"):
+        open_shard(written, model)
+
+
+def test_tokens_that_do_not_give_back_their_text_are_no_text(model: Path, tmp_path: Path) -> None:
+    about = json.loads((model / "tokenizer.json").read_text())
+    (model / "tokenizer.json").write_text(json.dumps(about | {"decoder": None}))
+    shard = prepare_shard(write_jsonl(tmp_path / "a.jsonl", TEXTS), model, tmp_path / "cache")
+    with pytest.raises(InputError, match="does not give back the text that it took"):
+        list(shard_texts(shard.folder, model))
+
+
+# --- long documents
+
+
+@given(
+    st.lists(st.sampled_from(["word", "\n", "\n\n", " ", "  ", "\t", "a1", "é", ".", "\u2028"]), max_size=60).map(
+        "".join
+    ),
+    st.integers(2, 20),
+)
+def test_pieces_are_the_text(text: str, size: int) -> None:
+    cut = list(pieces(text, size))
+    assert "".join(cut) == text
+    assert all(len(piece) <= size for piece in cut)
+    assert len(cut) <= 1 or all(2 * len(piece) >= size - 1 for piece in cut[:-1])
+
+
+@given(st.lists(st.sampled_from(["word", "\n", "\n\n", " ", "  ", "12", "it's", ".", "。"]), max_size=80).map("".join))
+def test_tokens_of_pieces_are_those_of_the_whole(text: str) -> None:
+    tokenizer = train_tokenizer(["word it's a word 12\n\nword.\n"] * 20, 300)
+    cut = list(pieces(text, 40))
+    if all(_natural(first, second) for first, second in pairwise(cut)):
+        assert [i for piece in cut for i in tokenizer.encode(piece).ids] == tokenizer.encode(text).ids
+
+
+def _natural(first: str, second: str) -> bool:
+    """Whether a cut was made at a single line break or space, not for want of one."""
+    line = first[-1] == "\n" and not first[-2:-1].isspace() and not second[0].isspace()
+    return line or (second[0] == " " and not first[-1].isspace() and not second[1:2].isspace())

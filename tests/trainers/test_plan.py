@@ -16,7 +16,16 @@ from trainers.loss import NextToken
 from trainers.memory import checkpoint_activations
 from trainers.optim import OptimizerOptions
 from trainers.paired import pair, trainable_parameters
-from trainers.plan import HARDWARE, PUBLISHED, Load, kept_for_backward, make_plan, published, render
+from trainers.plan import (
+    HARDWARE,
+    PUBLISHED,
+    HardwareOptions,
+    Load,
+    kept_for_backward,
+    make_plan,
+    published,
+    render,
+)
 
 ARCH = Architecture(500, 64, 160, 3, 4, 2, False, 1e-6, 1e4)
 LOAD = Load(tokens=10**9, length=48, rows=4, bf16=False)
@@ -123,24 +132,24 @@ def test_sharding_divides_what_is_held_and_adds_what_is_gathered() -> None:
 def test_a_plan_that_does_not_fit_says_what_to_change() -> None:
     arch = published("allenai/OLMo-2-1124-7B")
     assert arch is not None
-    text = render("7B", arch, Load(10**9, 4096, 8), "h100", 0.4, None)
+    text = render("7B", arch, Load(10**9, 4096, 8), HardwareOptions())
     assert "does not fit" in text and "try          also optimizer.kind=adafactor" in text
-    small = render("7B", arch, Load(10**9, 4096, 1, rank=64, checkpointed=True), "h100", 0.4, 2.0)
+    small = render("7B", arch, Load(10**9, 4096, 1, rank=64, checkpointed=True), HardwareOptions())
     assert ": fits" in small and "low rank, 64" in small and "try" not in small
 
 
 @pytest.mark.parametrize(
     ("hardware", "utilisation", "message"),
-    [("h1000", 0.4, r"plan\.hardware=h1000: expected one of h200"), ("h100", 40.0, r"plan\.utilisation=40\.0")],
+    [("h1000", 0.4, r"hardware\.name=h1000: expected one of h200"), ("h100", 40.0, r"hardware\.utilisation=40\.0")],
 )
 def test_what_cannot_be_planned_is_refused(hardware: str, utilisation: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        render("x", ARCH, LOAD, hardware, utilisation, None)
+        HardwareOptions(hardware, utilisation)
 
 
 def test_a_longer_run_costs_in_proportion() -> None:
     def hours(tokens: int) -> float:
-        text = render("x", ARCH, replace(LOAD, tokens=tokens), "h100", 0.4, None)
+        text = render("x", ARCH, replace(LOAD, tokens=tokens), HardwareOptions())
         return float(text.split("time, cost   ")[1].split(" ")[0].replace(",", ""))
 
     assert hours(2 * 10**15) == pytest.approx(2 * hours(10**15), rel=0.01)
@@ -151,4 +160,4 @@ def test_every_published_anchor_and_device_has_a_plan() -> None:
         arch = published(name)
         assert arch is not None
         for hardware in HARDWARE:
-            assert "tokens/s" in render(name, arch, LOAD, hardware, 0.4, None)
+            assert "tokens/s" in render(name, arch, LOAD, HardwareOptions(hardware))

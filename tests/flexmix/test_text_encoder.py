@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from flexmix.encoder import encoder_name, projection, text_moments
+from flexmix.text_encoder import encoder_name, projection, text_moments
 from merge.errors import InputError
 
 
