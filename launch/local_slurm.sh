@@ -85,8 +85,10 @@ address() { # of this machine under its own name, which is where the daemons lis
 #   cred_expire      is also how long a requeued job waits until it may start again
 #   MinJobAge        is how long a job that ended can be asked about
 #   EnforcePartLimits refuses what could never run, instead of letting it wait for ever
-#   CR_Core          leaves memory uncounted, or a job that does not ask would take all of it
+#   CR_Core          leaves memory uncounted, or a job that does not ask for any would take all of it
 write_conf() { # ADDRESS PORT CPUS
+  local memory
+  memory=$(awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo)
   cat > "$conf.new" << END
 ClusterName=flexo
 SlurmctldHost=$host($1)
@@ -119,7 +121,7 @@ MinJobAge=3600
 EnforcePartLimits=ALL
 ReturnToService=2
 SlurmdParameters=config_overrides
-NodeName=$host NodeAddr=$1 CPUs=$3 Sockets=1 CoresPerSocket=$3 ThreadsPerCore=1 State=UNKNOWN
+NodeName=$host NodeAddr=$1 CPUs=$3 Sockets=1 CoresPerSocket=$3 ThreadsPerCore=1 RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=urgent Nodes=$host MaxTime=INFINITE DefaultTime=60 PriorityTier=2 PreemptMode=OFF
 END

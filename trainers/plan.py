@@ -208,7 +208,9 @@ def _activations(arch: Architecture, load: Load) -> int:
     """What is kept, and on top the busiest moment: the logits of a chunk, or one layer's backward."""
     d, f, v = arch.hidden_size, arch.intermediate_size, arch.vocab_size
     n, c = load.rows * load.length, 2 if load.bf16 else 4
-    return kept_for_backward(arch, load) + max(chunk_rows(v, n, load.device) * v * (8 if load.bf16 else 4), n * c * (4 * f + 4 * d))
+    return kept_for_backward(arch, load) + max(
+        chunk_rows(v, n, load.device) * v * (8 if load.bf16 else 4), n * c * (4 * f + 4 * d)
+    )
 
 
 def _flops_per_token(arch: Architecture, load: Load) -> float:

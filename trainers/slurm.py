@@ -32,7 +32,7 @@ UNFINISHED = {
 HOPELESS = ("launch failed requeued held", "JobHoldMaxRequeue", "BadConstraints", "DependencyNeverSatisfied")
 RESULT_SECONDS = 10.0  # how long an ended job's exit code may take to cross a shared file system
 SILENCE_SECONDS = 600.0  # how long squeue may fail before the watch is given up
-# Every batch script ends like this, those in launch/ too.
+# The end of every batch script, also of those in launch/.
 QUEUE_AGAIN = """\
 # 143: told to stop, and saved. If the job still counts as running, a time limit or preemption is near: it queues again
 # and resumes there. If not, it was cancelled, or SLURM has queued it again by itself.
@@ -139,8 +139,11 @@ def submit(runs: list[Run], command: list[str], options: SlurmOptions, folder: P
         by_output[run.output] = run
     folder.mkdir(parents=True, exist_ok=True)
     script = batch_script(runs, command, options, folder, name)
-    # run_hydra has set this for itself; a job is to say in one message what it refuses
+    # run_hydra has set the first for itself, and a job is to refuse in one message; the others may be those of a job in
+    # which we run, and srun would take them for its options
     environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    if "SLURM_JOB_ID" in environment:
+        environment = {n: v for n, v in environment.items() if not n.startswith("SLURM_") or n == "SLURM_CONF"}
     done = _ask(["sbatch", "--parsable"], script, environment)
     if done.returncode:
         raise InputError(f"sbatch did not take the jobs: {' '.join(done.stderr.split())}")

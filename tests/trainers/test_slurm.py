@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from merge.errors import InputError
 from trainers import slurm
 from trainers.entry import run_hydra
-from trainers.slurm import QUEUE_AGAIN, SlurmOptions, batch_script, named, submit, watch
+from trainers.slurm import QUEUE_AGAIN, SlurmOptions, batch_script, named, slurm_environment, submit, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH_FILES = sorted((ROOT / "launch").glob("*.sbatch"))
@@ -235,9 +235,15 @@ def multirun(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_detached_multirun_says_how_to_follow_and_collect(
-    multirun: Callable[..., None], stand_in: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    multirun: Callable[..., None],
+    stand_in: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stand_in("sbatch", f'cat > {tmp_path}/given; echo "$HYDRA_FULL_ERROR" > {tmp_path}/full; echo "41;cluster"')
+    stand_in("sbatch", f'cat > {tmp_path}/given; env > {tmp_path}/env; echo "41;cluster"')
+    monkeypatch.setenv("SLURM_JOB_ID", "3")  # as on a node that was asked for interactively
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     multirun(
         "-m", "+domain=math,code", "run.devices=2", "hydra/launcher=slurm_detached", "hydra.launcher.partition=gpu",
         "hydra.sweep.dir=logs/x",
@@ -256,7 +262,9 @@ def test_a_detached_multirun_says_how_to_follow_and_collect(
     assert "#SBATCH --partition=gpu\n" in script and "#SBATCH --ntasks-per-node=2\n" in script
     assert "  1) set -- +domain=code run.devices=2 ;;\nesac" in script
     assert f'srun --kill-on-bad-exit=1 {sys.executable} {ROOT / "train_expert.py"} "$@"\n' in script
-    assert (tmp_path / "full").read_text() == "\n", "a job would answer a refusal with a traceback"
+    names = {line.split("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert "HYDRA_FULL_ERROR" not in names, "a job would answer a refusal with a traceback"
+    assert {name for name in names if name.startswith("SLURM_")} == {"SLURM_CONF"}
 
 
 @pytest.mark.parametrize(
@@ -291,6 +299,14 @@ def test_without_slurm_one_message_says_so(
     assert stopped.value.code == 1
     err = capsys.readouterr().err
     assert err.startswith("error: hydra/launcher=slurm: there is no sbatch on PATH.") and err.count("\n") == 1
+
+
+def test_lightning_does_not_requeue_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert slurm_environment() == []
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train_expert")
+    (environment,) = slurm_environment()
+    assert not environment.auto_requeue
 
 
 LOCAL = ROOT / "launch/local_slurm.sh"

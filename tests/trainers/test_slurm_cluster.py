@@ -11,19 +11,12 @@ from pathlib import Path
 import pytest
 
 from merge.expert_file import open_expert
-from tests.slurm import local_slurm
 from tests.trainers.test_devices import SETTINGS
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 300  # some seconds, to be interrupted in
 LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.poll_seconds=0.5")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[dict[str, str]]:
-    with local_slurm() as environment:
-        yield environment | {"OMP_NUM_THREADS": "1"}
 
 
 class Multirun:
