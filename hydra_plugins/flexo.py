@@ -1,6 +1,6 @@
 """How Hydra finds `hydra/launcher=slurm`: it takes launchers from packages of this name alone.
 
-The work is in `trainers.slurm`. No `__init__.py` here: the package is shared by all that extend Hydra.
+The work is in `trainers.multirun`. No `__init__.py` here: the package is shared by all that extend Hydra.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SlurmLauncher(Launcher):
         self.loader, self.config = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from trainers.slurm import launch  # every program that uses Hydra in this environment imports this file
+        from trainers.multirun import launch  # every program that uses Hydra in this environment imports this file
 
         sweeps = [self.loader.load_sweep_config(self.config, list(overrides)) for overrides in job_overrides]
         launch(sweeps, job_overrides, self.config.hydra)

@@ -12,9 +12,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from merge.errors import InputError
-from trainers import slurm
+from trainers import multirun
 from trainers.entry import run_hydra
-from trainers.slurm import QUEUE_AGAIN, SlurmOptions, batch_script, named, slurm_environment, submit, watch
+from trainers.multirun import watch
+from trainers.slurm import QUEUE_AGAIN, SlurmOptions, batch_script, named, slurm_environment, submit
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH_FILES = sorted((ROOT / "launch").glob("*.sbatch"))
@@ -130,8 +131,8 @@ def test_what_sbatch_says_is_passed_on(stand_in: StandIn, tmp_path: Path) -> Non
 @pytest.fixture
 def answers(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """`answers("0|RUNNING|None", "0|COMPLETED|None")`: what squeue says, call by call, the last one for ever."""
-    monkeypatch.setattr(slurm, "RESULT_SECONDS", 0.1)
-    monkeypatch.setattr(slurm, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(multirun, "RESULT_SECONDS", 0.1)
+    monkeypatch.setattr(multirun, "SILENCE_SECONDS", 0.1)
 
     def give(*said: str) -> Path:
         for n, text in enumerate(said):
@@ -212,7 +213,7 @@ def test_who_stops_watching_is_told_how_to_stop_the_jobs(
     def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(slurm.time, "sleep", interrupt)
+    monkeypatch.setattr(multirun.time, "sleep", interrupt)
     with pytest.raises(SystemExit) as stopped:
         watch_one(tmp_path)
     assert stopped.value.code == 130
@@ -220,7 +221,7 @@ def test_who_stops_watching_is_told_how_to_stop_the_jobs(
 
 
 @pytest.fixture
-def multirun(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def sweep(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Calls `train_expert.py` with these arguments, in an empty folder."""
 
     def call(*arguments: str) -> None:
@@ -235,7 +236,7 @@ def multirun(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_detached_multirun_says_how_to_follow_and_collect(
-    multirun: Callable[..., None],
+    sweep: Callable[..., None],
     stand_in: StandIn,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -244,7 +245,7 @@ def test_a_detached_multirun_says_how_to_follow_and_collect(
     stand_in("sbatch", f'cat > {tmp_path}/given; env > {tmp_path}/env; echo "41;cluster"')
     monkeypatch.setenv("SLURM_JOB_ID", "3")  # as on a node that was asked for interactively
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    multirun(
+    sweep(
         "-m", "+domain=math,code", "run.devices=2", "hydra/launcher=slurm_detached", "hydra.launcher.partition=gpu",
         "hydra.sweep.dir=logs/x",
     )  # fmt: skip
@@ -277,7 +278,7 @@ def test_a_detached_multirun_says_how_to_follow_and_collect(
     ],
 )
 def test_what_cannot_be_submitted_is_refused(
-    multirun: Callable[..., None],
+    sweep: Callable[..., None],
     stand_in: StandIn,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -285,17 +286,17 @@ def test_what_cannot_be_submitted_is_refused(
 ) -> None:
     sbatch = stand_in("sbatch", "echo 7")
     with pytest.raises(SystemExit) as stopped:
-        multirun(*arguments)
+        sweep(*arguments)
     assert stopped.value.code == 1 and message in capsys.readouterr().err
     assert not sbatch.exists()
 
 
 def test_without_slurm_one_message_says_so(
-    multirun: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sweep: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit) as stopped:
-        multirun("-m", "+domain=math", "hydra/launcher=slurm")
+        sweep("-m", "+domain=math", "hydra/launcher=slurm")
     assert stopped.value.code == 1
     err = capsys.readouterr().err
     assert err.startswith("error: hydra/launcher=slurm: there is no sbatch on PATH.") and err.count("\n") == 1
