@@ -1,6 +1,6 @@
 """Jobs of SLURM that train: what is asked for, the script that runs, and what puts a stopped job back into the queue.
 
-A job that is told to stop, shortly before its time limit or by a preemption, saves, requeues itself and resumes. What it
+A job that is told to stop, before its time limit or by a preemption, saves, requeues itself and resumes. What it
 came to is its exit code, which it leaves beside its log, so that no accounting is needed.
 """
 
