@@ -78,7 +78,11 @@ def test_the_wheel_holds_rooms_scripts_and_configs_and_nothing_else(wheel: Path)
 
 
 def test_nothing_is_found_in_the_checkout(call: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    said = call("python", "-c", "import flexmix.paths as p, merge, train_expert; print(p.config_dir(), merge.__file__)")
+    said = call(
+        "python",
+        "-c",
+        "import flexmix.paths as p, hydra_plugins.flexo as h, train_expert; print(p.config_dir(), h.__file__)",
+    )
     assert said.returncode == 0 and str(ROOT) not in said.stdout
 
 

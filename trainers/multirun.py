@@ -162,4 +162,4 @@ def _end_of(log: Path) -> str:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     except FileNotFoundError:
         return f"It left no log at {log}."
-    return "\n  ".join([f"The end of {log}:", *lines[-3:]])
+    return "\n  ".join([f"The end of {log}:", *lines[-4:]])
