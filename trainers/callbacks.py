@@ -17,10 +17,27 @@ from merge.files import new_file
 
 
 class TokenProgress(L.Callback):
-    """A bar of tokens with rate and time left on a terminal, nothing elsewhere, nor on other devices than the first."""
+    """A bar of tokens with rate and time left on a terminal, nothing elsewhere, nor on other devices than the first.
 
-    def __init__(self, label: str, tokens_per_step: int, steps: int) -> None:
+    Logs tokens per second of each step, and where it is told the FLOPs of a token, FLOP/s and their share of the peak.
+
+    Args:
+        label: of the bar.
+        tokens_per_step, steps: of the run, over all devices.
+        flops_per_token: of a training step; None leaves the rest out.
+        peak_flops: of all devices together; None leaves utilisation out.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        tokens_per_step: int,
+        steps: int,
+        flops_per_token: float | None = None,
+        peak_flops: float | None = None,
+    ) -> None:
         self.label, self.tokens_per_step, self.steps = label, tokens_per_step, steps
+        self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self._stack = ExitStack()
         self._advance: Advance = lambda _amount: None
 
@@ -28,9 +45,19 @@ class TokenProgress(L.Callback):
         if trainer.is_global_zero:
             self._advance = self._stack.enter_context(progress(self.label, self.steps * self.tokens_per_step, "tokens"))
         self._advance(trainer.global_step * self.tokens_per_step)
+        self._began = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_args: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         self._advance(self.tokens_per_step / trainer.accumulate_grad_batches)
+        if (args[2] + 1) % trainer.accumulate_grad_batches:
+            return
+        now = time.perf_counter()
+        rate, self._began = self.tokens_per_step / (now - self._began), now
+        module.log("train/tokens_per_second", rate)
+        if self.flops_per_token is not None:
+            module.log("train/tflops", rate * self.flops_per_token / 1e12)
+            if self.peak_flops is not None:
+                module.log("train/utilisation", rate * self.flops_per_token / self.peak_flops)
 
     def on_train_end(self, *_args: Any) -> None:
         self._stack.close()

@@ -25,12 +25,14 @@ from merge.errors import InputError
 from merge.expert_file import write_expert
 from merge.flexolmo import FFN, anchor_ffn
 from merge.header import AnchorReference, Data, Header, Losses, Training, check_domain
+from trainers.curves import draw_curves
 from trainers.devices import is_first
 from trainers.fit import Metrics, RunOptions, fit, resolve_precision, work_folder
 from trainers.hub import local_folder
 from trainers.lit import LitExpert, LossOptions
 from trainers.optim import OptimizerOptions
 from trainers.paired import expert_state, pair
+from trainers.plan import load_of, make_plan
 from trainers.routing import RouterInit, embedded_rows, router_input_moments, starting_rows
 from trainers.text import DataOptions, OwnText, find_own_text
 
@@ -75,6 +77,7 @@ class Result:
     header: Header
     text: OwnText
     public: str  # which public text was used
+    curves: Path | None  # a picture of the run
 
 
 def train_expert(
@@ -167,7 +170,9 @@ def train_expert(
         paired = _paired_model(anchor, text, data, model, run.precision, seed)
         run.prepare(paired)
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names)
-        before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step)
+        load = load_of(data, run, optimizer, rank=model.rank, bias=model.router_bias is not None)
+        flops = make_plan(anchor.architecture, load).flops_per_token
+        before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step, flops)
         state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))
         if not is_first():
             return None
@@ -187,7 +192,8 @@ def train_expert(
         )
         header = write_expert(output, header, state, replace=overwrite)
         (work / "last.ckpt").unlink(missing_ok=True)
-    return Result(output, header, text, str(reference) if public else "none")
+        curves = draw_curves(work, f"expert {domain.name}")
+    return Result(output, header, text, str(reference) if public else "none", curves)
 
 
 def _hush(_line: str) -> None:

@@ -24,6 +24,7 @@ from merge.checkpoint import write_json
 from merge.errors import InputError
 from trainers.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
 from trainers.devices import StrategyName, is_first, make_strategy
+from trainers.hardware import peak_flops
 from trainers.lit import LitAnchor
 from trainers.memory import checkpoint_activations, keep_freed_memory
 from trainers.slurm import slurm_environment
@@ -97,20 +98,29 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
 
 
 def fit(
-    lit: LitAnchor, data: TextModule, options: RunOptions, work: Path, logger: Any, label: str, tokens_per_step: int
+    lit: LitAnchor,
+    data: TextModule,
+    options: RunOptions,
+    work: Path,
+    logger: Any,
+    label: str,
+    tokens_per_step: int,
+    flops_per_token: float | None = None,
 ) -> tuple[Metrics, Metrics]:
     """Trains to the end of the data module's steps, resuming from `work/last.ckpt` if it is there.
+
+    `flops_per_token` of a training step is for the log alone.
 
     Returns:
         Held-out metrics before the first step and after the last.
     """
     keep_freed_memory()
-    checkpoint = work / "last.ckpt"
+    checkpoint, devices = work / "last.ckpt", options.devices * options.nodes
     trainer = L.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.nodes,
-        strategy=make_strategy(options.strategy, options.devices * options.nodes),
+        strategy=make_strategy(options.strategy, devices),
         accumulate_grad_batches=options.accumulate,
         precision=resolve_precision(options.precision),
         max_epochs=1,
@@ -119,7 +129,7 @@ def fit(
         log_every_n_steps=options.log_every,
         logger=logger(save_dir=work) if logger else False,
         callbacks=[
-            TokenProgress(label, tokens_per_step, lit.steps),
+            TokenProgress(label, tokens_per_step, lit.steps, flops_per_token, peak_flops(devices)),
             Checkpoints(checkpoint, options.checkpoint_seconds),
         ],
         plugins=[WholeFiles(), *slurm_environment()],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,7 @@ class LitAnchor(L.LightningModule):
         total, loss = self.next_token(batch)
         terms = self._terms(batch)
         logged = {"loss": loss, "lm_z": total.detach() - loss} | {name: term.detach() for name, term in terms.items()}
+        logged |= self._logged(batch)
         values = mean_over_devices(torch.stack(list(logged.values())))
         self.log_dict({f"train/{name}": value for name, value in zip(logged, values, strict=True)})
         return torch.stack([total, *terms.values()]).sum()
@@ -93,6 +95,10 @@ class LitAnchor(L.LightningModule):
 
     def _terms(self, _batch: Batch) -> dict[str, torch.Tensor]:
         """Further terms of the loss, weighted."""
+        return {}
+
+    def _logged(self, _batch: Batch) -> dict[str, torch.Tensor]:
+        """What is worth seeing beside the terms of the loss."""
         return {}
 
     def _log_held_out(self, name: str, value: torch.Tensor, batch_size: int) -> None:
@@ -116,8 +122,19 @@ class LitExpert(LitAnchor):
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
         super().validation_step(batch, index, dataloader_idx)
-        mass = router_logits(self.model).softmax(-1)[..., 1].mean()
-        self._log_held_out(f"{self.held_out_names[dataloader_idx]}/router_mass", mass, len(batch["labels"]))
+        name, rows = self.held_out_names[dataloader_idx], len(batch["labels"])
+        mass_L, entropy_L = (part.flatten(1).mean(1) for part in mass_and_entropy(router_logits(self.model)))
+        self._log_held_out(f"{name}/router_mass", mass_L.mean(), rows)
+        self._log_held_out(f"{name}/router_entropy", entropy_L.mean(), rows)
+        for n, (mass, entropy) in enumerate(zip(mass_L, entropy_L, strict=True)):
+            self._log_held_out(f"{name}/router_mass/layer_{n}", mass, rows)
+            self._log_held_out(f"{name}/router_entropy/layer_{n}", entropy, rows)
+
+    def _logged(self, batch: Batch) -> dict[str, torch.Tensor]:
+        mass_LBT, entropy_LBT = mass_and_entropy(router_logits(self.model).detach())
+        return {
+            "router_mass": labelled_mean(mass_LBT, batch), "router_entropy": labelled_mean(entropy_LBT, batch)
+        }  # fmt: skip
 
     def _terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         logits_LBT2 = router_logits(self.model)
@@ -126,6 +143,13 @@ class LitExpert(LitAnchor):
             loss_LBT = own_vs_public_loss(logits_LBT2[..., 1] - logits_LBT2[..., 0], batch["own"], batch["balance"])
             terms["own_vs_public"] = self.weights.own_vs_public * labelled_mean(loss_LBT, batch)
         return terms
+
+
+def mass_and_entropy(logits_LBT2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The expert's share at each position, and the entropy of the choice in bits, both [L, B, T]."""
+    log_p_LBT2 = logits_LBT2.log_softmax(-1)
+    p_LBT2 = log_p_LBT2.exp()
+    return p_LBT2[..., 1], -(p_LBT2 * log_p_LBT2).sum(-1) / math.log(2)
 
 
 def labelled_mean(x: torch.Tensor, batch: Batch) -> torch.Tensor:

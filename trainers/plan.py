@@ -20,6 +20,7 @@ from merge.checkpoint import read_json
 from merge.errors import InputError
 from merge.flexolmo import Architecture, anchor_tensors, architecture_of, expert_tensors
 from trainers.fit import RunOptions, resolve_precision
+from trainers.hardware import HARDWARE, Hardware
 from trainers.loss import chunk_rows
 from trainers.optim import OptimizerOptions
 from trainers.text import DataOptions
@@ -27,23 +28,6 @@ from trainers.text import DataOptions
 GIB = 1 << 30
 USABLE = 0.92  # of a device's memory; the framework and fragmentation take the rest
 
-
-@dataclass(frozen=True)
-class Hardware:
-    """One device: dense bf16 FLOP/s of the data sheet, memory in bytes, and a usual rent in US dollars an hour."""
-
-    flops: float
-    memory: int
-    rent: float
-
-
-HARDWARE = {
-    "h200": Hardware(989e12, 141 * 10**9, 3.5),
-    "h100": Hardware(989e12, 80 * 10**9, 2.5),
-    "a100": Hardware(312e12, 80 * 10**9, 1.5),
-    "l40s": Hardware(362e12, 48 * 10**9, 1.0),
-    "rtx4090": Hardware(165e12, 24 * 10**9, 0.4),
-}
 
 # hub id -> D, F, L, H, G; V is 100352 and the embeddings are not tied in all of them
 PUBLISHED = {
@@ -208,9 +192,7 @@ def _activations(arch: Architecture, load: Load) -> int:
     """What is kept, and on top the busiest moment: the logits of a chunk, or one layer's backward."""
     d, f, v = arch.hidden_size, arch.intermediate_size, arch.vocab_size
     n, c = load.rows * load.length, 2 if load.bf16 else 4
-    return kept_for_backward(arch, load) + max(
-        chunk_rows(v, n, load.device) * v * (8 if load.bf16 else 4), n * c * (4 * f + 4 * d)
-    )
+    return kept_for_backward(arch, load) + max(8 * chunk_rows(v, n, load.device) * v, n * c * (4 * f + 4 * d))
 
 
 def _flops_per_token(arch: Architecture, load: Load) -> float:

@@ -33,6 +33,8 @@ def expert_summary(result: Result) -> None:
     mass = header.training.router_mass
     table.add_row("router mass on own text", "-" if mass is None else f"{mass:.2f} of 1")
     table.add_row("file", f"{result.path}, {result.path.stat().st_size / 1e6:.2f} MB")
+    if result.curves is not None:
+        table.add_row("curves", str(result.curves))
     console = Console()
     console.print(table)
     console.print(

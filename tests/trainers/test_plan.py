@@ -12,12 +12,12 @@ from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from merge.errors import InputError
 from merge.flexolmo import Architecture
+from trainers.hardware import HARDWARE
 from trainers.loss import NextToken
 from trainers.memory import checkpoint_activations
 from trainers.optim import OptimizerOptions
 from trainers.paired import pair, trainable_parameters
 from trainers.plan import (
-    HARDWARE,
     PUBLISHED,
     HardwareOptions,
     Load,
