@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Bare `make` explains the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow lint format wheel clean
+.PHONY: help setup demo test slow slurm lint format wheel clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -31,6 +31,9 @@ test: $(VENV)/ready ## the fast suite
 
 slow: $(VENV)/ready ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
+
+slurm: $(VENV)/ready ## the tests on a SLURM made for them; where there can be none, the reason
+	@bash launch/local_slurm.sh run $(BIN)/python -m pytest -q -m slurm -rs || [ $$? = 77 ]
 
 lint: $(VENV)/ready ## ruff, formatting and types
 	@$(BIN)/ruff check .

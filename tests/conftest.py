@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,6 +15,7 @@ import pytest
 
 from merge.anchor import open_anchor
 from merge.expert_file import write_expert
+from tests.local_slurm import local_slurm
 from tests.merge.tiny import expert_header, expert_values, write_anchor
 
 MakeAnchor = Callable[..., Path]
@@ -65,3 +66,10 @@ def make_expert(tmp_path_factory: pytest.TempPathFactory, tiny_anchor: Path) -> 
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[dict[str, str]]:
+    """The environment in which sbatch reaches a SLURM of one machine."""
+    with local_slurm() as environment:
+        yield environment | {"OMP_NUM_THREADS": "1"}

@@ -15,13 +15,14 @@ from flexmix.paths import config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOOR = {"merge.errors", "merge.files", "merge.console"}
-ROOMS = ("flexmix", "merge", "trainers", "inference", "evals")
+ROOMS = ("flexmix", "merge", "trainers", "inference", "evals", "hydra_plugins")
 ALLOWED = {
     "merge": {"merge"},
     "flexmix": {"flexmix"} | FLOOR,
     "trainers": {"trainers", "flexmix", "merge"},
     "inference": {"inference", "merge"},
     "evals": {"evals", "trainers", "inference", "flexmix", "merge"},
+    "hydra_plugins": {"trainers"},
 }
 SCRIPTS = ("train_anchor", "train_expert")
 CONFIGS = sorted(path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml"))
@@ -89,6 +90,8 @@ def test_every_config_composes(path: Path) -> None:
                 overrides.append(f"+flexmix@shown={name}")
             elif group == "hydra/output":
                 assert f"override hydra/output: {name}" in script_cfg.read_text()
+            elif group == "hydra/launcher":
+                overrides.append(f"hydra/launcher={name}")
             elif group != ".":
                 if f"- {group}:" not in script_cfg.read_text():
                     continue

@@ -69,8 +69,8 @@ class TokenProgress(L.Callback):
 class Checkpoints(L.Callback):
     """Saves to one file every `seconds`, and before stopping on Ctrl-C or SIGTERM, always between two steps.
 
-    A checkpoint taken in the middle of a step would not resume bit for bit, so a signal only asks for one. A second
-    Ctrl-C stops at once; the last checkpoint stays.
+    A checkpoint taken in the middle of a step would not resume bit for bit, so a signal only asks for one. A
+    Ctrl-C after that stops at once; the last checkpoint stays. A second SIGTERM changes nothing: SLURM sends several.
     """
 
     def __init__(self, path: Path, seconds: float) -> None:
@@ -104,7 +104,7 @@ class Checkpoints(L.Callback):
         self._restore()
 
     def _ask(self, signum: int, _frame: Any) -> None:
-        if self._stopped_by:
+        if self._stopped_by and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self._stopped_by = signum
 

@@ -43,6 +43,8 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
         quiet()
         single = HydraConfig.get().mode != RunMode.MULTIRUN
         with refusals() if single else nullcontext():
+            if single and HydraConfig.get().launcher._target_.endswith("SlurmLauncher"):
+                raise InputError("hydra/launcher: SLURM is for the runs of a multirun. Add -m, also for a single one.")
             if missing := list(_missing(OmegaConf.to_container(cfg, resolve=False))):
                 gaps = " ".join(f"{name}=..." for name in missing)
                 raise InputError(f"{', '.join(missing)}: no value. On the command line: {gaps}")

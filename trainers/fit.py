@@ -27,6 +27,7 @@ from trainers.devices import StrategyName, is_first, make_strategy
 from trainers.hardware import peak_flops
 from trainers.lit import LitAnchor
 from trainers.memory import checkpoint_activations, keep_freed_memory
+from trainers.slurm import slurm_environment
 
 Metrics = dict[str, float]
 
@@ -131,7 +132,7 @@ def fit(
             TokenProgress(label, tokens_per_step, lit.steps, flops_per_token, peak_flops(devices)),
             Checkpoints(checkpoint, options.checkpoint_seconds),
         ],
-        plugins=[WholeFiles()],
+        plugins=[WholeFiles(), *slurm_environment()],
         default_root_dir=work,
         enable_checkpointing=False,
         enable_progress_bar=False,

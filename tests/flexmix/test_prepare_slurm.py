@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,12 +17,11 @@ from tests.flexmix.text import write_jsonl
 OPTIONS = Options(duplicates="near", task_bytes=4000)
 
 
-def why_no_slurm() -> str:
-    """Why the whole of it cannot be tried; empty if it can."""
-    if shutil.which("sbatch") is None or shutil.which("sinfo") is None:
-        return "no SLURM on this machine: sbatch and sinfo are not on PATH"
-    asked = subprocess.run(["sinfo", "-h", "-o", "%P"], capture_output=True, text=True)
-    return "" if asked.returncode == 0 and asked.stdout.strip() else f"sinfo does not answer: {asked.stderr.strip()}"
+@pytest.fixture
+def partition(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The default one of a SLURM of one machine, which the commands of this test reach."""
+    monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])
+    return "main"
 
 
 @pytest.fixture
@@ -86,27 +83,19 @@ def test_a_refused_job_is_one_message(tiny_anchor: Path, tmp_path: Path, command
 
 
 @pytest.mark.slurm
-@pytest.mark.skipif(bool(why_no_slurm()), reason=why_no_slurm() or "there is one")
-def test_slurm_gives_the_same_shards(tiny_anchor: Path, tmp_path: Path) -> None:
+def test_slurm_gives_the_same_shards(tiny_anchor: Path, tmp_path: Path, partition: str) -> None:
     source = Source(str(write_jsonl(tmp_path / "in/a.jsonl", STORIES)))
-    slurm = Slurm(partition(), time="5", mem_gb=1)
+    slurm = Slurm(partition, time="5", mem_gb=1)
     prepare([source], tmp_path / "local", tiny_anchor, OPTIONS, say=lambda _line: None)
     prepare([source], tmp_path / "slurm", tiny_anchor, OPTIONS, workers=2, slurm=slurm, say=lambda _line: None)
     assert contents(tmp_path / "local") == contents(tmp_path / "slurm")
 
 
 @pytest.mark.slurm
-@pytest.mark.skipif(bool(why_no_slurm()), reason=why_no_slurm() or "there is one")
-def test_bad_input_in_a_job_is_the_same_message(tiny_anchor: Path, tmp_path: Path) -> None:
+def test_bad_input_in_a_job_is_the_same_message(tiny_anchor: Path, tmp_path: Path, partition: str) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", STORIES)
     good = path.read_bytes()
     path.write_bytes(good + b"no JSON\n")
-    slurm = Slurm(partition(), time="5", mem_gb=1)
+    slurm = Slurm(partition, time="5", mem_gb=1)
     with pytest.raises(InputError, match=r"a.jsonl: line 401: not JSON"):
         prepare([Source(str(path))], tmp_path / "out", tiny_anchor, OPTIONS, slurm=slurm, say=lambda _line: None)
-
-
-def partition() -> str:
-    """SLURM's default partition, or its first."""
-    names = subprocess.run(["sinfo", "-h", "-o", "%P"], capture_output=True, text=True, check=True).stdout.split()
-    return next((name for name in names if name.endswith("*")), names[0]).rstrip("*")
