@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from merge.anchor import open_anchor
 from merge.expert_file import write_expert
 from tests.local_slurm import local_slurm
 from tests.merge.tiny import expert_header, expert_values, write_anchor
+
+# what runs in the background of a shell ignores Ctrl-C, and so would the processes that tests start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeAnchor = Callable[..., Path]
 MakeExpert = Callable[..., Path]

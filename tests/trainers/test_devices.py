@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from merge.errors import InputError
 from merge.expert_file import open_expert
 from merge.header import Header
+from tests.trainers.runs import RUN
+from trainers.expert import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
@@ -90,11 +95,10 @@ def test_the_loss_curve_and_the_expert_are_those_of_one_process(
     assert expert.header.training.tokens == alone[2].training.tokens
 
 
-def test_a_batch_that_cannot_be_dealt_out_is_refused(small_anchor: Path, shards: Path, tmp_path: Path) -> None:
-    done = command(small_anchor, shards, tmp_path / "math.pt", "run.accumulate=3")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: data.batch_size=4 on 1 devices in 3 parts") and done.stderr.count("\n") == 1
-    assert not (tmp_path / "math.run").exists()
+def test_a_batch_that_cannot_be_dealt_out_is_refused(train: Callable[..., Result], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.batch_size=4 on 1 devices in 3 parts.*multiple of 3"):
+        train("math", output=tmp_path / "new/math.pt", run=replace(RUN, accumulate=3))
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow
