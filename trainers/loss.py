@@ -19,7 +19,7 @@ from flexmix.packing import NO_LABEL, model_inputs
 from trainers.paired_ffn import compute_dtype
 
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits at once
-LEAST_ROWS = 256  # positions at once: with fewer, reading the output embedding costs more than the products
+LEAST_ROWS = 512  # positions at once: with fewer, reading the output embedding costs more than the products
 
 
 class NextToken(nn.Module):
