@@ -25,7 +25,7 @@ from merge.anchor import REFERENCE, SHARED, open_olmo2, write_shared
 from merge.console import progress
 from merge.errors import InputError
 from merge.files import new_folder, refuse_occupied
-from trainers.devices import is_first
+from trainers.devices import is_first, measuring_device
 from trainers.fit import Metrics, RunOptions, fit, work_folder
 from trainers.hub import local_folder
 from trainers.lit import LitAnchor, LossOptions
@@ -84,7 +84,7 @@ def train_anchor(
     text = {split: find_split(data_path, split) for split in ("train", "test")}
     L.seed_everything(seed, verbose=False)
     if anchor.path is not None:
-        _adopt(anchor, text, output, data)
+        _adopt(anchor, text, output, data, run)
         return {}
     if is_shard(text["train"]):
         raise InputError(
@@ -117,12 +117,12 @@ def train_anchor(
             nn.Module.float(model)  # in place; transformers' own method has no types
             model.save_pretrained(folder)
             _copy_files(source, folder)
-            _share(folder, model, text, anchor, data, {"training": training | metrics})
+            _share(folder, model, text, anchor, data, run, {"training": training | metrics})
         (work / "last.ckpt").unlink(missing_ok=True)
     return metrics
 
 
-def _adopt(anchor: AnchorOptions, text: dict[str, Path], output: Path, data: DataOptions) -> None:
+def _adopt(anchor: AnchorOptions, text: dict[str, Path], output: Path, data: DataOptions, run: RunOptions) -> None:
     """Takes an existing OLMo-2 byte for byte, and adds what owners must share."""
     assert anchor.path is not None
     source = local_folder(anchor.path, anchor.revision)
@@ -130,7 +130,7 @@ def _adopt(anchor: AnchorOptions, text: dict[str, Path], output: Path, data: Dat
     model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     with new_folder(output) as folder:
         _copy_files(source, folder)
-        _share(folder, model, text, anchor, data, {"taken_from": anchor.path, "revision": anchor.revision})
+        _share(folder, model, text, anchor, data, run, {"taken_from": anchor.path, "revision": anchor.revision})
 
 
 def _share(
@@ -139,6 +139,7 @@ def _share(
     text: dict[str, Path],
     anchor: AnchorOptions,
     data: DataOptions,
+    run: RunOptions,
     about: dict[str, Any],
 ) -> None:
     """Adds `flexo/` to an anchor folder: the reference text, and the rows and moments measured on it."""
@@ -157,7 +158,7 @@ def _share(
     windows = data.windows(find_split(reference, "train"), folder)
     loader = EvalLoader(windows, data.batch_size, data.moment_windows)
     with progress("measuring public text", loader.count * data.length, "tokens") as advance:
-        moments = router_input_moments(model, loader, advance)
+        moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
     about["router"] = {"init": "mean", "tokens": moments[0].count}
     write_shared(folder, public_router(moments), moment_tensors(moments) if anchor.moments else None, about)
 

@@ -6,6 +6,7 @@ weights, gradients and optimiser state over the devices, layer by layer.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,14 @@ def is_first() -> bool:
     """Whether this process is the one that writes files and speaks; true in a run of one process."""
     known: Any = rank_zero  # it keeps the rank on a function, which types do not show
     return not known.rank_zero_only.rank
+
+
+def measuring_device(accelerator: str) -> torch.device | None:
+    """The GPU on which this process may run a model before Lightning does; None if a run is to stay on the CPU."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return None
+    local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+    return torch.device("cuda", int(local))
 
 
 def make_strategy(name: StrategyName, devices: int) -> Any:

@@ -77,6 +77,7 @@ def embed(
         from transformers import AutoModelForCausalLM
 
         from flexmix.packing import EvalLoader
+        from trainers.devices import measuring_device
         from trainers.routing import router_input_moments
         from trainers.text import DataOptions
 
@@ -84,7 +85,7 @@ def embed(
         loader = EvalLoader(data.windows(source, folder), batch_size, windows)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         with progress(f"measuring {name}", len(loader) * data.tokens_per_step, "tokens") as advance:
-            moments = router_input_moments(model, loader, advance)
+            moments = router_input_moments(model, loader, advance, measuring_device("auto"))
         made = Embedding.of(name, "router_input", opened.digest, moments, means_only)
     made.write(output, replace=overwrite)
     what = "positions" if made.kind == "router_input" else "documents"

@@ -26,7 +26,7 @@ from merge.expert_file import write_expert
 from merge.flexolmo import FFN, anchor_ffn
 from merge.header import AnchorReference, Data, Header, Losses, Training, check_domain
 from trainers.curves import draw_curves
-from trainers.devices import is_first
+from trainers.devices import is_first, measuring_device
 from trainers.fit import Metrics, RunOptions, fit, resolve_precision, work_folder
 from trainers.hub import local_folder
 from trainers.lit import LitExpert, LossOptions
@@ -167,7 +167,7 @@ def train_expert(
         )
         if len(own) > 1:
             say(_mixture(text, module, data))
-        paired = _paired_model(anchor, text, data, model, run.precision, seed)
+        paired = _paired_model(anchor, text, data, model, run, seed)
         run.prepare(paired)
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names)
         load = load_of(data, run, optimizer, rank=model.rank, bias=model.router_bias is not None)
@@ -201,13 +201,13 @@ def _hush(_line: str) -> None:
 
 
 def _paired_model(
-    anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, precision: str, seed: int
+    anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, run: RunOptions, seed: int
 ) -> PreTrainedModel:
     """The anchor with a pair in every layer, the router rows started from the owner's text.
 
     What is frozen is held in the dtype of computation, once; the expert starts from the anchor's own bits, in float32.
     """
-    dtype = torch.bfloat16 if resolve_precision(precision).startswith("bf16") else torch.float32
+    dtype = torch.bfloat16 if resolve_precision(run.precision).startswith("bf16") else torch.float32
     model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=dtype)
     start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
     if options.embedding is not None:
@@ -215,7 +215,7 @@ def _paired_model(
     else:
         loader = data.measured(text, anchor.folder)
         with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
-            moments = router_input_moments(model, loader, advance)
+            moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
         rows = starting_rows(options.router_init, anchor, moments, **start)
     public_rows = [anchor.public_row(n) for n in range(len(rows))]
     return pair(

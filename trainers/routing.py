@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from flexmix.domain import Moments
@@ -35,12 +36,18 @@ SECOND = "layers.{n}.second_moment"
 
 @torch.no_grad()
 def router_input_moments(
-    model: PreTrainedModel, batches: Iterable[dict[str, torch.Tensor]], advance: Callable[[float], None]
+    model: PreTrainedModel,
+    batches: Iterable[dict[str, torch.Tensor]],
+    advance: Callable[[float], None],
+    device: torch.device | None = None,
 ) -> list[Moments]:
     """Moments of the router input of every layer of an anchor, over all positions of the batches.
 
-    `advance` is told the tokens after each batch.
+    `advance` is told the tokens after each batch. On `device`, the model runs there meanwhile and then comes back.
     """
+    home, movable = model.device, cast(nn.Module, model)  # transformers' own `to` has no types
+    if device is not None:
+        movable.to(device)
     layers = model.model.layers
     moments = [Moments.empty(model.config.hidden_size) for _ in layers]
 
@@ -62,6 +69,8 @@ def router_input_moments(
         for hook in hooks:
             hook.remove()
         model.train(was_training)
+        if device is not None:
+            movable.to(home)
     return moments
 
 

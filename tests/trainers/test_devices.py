@@ -18,6 +18,7 @@ from merge.errors import InputError
 from merge.expert_file import open_expert
 from merge.header import Header
 from tests.trainers.runs import RUN
+from trainers.devices import measuring_device
 from trainers.expert import Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,3 +121,12 @@ def test_a_run_stopped_on_two_devices_goes_on_bit_for_bit(
     assert done.returncode == 0 and "resuming from" in done.stderr
     again = open_expert(tmp_path / "cut.pt").header
     assert (again.tensors, again.training.losses.own_after) == (whole.tensors, whole.training.losses.own_after)
+
+
+def test_moments_are_measured_on_a_gpu_if_the_run_is_to_use_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert measuring_device("auto") == torch.device("cuda", 3)
+    assert measuring_device("cpu") is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert measuring_device("gpu") is None
