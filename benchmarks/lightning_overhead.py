@@ -63,7 +63,7 @@ def lit(args: argparse.Namespace) -> Stopwatch:
 
 
 def module(args: argparse.Namespace) -> TextModule:
-    windows: Any = Windows(Shard(args.length * args.rows * args.steps, args.vocabulary), args.length, "random")  # type: ignore[arg-type]
+    windows: Any = Windows(Shard(args.length * args.rows * args.steps, args.vocabulary), args.length, "random")
     return TextModule(windows, {}, batch_size=args.rows, steps=args.steps, seed=0, public=windows, public_share=0.25)
 
 

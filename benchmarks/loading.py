@@ -46,13 +46,13 @@ def main() -> None:
     keep_freed_memory()
 
     def windows(domain: str, packing: str) -> Packed:
-        options = DataOptions(tokens=1, packing=packing, cache=arguments.cache)  # type: ignore[arg-type]
+        options = DataOptions(tokens=1, packing=packing, cache=arguments.cache)
         return options.training_windows(find_split(arguments.corpora / domain, "train"), arguments.anchor)
 
     def module(packing: str, mixed: bool) -> TextModule:
         sources = [Source(windows(domain, packing)) for domain in arguments.domains[: 3 if mixed else 1]]
         public = {"public": windows("public", packing), "public_share": 0.25} if mixed else {}
-        return TextModule(sources, {}, batch_size=8, steps=STEPS, seed=0, **public)  # type: ignore[arg-type]
+        return TextModule(sources, {}, batch_size=8, steps=STEPS, seed=0, **public)
 
     model = AutoModelForCausalLM.from_pretrained(arguments.anchor, dtype=torch.float32)
     lit = LitAnchor(model, OptimizerOptions(lr=1e-3), LossOptions(), STEPS, [])

@@ -220,7 +220,7 @@ def _paired_model(
     public_rows = [anchor.public_row(n) for n in range(len(rows))]
     return pair(
         model, public_rows, rows, train_row=options.train_router, bias=options.router_bias, rank=options.rank,
-        start=lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part)),
+        start=None if dtype == torch.float32 else lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part)),
     )  # fmt: skip
 
 
