@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from flexmix.corpus import HubSource, find_split
 from flexmix.datamodule import TextModule
 from flexmix.embedding import read_embedding
+from flexmix.hub import local_folder
 from flexmix.tokens import text_digest
 from merge.anchor import Anchor, open_anchor
 from merge.console import progress
@@ -28,12 +29,11 @@ from merge.header import AnchorReference, Data, Header, Losses, Training, check_
 from trainers.curves import draw_curves
 from trainers.devices import is_first, measuring_device
 from trainers.fit import Metrics, RunOptions, fit, resolve_precision, work_folder
-from trainers.hub import local_folder
 from trainers.lit import LitExpert, LossOptions
 from trainers.optim import OptimizerOptions
-from trainers.paired import expert_state, pair
+from trainers.paired import PairOptions, expert_state, pair
 from trainers.plan import load_of, make_plan
-from trainers.routing import RouterInit, embedded_rows, router_input_moments, starting_rows
+from trainers.routing import embedded_rows, router_input_moments, starting_rows
 from trainers.text import DataOptions, OwnText, find_own_text
 
 SOFTWARE = ("flexo", "torch", "transformers", "lightning")
@@ -50,23 +50,6 @@ class Domain:
     train: Path | None = None
     test: Path | None = None
     hub: HubSource | None = None
-
-
-@dataclass(frozen=True)
-class PairOptions:
-    """The router of the pair."""
-
-    router_init: RouterInit = "discriminant"
-    embedding: str | None = None  # a domain embedding file, instead of reading own text once more
-    router_scale: float = 1.5  # on a discriminant
-    router_shrinkage: float = 0.01  # of a discriminant's covariance
-    train_router: bool = True
-    router_bias: float | None = None  # what a trained bias starts from; None: no bias
-    rank: int | None = None  # of the expert's difference from the public network; None: full
-
-    def __post_init__(self) -> None:
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"model.rank={self.rank}: expected a positive number, or null for a full expert.")
 
 
 @dataclass(frozen=True)
@@ -170,7 +153,7 @@ def train_expert(
         paired = _paired_model(anchor, text, data, model, run, seed)
         run.prepare(paired)
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names)
-        load = load_of(data, run, optimizer, rank=model.rank, bias=model.router_bias is not None)
+        load = load_of(data, run, optimizer, model)
         flops = make_plan(anchor.architecture, load).flops_per_token
         before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step, flops)
         state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))
