@@ -22,10 +22,11 @@ def main(cfg: DictConfig) -> None:
         raise InputError("no domain: whose text is it? Give +domain=NAME, or +domain=local for your own. See --help.")
     from hydra.utils import instantiate
 
-    from trainers.expert import Domain, PairOptions, train_expert
+    from trainers.expert import Domain, train_expert
     from trainers.fit import RunOptions
     from trainers.lit import LossOptions
     from trainers.optim import OptimizerOptions
+    from trainers.paired import PairOptions
     from trainers.plan import HardwareOptions, architecture_for, load_of, render
     from trainers.summary import expert_summary
     from trainers.text import DataOptions
@@ -34,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     data, run = read(cfg, "data", DataOptions, apart=("public",)), read(cfg, "run", RunOptions)
     model, optimizer = read(cfg, "model", PairOptions), read(cfg, "optimizer", OptimizerOptions)
     if read(cfg, "plan", bool):
-        load = load_of(data, run, optimizer, rank=model.rank, bias=model.router_bias is not None)
+        load = load_of(data, run, optimizer, model)
         print(render(anchor_path, architecture_for(anchor_path), load, read(cfg, "hardware", HardwareOptions)))
         return
     result = train_expert(

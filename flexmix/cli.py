@@ -91,7 +91,7 @@ def prepare(
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")],
-    tokenizer: Annotated[Path, typer.Option(help="The anchor's folder.")],
+    tokenizer: Annotated[str, typer.Option(help="The anchor's folder, or its id on the hub.")],
     text: Annotated[str | None, typer.Option(help="The column that holds the text. [default: text]")] = None,
     where: Annotated[list[str] | None, typer.Option(help="COLUMN=VALUE: only such documents. Repeatable.")] = None,
     min_length: Annotated[int, typer.Option(min=0, help="Only documents of so many characters.")] = 0,
@@ -126,6 +126,7 @@ def prepare(
     """
     from dataclasses import replace
 
+    from flexmix.hub import TOKENIZER, local_folder
     from flexmix.prepare import Options
     from flexmix.prepare import prepare as run_prepare
     from flexmix.sets import find_source
@@ -148,7 +149,7 @@ def prepare(
         found = run_prepare(
             [replace(find_source(place), **given) for place in sources],
             output,
-            tokenizer,
+            local_folder(tokenizer, setting="--tokenizer ", files=TOKENIZER),
             Options(duplicates, held_out, scrub, task_size << 20),
             workers=workers,
             slurm=cluster,

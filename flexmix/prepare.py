@@ -96,6 +96,8 @@ def prepare(
         tasks = _begin(state, sources, settings, options, say)
         for name in MODEL:
             shutil.copyfile(model / name, state / name)
+        if (said := _uneven(tasks, workers)) is not None:
+            say(said)
         stages = _stages(state, sources, options, tasks)
         if slurm is not None:
             from flexmix.executors import run_slurm
@@ -228,6 +230,17 @@ def _begin(
     partial.write_text(json.dumps(about), encoding="utf-8")
     partial.rename(written)
     return sizes
+
+
+def _uneven(sizes: list[int], workers: int) -> str | None:
+    """A word on a task so large that other workers will wait for it: a compressed file is read from end to end."""
+    largest, total = max(sizes, default=0), sum(sizes)
+    if workers == 1 or largest <= max(TASK, 2 * total / workers):
+        return None
+    return (
+        f"one file makes up {largest / total:.0%} of the input, and a single worker reads it; others will have nothing "
+        "to do. Cut it into several files to use them."
+    )
 
 
 def _stamp(path: str) -> list[int] | None:

@@ -17,10 +17,9 @@ Advance = Callable[[float], None]
 
 
 def new_app(help: str) -> typer.Typer:
-    """A Typer app in the project's style: short `-h`, no completion installers, plain tracebacks for our own bugs."""
+    """A Typer app in the project's style: short `-h`, shell completion, plain tracebacks for our own bugs."""
     return typer.Typer(
         help=help,
-        add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",

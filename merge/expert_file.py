@@ -64,7 +64,13 @@ class ExpertFile:
         return tensor
 
 
-def write_expert(path: Path, header: Header, tensors: Mapping[str, torch.Tensor], replace: bool = False) -> Header:
+def write_expert(
+    path: Path,
+    header: Header,
+    tensors: Mapping[str, torch.Tensor],
+    replace: bool = False,
+    before: Callable[[Header], None] = lambda _header: None,
+) -> Header:
     """Writes an expert file, whole or not at all; a name ending in `.safetensors` chooses that container.
 
     Args:
@@ -73,6 +79,7 @@ def write_expert(path: Path, header: Header, tensors: Mapping[str, torch.Tensor]
         tensors: exactly the names and shapes of `flexolmo.expert_tensors`. They are copied to memory of their own, so a
             view never drags its whole storage into the file.
         replace: whether a file that stands there may be overwritten.
+        before: told the header as it will be written, before the file is there.
 
     Returns:
         The header as written.
@@ -90,6 +97,7 @@ def write_expert(path: Path, header: Header, tensors: Mapping[str, torch.Tensor]
     text = header.to_json()
     parse_header(text, str(path))  # what we refuse to read we do not write
     _check_tensors(path, header, owned)
+    before(header)
     with new_file(path, replace) as partial:
         if path.suffix == ".safetensors":
             save_tensors(partial, owned, {"format": FORMAT, "version": str(VERSION), "header": text})

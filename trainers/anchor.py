@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM, Pr
 
 from flexmix.corpus import copy_sample, find_split, read_documents
 from flexmix.datamodule import TextModule
+from flexmix.hub import local_folder
 from flexmix.packing import EvalLoader
 from flexmix.tokens import is_shard, shard_texts, text_digest
 from flexmix.vocabulary import END_OF_TEXT, PAD, train_tokenizer
@@ -27,7 +28,6 @@ from merge.errors import InputError
 from merge.files import new_folder, refuse_occupied
 from trainers.devices import is_first, measuring_device
 from trainers.fit import Metrics, RunOptions, fit, work_folder
-from trainers.hub import local_folder
 from trainers.lit import LitAnchor, LossOptions
 from trainers.optim import OptimizerOptions
 from trainers.routing import moment_tensors, public_router, router_input_moments

@@ -7,6 +7,7 @@ weights, gradients and optimiser state over the devices, layer by layer.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -44,16 +45,18 @@ def make_strategy(name: StrategyName, devices: int) -> Any:
     return "auto"
 
 
-def shard(module: nn.Module, layers: Any, mesh: DeviceMesh) -> None:
+def shard(module: nn.Module, layers: Any, mesh: DeviceMesh, fill: Callable[[nn.Module], None] | None = None) -> None:
     """Spreads a module's parameters over a mesh, every layer a unit of its own, and what is left another one.
 
-    The parameters are moved to their device and cut unit by unit, so no device ever holds the whole model.
+    The parameters are moved to their device and cut unit by unit, so no device ever holds the whole model. `fill` gives
+    a unit its values just before, so neither does the host.
     """
     if isinstance(module, FSDPModule):  # validated before
         return
-    for layer in layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+    for unit in (*layers, module):
+        if fill is not None:
+            fill(unit)
+        fully_shard(unit, mesh=mesh)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

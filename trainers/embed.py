@@ -53,9 +53,9 @@ def embed(
     """
     from flexmix.corpus import find_split
     from flexmix.embedding import Embedding
+    from flexmix.hub import local_folder
     from merge.anchor import open_anchor
     from trainers.entry import quiet
-    from trainers.hub import local_folder
 
     quiet()
     if output.exists() and not overwrite:

@@ -6,6 +6,7 @@ The owner's text is read here and nowhere else; what leaves is one file, and `tr
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,24 +19,26 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from flexmix.corpus import HubSource, find_split
 from flexmix.datamodule import TextModule
 from flexmix.embedding import read_embedding
+from flexmix.hub import local_folder
 from flexmix.tokens import text_digest
 from merge.anchor import Anchor, open_anchor
 from merge.console import progress
 from merge.errors import InputError
-from merge.expert_file import write_expert
+from merge.expert_file import open_expert, write_expert
 from merge.flexolmo import FFN, anchor_ffn
 from merge.header import AnchorReference, Data, Header, Losses, Training, check_domain
 from trainers.curves import draw_curves
 from trainers.devices import is_first, measuring_device
-from trainers.fit import Metrics, RunOptions, fit, resolve_precision, work_folder
-from trainers.hub import local_folder
+from trainers.fit import Metrics, RunOptions, fit, keep_result, kept_result, resolve_precision, work_folder
+from trainers.lazy import WeightsOnDisk, blank_model
 from trainers.lit import LitExpert, LossOptions
 from trainers.optim import OptimizerOptions
-from trainers.paired import expert_state, pair
+from trainers.paired import PairOptions, expert_state, pair
 from trainers.plan import load_of, make_plan
-from trainers.routing import RouterInit, embedded_rows, router_input_moments, starting_rows
+from trainers.routing import embedded_rows, router_input_moments, starting_rows
 from trainers.text import DataOptions, OwnText, find_own_text
 
+EXISTS = "this expert exists already. Choose another output, or pass overwrite=true."
 SOFTWARE = ("flexo", "torch", "transformers", "lightning")
 
 
@@ -50,23 +53,6 @@ class Domain:
     train: Path | None = None
     test: Path | None = None
     hub: HubSource | None = None
-
-
-@dataclass(frozen=True)
-class PairOptions:
-    """The router of the pair."""
-
-    router_init: RouterInit = "discriminant"
-    embedding: str | None = None  # a domain embedding file, instead of reading own text once more
-    router_scale: float = 1.5  # on a discriminant
-    router_shrinkage: float = 0.01  # of a discriminant's covariance
-    train_router: bool = True
-    router_bias: float | None = None  # what a trained bias starts from; None: no bias
-    rank: int | None = None  # of the expert's difference from the public network; None: full
-
-    def __post_init__(self) -> None:
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"model.rank={self.rank}: expected a positive number, or null for a full expert.")
 
 
 @dataclass(frozen=True)
@@ -116,16 +102,19 @@ def train_expert(
     Returns:
         What was made; None on every device of a run but the first.
 
+    A file at `output` that this very run has made, before it was stopped or put back into a queue, is the result.
+
     Raises:
-        InputError: text, anchor or settings are unusable, or `output` exists. Nothing was written then.
+        InputError: text, anchor or settings are unusable, or another file is at `output`. Nothing was written then.
     """
     if not is_first():
         say = _hush
     check_domain(domain.name, "domain.name")
     if output.is_dir():
         raise InputError(f"{output}: a folder stands where the expert file should go. Choose another output.")
-    if output.exists() and not overwrite:
-        raise InputError(f"{output}: this expert exists already. Choose another output, or pass overwrite=true.")
+    exists = output.exists() and not overwrite
+    if exists and not (resume and kept_result(output)):
+        raise InputError(f"{output}: {EXISTS}")
     anchor = open_anchor(local_folder(anchor_path))
     text = find_own_text(domain.name, corpora, domain.train, domain.test, domain.hub, data.mixture)
     say(f"reading {text.said}")
@@ -149,6 +138,12 @@ def train_expert(
         "model": asdict(model), "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision,
         "seed": seed, "text": {name: text_digest(path) for name, path in files.items() if path},
     }  # fmt: skip
+    if exists:
+        header = open_expert(output).header
+        if kept_result(output) != result_of(settings, header):
+            raise InputError(f"{output}: {EXISTS}")
+        say(f"{output} was made before by this very run; nothing to do")
+        return Result(output, header, text, str(reference) if public else "none", None) if is_first() else None
     with work_folder(output, settings, resume) as work:
         own = data.sources(text, anchor.folder)
         public_windows = data.training_windows(public["train"], anchor.folder) if public and data.public_share else None
@@ -169,8 +164,9 @@ def train_expert(
             say(_mixture(text, module, data))
         paired = _paired_model(anchor, text, data, model, run, seed)
         run.prepare(paired)
-        lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names)
-        load = load_of(data, run, optimizer, rank=model.rank, bias=model.router_bias is not None)
+        fill = WeightsOnDisk(paired, anchor.checkpoint).fill if run.strategy == "fsdp" else None
+        lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names, fill)
+        load = load_of(data, run, optimizer, model)
         flops = make_plan(anchor.architecture, load).flops_per_token
         before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step, flops)
         state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))
@@ -190,10 +186,19 @@ def train_expert(
             privacy=None,
             software={name: importlib.metadata.version(name) for name in SOFTWARE},
         )
-        header = write_expert(output, header, state, replace=overwrite)
-        (work / "last.ckpt").unlink(missing_ok=True)
+        header = write_expert(
+            output, header, state, replace=overwrite, before=lambda whole: keep_result(work, result_of(settings, whole))
+        )
         curves = draw_curves(work, f"expert {domain.name}")
+        (work / "last.ckpt").unlink(missing_ok=True)
     return Result(output, header, text, str(reference) if public else "none", curves)
+
+
+def result_of(settings: dict[str, Any], header: Header) -> dict[str, Any]:
+    """What identifies the file that a run with these settings makes."""
+    result = {"settings": settings, "tensors": {name: tensor.sha256 for name, tensor in header.tensors.items()}}
+    as_kept: dict[str, Any] = json.loads(json.dumps(result))
+    return as_kept
 
 
 def _hush(_line: str) -> None:
@@ -206,9 +211,13 @@ def _paired_model(
     """The anchor with a pair in every layer, the router rows started from the owner's text.
 
     What is frozen is held in the dtype of computation, once; the expert starts from the anchor's own bits, in float32.
+    A model that will be spread over devices comes without values (`trainers.lazy`).
     """
     dtype = torch.bfloat16 if resolve_precision(run.precision).startswith("bf16") else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=dtype)
+    spread = run.strategy == "fsdp"
+    model: Any = None
+    if not spread or options.embedding is None:
+        model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=dtype)
     start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
     if options.embedding is not None:
         rows = embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
@@ -217,10 +226,13 @@ def _paired_model(
         with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
             moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
         rows = starting_rows(options.router_init, anchor, moments, **start)
+    if spread:
+        model = blank_model(anchor.folder, dtype)  # the measured one goes: its values are on disk
     public_rows = [anchor.public_row(n) for n in range(len(rows))]
+    rounded = not spread and dtype != torch.float32
     return pair(
         model, public_rows, rows, train_row=options.train_router, bias=options.router_bias, rank=options.rank,
-        start=None if dtype == torch.float32 else lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part)),
+        start=(lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part))) if rounded else None,
     )  # fmt: skip
 
 

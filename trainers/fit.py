@@ -30,6 +30,7 @@ from trainers.memory import checkpoint_activations, keep_freed_memory
 from trainers.slurm import slurm_environment
 
 Metrics = dict[str, float]
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
 
     Raises `InputError` if another process has it, or if it belongs to a run with other settings and `resume` is true.
     """
-    folder = output.with_name(output.name.removesuffix(output.suffix) + ".run")
+    folder = _work(output)
     if not is_first():
         yield folder
         return
@@ -95,6 +96,24 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
         raise
     finally:
         lock.release()
+
+
+def keep_result(work: Path, result: dict[str, Any]) -> None:
+    """Writes down what the file will be that is about to be written, so that a later start can recognise it."""
+    write_json(work / RESULT, result)
+
+
+def kept_result(output: Path) -> dict[str, Any] | None:
+    """What `keep_result` wrote for `output`; None if there is nothing, or it is no longer whole."""
+    try:
+        result: dict[str, Any] = json.loads((_work(output) / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result
+
+
+def _work(output: Path) -> Path:
+    return output.with_name(output.name.removesuffix(output.suffix) + ".run")
 
 
 def fit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ class LitAnchor(L.LightningModule):
         optimizer, loss: options.
         steps: of the whole run; the schedule ends there.
         held_out_names: the validation sets, for the names of the metrics.
+        fill: gives a part of a model without values its values, once it is known where they belong.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class LitAnchor(L.LightningModule):
         loss: LossOptions,
         steps: int,
         held_out_names: Iterable[str],
+        fill: Callable[[nn.Module], None] | None = None,
     ) -> None:
         super().__init__()
         self.next_token = NextToken(model.train(), loss.lm_z)
         self.options, self.weights, self.steps = optimizer, loss, steps
-        self.held_out_names = list(held_out_names)
+        self.held_out_names, self.fill = list(held_out_names), fill
 
     @property
     def model(self) -> PreTrainedModel:
@@ -65,7 +67,7 @@ class LitAnchor(L.LightningModule):
     def configure_model(self) -> None:
         """Spreads the model over the devices, if the strategy has told us which."""
         if self.device_mesh is not None:
-            shard(self.next_token, self.model.model.layers, self.device_mesh["data_parallel"])
+            shard(self.next_token, self.model.model.layers, self.device_mesh["data_parallel"], self.fill)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.options.build(self.trained())

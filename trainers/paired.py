@@ -12,15 +12,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from merge.errors import InputError
 from merge.flexolmo import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_ffn
 from trainers.devices import whole
 from trainers.lowrank import LowRankExpert
 from trainers.paired_ffn import Weights, paired_ffn
+from trainers.routing import RouterInit
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """The router of the pair."""
+
+    router_init: RouterInit = "discriminant"
+    embedding: str | None = None  # a domain embedding file, instead of reading own text once more
+    router_scale: float = 1.5  # on a discriminant
+    router_shrinkage: float = 0.01  # of a discriminant's covariance
+    train_router: bool = True
+    router_bias: float | None = None  # what a trained bias starts from; None: no bias
+    rank: int | None = None  # of the expert's difference from the public network; None: full
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise InputError(f"model.rank={self.rank}: expected a positive number, or null for a full expert.")
 
 
 class PairedExperts(nn.Module):

@@ -23,6 +23,7 @@ from trainers.fit import RunOptions, resolve_precision
 from trainers.hardware import HARDWARE, Hardware
 from trainers.loss import chunk_rows
 from trainers.optim import OptimizerOptions
+from trainers.paired import PairOptions
 from trainers.text import DataOptions
 
 GIB = 1 << 30
@@ -110,9 +111,7 @@ def architecture_for(anchor: str) -> Architecture:
     return architecture_of(read_json(folder / "config.json"), anchor)
 
 
-def load_of(
-    data: DataOptions, run: RunOptions, optimizer: OptimizerOptions, *, rank: int | None = None, bias: bool = False
-) -> Load:
+def load_of(data: DataOptions, run: RunOptions, optimizer: OptimizerOptions, model: PairOptions) -> Load:
     """The load of a run with these settings."""
     devices = run.devices * run.nodes
     return Load(
@@ -122,10 +121,10 @@ def load_of(
         devices=devices,
         sharded=run.strategy == "fsdp",
         bf16=run.precision == "auto" or resolve_precision(run.precision).startswith("bf16"),
-        rank=rank,
+        rank=model.rank,
         adafactor=optimizer.kind == "adafactor",
         checkpointed=run.activation_checkpointing,
-        bias=bias,
+        bias=model.router_bias is not None,
     )
 
 

@@ -5,10 +5,13 @@ import sys
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 import flexmix.cli
 from flexmix.corpus import find_split, read_documents
+from flexmix.tokens import open_shard
+from tests.flexmix.text import write_jsonl
 from tests.merge.tools import call, listing
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,6 +52,32 @@ def test_offline_samples_come_from_this_machine(tmp_path: Path, capsys: pytest.C
     assert {"math", "manifest.json"} <= listing(output)
     for split in ("train", "test"):
         assert sum(1 for text in read_documents(find_split(output / "math", split)) if text.strip()) > 10
+
+
+def test_a_tokenizer_may_be_a_hub_id(
+    tiny_anchor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the hub's cache, as without a network; of the repository only what text is prepared with is asked for."""
+    asked = {}
+
+    def download(name: str, **options: object) -> str:
+        asked[name] = options["allow_patterns"]
+        if name != "some/anchor":
+            raise OSError("no network\nand more")
+        return str(tiny_anchor)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    source = write_jsonl(tmp_path / "a.jsonl", [f"the sum of {n} and one" for n in range(40)])
+    arguments = ["prepare", source, "-o", tmp_path / "out", "--tokenizer"]
+    assert call(flexmix.cli.main, *arguments, "other/anchor") == 1
+    assert capsys.readouterr().err == (
+        "error: --tokenizer other/anchor: no such folder, and not to be had from the hub (OSError: no network).\n"
+    )
+    assert call(flexmix.cli.main, *arguments, "nowhere") == 1
+    assert "--tokenizer nowhere: no such folder" in capsys.readouterr().err and listing(tmp_path) == {"a.jsonl"}
+    assert call(flexmix.cli.main, *arguments, "some/anchor") == 0
+    assert asked["some/anchor"] == ["tokenizer.json", "config.json"]
+    assert open_shard(tmp_path / "out/train", tiny_anchor).documents > 30
 
 
 def test_an_unknown_domain_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ import flexmix.cli
 from flexmix import encoder, executors, gather, steps
 from flexmix.corpus import held_out
 from flexmix.encoder import load_encoder
-from flexmix.prepare import Options, prepare
+from flexmix.prepare import Options, _uneven, prepare
 from flexmix.sources import Source
 from flexmix.statistics import Statistics, read_statistics
 from flexmix.tokens import TokenShard, open_shard
@@ -485,3 +485,13 @@ def test_the_command_and_its_table(tiny_anchor: Path, tmp_path: Path, capsys: py
     ):
         assert call(flexmix.cli.main, "prepare", *arguments, *wrong) == 2
         assert said in capsys.readouterr().err
+
+
+def test_one_large_compressed_file_that_leaves_workers_idle_is_named() -> None:
+    large, small = 100 << 20, 1 << 20
+    assert _uneven([large, small, small], 1) is None, "one worker is never idle"
+    assert _uneven([small] * 5, 4) is None and _uneven([large] * 3, 4) is None
+    assert _uneven([large, small, small], 4) == (
+        "one file makes up 98% of the input, and a single worker reads it; others will have nothing to do. Cut it into "
+        "several files to use them."
+    )

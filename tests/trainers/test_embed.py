@@ -14,7 +14,8 @@ from flexmix.embedding import Embedding, read_embedding
 from merge.anchor import open_anchor
 from merge.errors import InputError
 from tests.merge.tools import call, listing
-from trainers.expert import PairOptions, Result
+from trainers.expert import Result
+from trainers.paired import PairOptions
 from trainers.routing import RouterInit
 
 Train = Callable[..., Result]

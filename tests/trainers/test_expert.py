@@ -21,9 +21,10 @@ from merge.errors import InputError
 from merge.expert_file import open_expert
 from tests.trainers.runs import RUN, data_options, shard
 from trainers import callbacks
-from trainers.expert import Domain, PairOptions, Result
+from trainers.expert import Domain, Result
 from trainers.fit import RunOptions
 from trainers.optim import OptimizerOptions
+from trainers.paired import PairOptions
 from trainers.text import WeightedText
 
 Train = Callable[..., Result]
@@ -133,6 +134,32 @@ def test_an_existing_expert_is_kept_unless_told_otherwise(train: Train, tmp_path
         train("math", seed=1)
     assert path.read_bytes() == before
     assert train("math", seed=1, overwrite=True).path.read_bytes() != before
+
+
+@pytest.mark.parametrize("moment", ["draw_curves", "importlib"])
+def test_a_run_killed_after_its_file_was_written_is_found_finished(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """As by a requeue in the moment between; at `importlib`, before the file, it goes on from the last checkpoint."""
+    from trainers import expert
+
+    with monkeypatch.context() as patch:
+        patch.setattr(expert, moment, None)
+        with pytest.raises((TypeError, AttributeError)):
+            train("math")
+    there, said = (tmp_path / "math.pt").exists(), []
+    assert there == (moment == "draw_curves")
+    stamp = (tmp_path / "math.pt").stat().st_mtime_ns if there else None
+    again = train("math", say=said.append)
+    if there:
+        assert said[-1] == f"{again.path} was made before by this very run; nothing to do"
+        assert (again.header, again.path.stat().st_mtime_ns) == (open_expert(again.path).header, stamp)
+    for changes in ({"seed": 1}, {"resume": False}):  # other settings, or to be made anew: not this run's file
+        with pytest.raises(InputError, match="exists already"):
+            train("math", **changes)
+    train("code", output=tmp_path / "other.pt").path.replace(again.path)
+    with pytest.raises(InputError, match="exists already"):
+        train("math")
 
 
 def test_two_runs_at_once_into_one_file_are_refused(train: Train, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 from merge.anchor import open_anchor
 from merge.errors import InputError
 from merge.expert_file import open_expert
-from trainers.expert import PairOptions, Result
+from trainers.expert import Result
 from trainers.lowrank import LowRankExpert
+from trainers.paired import PairOptions
 from trainers.paired_ffn import paired_ffn
 
 D, F, RANK = 6, 10, 3
