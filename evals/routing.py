@@ -82,16 +82,15 @@ class RouterSums:
     def result(self) -> Routing:
         """Means over the tokens added, at least one."""
         assert self.tokens, "no token was routed"
-        per_token, owned = [1 / self.tokens, 1 / max(1, self.own_tokens)]
         return Routing(
             experts=self.experts,
-            mass=(self.mass_LE * per_token).tolist(),
-            heaviest=(self.heaviest_LE * per_token).tolist(),
-            active=(self.active_LE * per_token).tolist(),
-            entropy=(self.entropy_L * per_token).tolist(),
-            own=(self.own_L * owned).tolist() if self.own_tokens else None,
-            agreement=(self.agree_L * owned).tolist() if self.own_tokens else None,
-            agreement_overall=self.agree * owned if self.own_tokens else None,
+            mass=(self.mass_LE / self.tokens).tolist(),
+            heaviest=(self.heaviest_LE / self.tokens).tolist(),
+            active=(self.active_LE / self.tokens).tolist(),
+            entropy=(self.entropy_L / self.tokens).tolist(),
+            own=(self.own_L / self.own_tokens).tolist() if self.own_tokens else None,
+            agreement=(self.agree_L / self.own_tokens).tolist() if self.own_tokens else None,
+            agreement_overall=self.agree / self.own_tokens if self.own_tokens else None,
             tokens=self.tokens,
             own_tokens=self.own_tokens,
         )

@@ -200,7 +200,7 @@ def new_vectorizer() -> Any:
 
 
 def new_classifier(seed: int) -> Any:
-    """A linear classifier that has learnt nothing yet; kinds of text weigh the same however many documents they have."""
+    """A linear classifier that has learnt nothing yet; every kind of text weighs the same."""
     from sklearn.linear_model import SGDClassifier
 
     return SGDClassifier(
