@@ -1,4 +1,4 @@
-"""Bits per byte of documents under a causal language model, every byte counted once.
+"""Text as tokens, and the windows in which it is scored, every byte counted once.
 
 A document longer than the window is scored in overlapping windows: each token is predicted from at least half a window
 of its own document, none is left out, and no token sees another document.
@@ -12,14 +12,13 @@ of its own document, none is left out, and no token sees another document.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch.nn import functional as F  # noqa: N812 - the name everyone uses
-from transformers import PreTrainedModel
+
+Window = tuple[list[int], int, list[int]]  # ids, the first place to score, whose text each id is
 
 
 @dataclass(frozen=True)
@@ -29,66 +28,94 @@ class TokenisedText:
     documents: list[list[int]]
     nbytes: int
     end_of_text: int
+    domains: tuple[str, ...] = ("",)  # whose text it is
+    sources: list[list[int]] | None = None  # for each token its place in `domains`; None: all are the first's
+    texts: list[str] | None = None  # the documents as they were read, for whoever chooses a model by them
 
     @property
     def tokens(self) -> int:
         return sum(map(len, self.documents))
 
+    @property
+    def digest(self) -> str:
+        """A sha256 over everything that a measurement depends on."""
+        content = repr((self.documents, self.nbytes, self.end_of_text, self.domains, self.sources))
+        return hashlib.sha256(content.encode()).hexdigest()
 
-@torch.inference_mode()
-def bits_per_byte(
-    model: PreTrainedModel,
-    text: TokenisedText,
-    *,
-    length: int = 256,
-    batch_tokens: int = 8192,
-    advance: Callable[[float], None] = lambda _tokens: None,
-) -> float:
-    """Total bits to encode the documents, over their bytes.
+    def part(self, which: Sequence[int]) -> TokenisedText:
+        """Some of the documents, by their places; the text must have been kept with its tokens."""
+        assert self.texts is not None, "this text was tokenised without being kept"
+        texts = [self.texts[n] for n in which]
+        return TokenisedText(
+            [self.documents[n] for n in which],
+            sum(len(text.encode()) for text in texts),
+            self.end_of_text,
+            self.domains,
+            None if self.sources is None else [self.sources[n] for n in which],
+            texts,
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows padded to one length. B windows, T places; N of the places predict a token that is scored."""
+
+    x_BT: torch.Tensor  # noqa: N815 - suffixes are shapes
+    known_BT: torch.Tensor  # noqa: N815 - no padding
+    predicts_BT: torch.Tensor  # noqa: N815 - the next token is scored from here
+    source_N: torch.Tensor  # noqa: N815 - whose text the scored tokens are
+
+    @property
+    def target_N(self) -> torch.Tensor:  # noqa: N802
+        """The scored tokens."""
+        return self.x_BT.roll(-1, 1)[self.predicts_BT]
+
+
+def batches(text: TokenisedText, length: int, tokens: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+    """All windows of a text, those of similar length together.
 
     Args:
-        model: in evaluation mode; its logits must be its output embedding of the last hidden state, no more.
-        text: what to score; at least one byte.
-        length: tokens in a window.
-        batch_tokens: tokens per forward pass, padding included.
-        advance: told the tokens scored after each batch.
+        text: what is scored.
+        length: tokens in a window, at least 2.
+        tokens: in a batch, padding included; a longer window comes alone.
+        device: where the batches are put.
     """
-    whole: Any = model  # transformers leaves the method without types
-    unembed = whole.get_output_embeddings()
-    nats = 0.0
-    windows = [window for ids in text.documents for window in _windows([text.end_of_text, *ids], length)]
+    sources = text.sources or [[0] * len(ids) for ids in text.documents]
+    windows = [
+        window
+        for ids, source in zip(text.documents, sources, strict=True)
+        for window in _windows([text.end_of_text, *ids], length, [0, *source])
+    ]
     windows.sort(key=lambda window: len(window[0]))
-    for batch in _batches(windows, batch_tokens):
-        longest = max(len(ids) for ids, _ in batch)
-        x_BT = torch.full((len(batch), longest), text.end_of_text)
-        scored_BT = torch.zeros(len(batch), longest, dtype=torch.bool)
-        for row, (ids, first) in enumerate(batch):
+    for rows in _batches(windows, tokens):
+        longest = max(len(ids) for ids, _, _ in rows)
+        x_BT = torch.full((len(rows), longest), text.end_of_text)
+        source_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+        known_BT = torch.zeros(len(rows), longest, dtype=torch.bool)
+        scored_BT = torch.zeros(len(rows), longest + 1, dtype=torch.bool)
+        for row, (ids, first, source) in enumerate(rows):
             x_BT[row, : len(ids)] = torch.tensor(ids)
+            source_BT[row, : len(ids)] = torch.tensor(source)
+            known_BT[row, : len(ids)] = True
             scored_BT[row, first : len(ids)] = True
-        x_BT, scored_BT = x_BT.to(model.device), scored_BT.to(model.device)
-        position_BT = torch.arange(longest, device=model.device).expand(len(batch), longest)
-        hidden_BTD = model.base_model(input_ids=x_BT, position_ids=position_BT, use_cache=False).last_hidden_state
-        scored = scored_BT[:, 1:]
-        logits_NV = unembed(hidden_BTD[:, :-1][scored])  # of the scored places alone
-        losses = F.cross_entropy(logits_NV.float(), x_BT[:, 1:][scored], reduction="none")
-        nats += losses.double().sum().item()
-        advance(len(losses))
-    return nats / math.log(2) / text.nbytes
+        source_N = source_BT[scored_BT[:, :-1]]
+        yield Batch(*(part.to(device) for part in (x_BT, known_BT, scored_BT[:, 1:], source_N)))
 
 
-def _windows(ids: list[int], length: int) -> Iterator[tuple[list[int], int]]:
+def _windows(ids: list[int], length: int, source: list[int] | None = None) -> Iterator[Window]:
     """Windows of at most `length` ids, and the first place in each that has not been scored before."""
-    yield ids[:length], 1
+    source = source or [0] * len(ids)
+    yield ids[:length], 1, source[:length]
     stride = max(1, length // 2)
     start = 0
     while start + length < len(ids):
         start += stride
-        yield ids[start : start + length], length - stride
+        yield ids[start : start + length], length - stride, source[start : start + length]
 
 
-def _batches(windows: Sequence[tuple[list[int], int]], tokens: int) -> Iterator[list[tuple[list[int], int]]]:
+def _batches(windows: Sequence[Window], tokens: int) -> Iterator[list[Window]]:
     """Neighbours of similar length, at most `tokens` of them once padded."""
-    batch: list[tuple[list[int], int]] = []
+    batch: list[Window] = []
     for window in windows:
         if batch and (len(batch) + 1) * len(window[0]) > tokens:
             yield batch

@@ -51,7 +51,8 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    from evals.domains import domain_matrix, find_domains, read_texts, variants_of
+    from evals.domains import domain_matrix, variants_of
+    from evals.texts import find_domains, read_texts
     from inference.load import load_model, quiet
     from inference.select import expert_names
     from merge.assemble import MANIFEST

@@ -104,9 +104,14 @@ def find_corpus(
             f"domain {name!r}: no text. {sample} does not exist and no hub source is configured. Give your own files "
             "with domain.train=shard.jsonl.gz domain.test=held.jsonl.gz, or build the samples: flexo-data sample"
         )
-    kept = corpora / f"{name}-hub-{hashlib.sha256(repr(astuple(hub)).encode()).hexdigest()[:8]}"
+    kept = kept_folder(name, corpora, hub)
     keep(kept, lambda folder: _write_hub_documents(hub, folder, name, sample))
     return Corpus(find_split(kept, "train"), find_split(kept, "test"), f"hub: {hub.id}, kept in {kept}")
+
+
+def kept_folder(name: str, corpora: Path, hub: HubSource) -> Path:
+    """Where the documents of a hub source are kept, or would be."""
+    return corpora / f"{name}-hub-{hashlib.sha256(repr(astuple(hub)).encode()).hexdigest()[:8]}"
 
 
 def _prepared(name: str, folder: Path, test: Path | None) -> Corpus:

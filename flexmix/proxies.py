@@ -95,7 +95,7 @@ def choose_proxies(
         InputError: the extra is missing, files are unreadable or too small, or there is nothing to choose.
     """
     assert (share is None) != (count is None), "one of share and count"
-    _require_extra()
+    require_extra()
     with new_file(output, replace) as partial:
         own_texts, own_documents = _sample(own)
         public_texts, public_documents = _sample(public)
@@ -136,9 +136,7 @@ class _Choices:
     """
 
     def __init__(self, own: list[str], public: list[str], seed: int) -> None:
-        from sklearn.feature_extraction.text import HashingVectorizer
-
-        self.vectorizer = HashingVectorizer(n_features=FEATURES, ngram_range=(1, 2), alternate_sign=False)
+        self.vectorizer = new_vectorizer()
         texts = own + public
         self.x = self.vectorizer.transform(texts)
         self.is_own = np.arange(len(texts)) < len(own)
@@ -188,15 +186,27 @@ class _Choices:
         return score_MP
 
     def _fit(self, mask: npt.NDArray[np.bool_], seed: int, advance: Any) -> tuple[Floats, float]:
-        from sklearn.linear_model import SGDClassifier
-
-        model = SGDClassifier(
-            loss="log_loss", alpha=1e-5, max_iter=EPOCHS, tol=None, average=True, class_weight="balanced",
-            random_state=seed,
-        )  # fmt: skip
+        model = new_classifier(seed)
         model.fit(self.x[mask], self.is_own[mask])
         advance(1)
         return model.coef_[0], float(model.intercept_[0])
+
+
+def new_vectorizer() -> Any:
+    """Documents as counts of hashed words and word pairs."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(n_features=FEATURES, ngram_range=(1, 2), alternate_sign=False)
+
+
+def new_classifier(seed: int) -> Any:
+    """A linear classifier that has learnt nothing yet; every kind of text weighs the same."""
+    from sklearn.linear_model import SGDClassifier
+
+    return SGDClassifier(
+        loss="log_loss", alpha=1e-5, max_iter=EPOCHS, tol=None, average=True, class_weight="balanced",
+        random_state=seed,
+    )  # fmt: skip
 
 
 def fold_of(text: str) -> int:
@@ -259,7 +269,8 @@ def _log2_choices(documents: int, chosen: int) -> float:
     return (math.lgamma(documents + 1) - math.lgamma(chosen + 1) - math.lgamma(documents - chosen + 1)) / math.log(2)
 
 
-def _require_extra() -> None:
+def require_extra() -> None:
+    """Raises `InputError` unless scikit-learn is there."""
     try:
         import sklearn  # noqa: F401
     except ImportError:

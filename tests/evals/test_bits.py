@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.bits import TokenisedText, _batches, _windows, bits_per_byte
+from evals.bits import TokenisedText, _batches, _windows
+from evals.measure import bits_per_byte
 from tests.inference.models import load
 
 Texts = list[list[int]]
@@ -44,7 +45,7 @@ def test_each_token_is_scored_once_from_at_least_half_a_window(size: int, length
     """Or from its whole document so far, at the beginning."""
     ids = list(range(size))  # a token is its place
     scored = []
-    for window, first in _windows(ids, length):
+    for window, first, _ in _windows(ids, length):
         assert 1 <= len(window) <= length
         assert window == list(range(window[0], window[0] + len(window)))
         for place in range(first, len(window)):
@@ -54,18 +55,18 @@ def test_each_token_is_scored_once_from_at_least_half_a_window(size: int, length
 
 
 def test_windows_are_as_drawn() -> None:
-    assert [("".join(window), first) for window, first in _windows(list("Eabcdefgh"), 4)] == [  # type: ignore[arg-type]
+    assert [("".join(window), first) for window, first, _ in _windows(list("Eabcdefgh"), 4)] == [  # type: ignore[arg-type]
         ("Eabc", 1), ("bcde", 2), ("defg", 2), ("fgh", 2),
     ]  # fmt: skip
 
 
 @given(st.lists(st.integers(1, 30), max_size=30).map(sorted), st.integers(1, 100))
 def test_batches_hold_every_window_once_within_their_size(sizes: list[int], tokens: int) -> None:
-    windows = [([0] * size, 1) for size in sizes]
+    windows = [([0] * size, 1, [0] * size) for size in sizes]
     batches = list(_batches(windows, tokens))
     assert [window for batch in batches for window in batch] == windows
     for batch in batches:
-        assert len(batch) * max(len(ids) for ids, _ in batch) <= tokens or len(batch) == 1
+        assert len(batch) * max(len(ids) for ids, _, _ in batch) <= tokens or len(batch) == 1
 
 
 # --- bits

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from evals.bits import TokenisedText, bits_per_byte
-from evals.domains import Matrix, domain_matrix, find_domains, read_texts, variants_of
+from evals.bits import TokenisedText
+from evals.domains import Matrix, domain_matrix, variants_of
+from evals.measure import bits_per_byte
+from evals.texts import find_domains, read_texts
 from inference.load import load_model
 from merge.errors import InputError
 from tests.flexmix.text import TEXTS, write_jsonl
