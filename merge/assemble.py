@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from merge.flexolmo import (
     merged_router,
     merged_tensors,
 )  # fmt: skip
+from merge.signing import TrustedKeys, Voucher
 
 MANIFEST = "manifest.json"
 DEFAULT_TOP_K = 4
@@ -52,6 +53,7 @@ class Plan:
     experts: list[ExpertFile]
     top_k: int
     specs: list[TensorSpec]
+    vouchers: dict[str, Voucher] = field(default_factory=dict)  # domain -> who signed, where signatures were checked
 
     @property
     def domains(self) -> list[str]:
@@ -72,16 +74,25 @@ class Plan:
         ]
 
 
-def plan(paths: Sequence[Path], anchor_path: Path | None = None, top_k: int | None = None) -> Plan:
+def plan(
+    paths: Sequence[Path],
+    anchor_path: Path | None = None,
+    top_k: int | None = None,
+    trusted: TrustedKeys | None = None,
+    signed: bool = False,
+) -> Plan:
     """Reads all headers, and the anchor for its digest, and decides where every tensor of every input goes.
 
     Args:
         paths: expert files; their order is the order of the experts, after the public one.
         anchor_path: the anchor folder; None looks where the headers say, as seen from here and from the files.
         top_k: active experts per token of the merged model, public included; None takes all, at most 4.
+        trusted: keys to check the signatures beside the files with; None looks at none.
+        signed: with `trusted`, whether every file must have a signature.
 
     Raises:
         ExpertFileError, CheckpointError: an input is damaged, or does not belong with the others.
+        SignatureError: a signature is missing or does not hold.
     """
     _refuse_repeats(paths)
     experts = [open_expert(path) for path in paths]
@@ -91,6 +102,7 @@ def plan(paths: Sequence[Path], anchor_path: Path | None = None, top_k: int | No
             raise ExpertFileError(
                 f"{same}: {count} experts for the domain {domain!r}. A merge takes one per domain; rename or drop one."
             )
+    vouchers = {expert.domain: trusted.verify(expert, signed) for expert in experts} if trusted else {}
     anchor = open_anchor(anchor_path or _find_anchor(experts))
     with progress("reading the anchor", anchor.checkpoint.nbytes) as anchor.advance:
         for expert in experts:
@@ -101,7 +113,7 @@ def plan(paths: Sequence[Path], anchor_path: Path | None = None, top_k: int | No
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
     specs, used = _specs(anchor, experts)
     _check_used_once(anchor, experts, used)
-    return Plan(anchor, experts, top_k, specs)
+    return Plan(anchor, experts, top_k, specs, {domain: voucher for domain, voucher in vouchers.items() if voucher})
 
 
 def execute(
@@ -261,14 +273,19 @@ def _manifest(plan: Plan) -> dict[str, Any]:
             "router_digest": anchor.router_digest,
             "architecture": anchor.architecture.to_dict(),
         },
-        "experts": [public] + [_manifest_entry(index, expert) for index, expert in enumerate(plan.experts, 1)],
+        "experts": [public]
+        + [
+            _manifest_entry(index, expert, plan.vouchers.get(expert.domain))
+            for index, expert in enumerate(plan.experts, 1)
+        ],
         "router_bias_folding_rms": plan.bias_errors(),
     }
 
 
-def _manifest_entry(index: int, expert: ExpertFile) -> dict[str, Any]:
+def _manifest_entry(index: int, expert: ExpertFile, voucher: Voucher | None) -> dict[str, Any]:
     about = expert.header.to_dict()
     tensors = about.pop("tensors")
     about.pop("anchor")
     digest = combined_digest((name, info["sha256"]) for name, info in tensors.items())
-    return {"index": index, "file": expert.path.name, "digest": digest} | about
+    vouched = {"vouched": voucher.to_dict()} if voucher else {}
+    return {"index": index, "file": expert.path.name, "digest": digest} | about | vouched
