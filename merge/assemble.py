@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, Anchor, open_anchor
+from merge.anchor import BIAS_ERROR, Anchor, open_anchor
 from merge.card import model_card
 from merge.checkpoint import TOKENIZER_FILES, TensorSpec, combined_digest, read_json, write_json, write_tensors
 from merge.console import progress
@@ -38,6 +38,7 @@ from merge.flexolmo import (
     merged_router,
     merged_tensors,
 )  # fmt: skip
+from merge.screening import folded_row, screen_rows
 from merge.signing import TrustedKeys, Voucher
 
 MANIFEST = "manifest.json"
@@ -53,6 +54,7 @@ class Plan:
     experts: list[ExpertFile]
     top_k: int
     specs: list[TensorSpec]
+    warnings: list[str] = field(default_factory=list)  # about router rows, see `screening`
     vouchers: dict[str, Voucher] = field(default_factory=dict)  # domain -> who signed, where signatures were checked
 
     @property
@@ -113,7 +115,10 @@ def plan(
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
     specs, used = _specs(anchor, experts)
     _check_used_once(anchor, experts, used)
-    return Plan(anchor, experts, top_k, specs, {domain: voucher for domain, voucher in vouchers.items() if voucher})
+    warnings = screen_rows(anchor, experts)
+    return Plan(
+        anchor, experts, top_k, specs, warnings, {domain: voucher for domain, voucher in vouchers.items() if voucher}
+    )
 
 
 def execute(
@@ -237,13 +242,7 @@ def _specs(anchor: Anchor, experts: list[ExpertFile]) -> tuple[list[TensorSpec],
 
 def _router_rows(anchor: Anchor, experts: list[ExpertFile], n: int, dtype: torch.dtype) -> torch.Tensor:
     """The router [E, D] of layer `n`: the public row, then the owners' rows with their bias folded in (r + b v)."""
-    rows = [anchor.public_row(n).float()]
-    for expert in experts:
-        row = expert.tensor(ROUTER_WEIGHT.format(n=n)).float()
-        if expert.has_bias:
-            bias = expert.tensor(ROUTER_BIAS.format(n=n)).float()
-            row = row + bias * anchor.router[BIAS_DIRECTION.format(n=n)].float()
-        rows.append(row)
+    rows = [anchor.public_row(n).float(), *(folded_row(anchor, expert, n) for expert in experts)]
     return torch.stack(rows).to(dtype)
 
 

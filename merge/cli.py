@@ -9,6 +9,7 @@ flexo-inspect model/
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +65,8 @@ def merge_command(
     trusted = read_trusted_keys(trusted_keys) if trusted_keys else None
     made = plan(experts, anchor, top_k, trusted, require_signatures)
     typer.echo(_plan_text(made))
+    for warning in made.warnings:
+        sys.stderr.write(f"warning: {_printable(warning)}\n")
     if dry_run:
         typer.echo("dry run: nothing was written.")
         return

@@ -166,7 +166,7 @@ def read_signature(path: Path) -> Signature:
 
 
 def signature_about(expert: ExpertFile, trusted: Path | None) -> dict[str, str] | str | None:
-    """What `flexo-inspect` says of an expert's signature: who made it if there are trusted keys, else what it claims."""
+    """What `flexo-inspect` says of an expert's signature: who made it, or what it claims where no key is given."""
     if trusted is not None:
         voucher = read_trusted_keys(trusted).verify(expert, required=False)
         return voucher.to_dict() if voucher else None

@@ -142,7 +142,7 @@ def test_keys_that_cannot_be_used_are_refused(keys: Path, expert: Path, capsys: 
         read_trusted_keys(keys / "trusted")
     (keys / "empty").mkdir()
     for folder in (keys / "empty", keys / "absent"):
-        with pytest.raises(SignatureError, match="no public key in it|no such folder"):
+        with pytest.raises(SignatureError, match=r"no public key in it|no such folder"):
             read_trusted_keys(folder)
     locked = ["genpkey", "-algorithm", "ed25519", "-aes256", "-pass", "pass:secret", "-out", "locked.pem"]
     assert openssl(*locked, folder=keys).returncode == 0
