@@ -126,11 +126,13 @@ def execute(
     output: Path,
     max_shard_size: int = MAX_SHARD_SIZE,
     advance: Callable[[float], None] = lambda _amount: None,
+    accept: Callable[[Path], None] = lambda _folder: None,
 ) -> None:
     """Writes the merged model into `output`, which must be free; it appears whole or not at all.
 
     Every expert tensor is checked against its header's sha256, and against NaN and infinity, as it passes.
-    `advance` is told the bytes written.
+    `advance` is told the bytes written. `accept` gets the finished folder before it appears, and may refuse it by
+    raising.
     """
     with new_folder(output) as folder:
         write_tensors(folder, plan.specs, max_shard_size, advance)
@@ -142,6 +144,7 @@ def execute(
         manifest = _manifest(plan)
         write_json(folder / MANIFEST, manifest)
         (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
+        accept(folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -52,10 +52,18 @@ def merge_command(
     require_signatures: Annotated[
         bool, typer.Option("--require-signatures", help="Refuse an expert that no trusted key has signed.")
     ] = False,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check",
+            help="Run the merged model and compare it with the anchor before it appears. [default: up to 2 GB]",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check what fits, print the plan, write nothing.")] = False,
 ) -> None:
     """Assemble expert files into one FlexOlmo model folder that transformers and vLLM load."""
     from merge.assemble import execute, plan
+    from merge.checking import SMALL, can_check, check_by_running
     from merge.files import refuse_occupied
     from merge.signing import read_trusted_keys
 
@@ -70,8 +78,18 @@ def merge_command(
     if dry_run:
         typer.echo("dry run: nothing was written.")
         return
+    if check and not can_check():
+        raise typer.BadParameter("--check needs transformers, which is not installed here.")
+    wanted = made.nbytes <= SMALL and can_check() if check is None else check
+    report: list[str] = []
+
+    def accept(folder: Path) -> None:
+        if wanted:
+            report.append(check_by_running(folder, made.anchor.folder))
+
     with progress("merging", made.nbytes) as advance:
-        execute(made, output, int(max_shard_size * 1e9), advance)
+        execute(made, output, int(max_shard_size * 1e9), advance, accept)
+    typer.echo("\n".join(report) if wanted else f"not checked; run: flexo-check {output} --anchor {made.anchor.folder}")
     typer.echo(f"wrote {output}/  try: echo 'Once upon a time' | flexo-generate {output}")
 
 
