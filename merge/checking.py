@@ -18,7 +18,10 @@ SMALL = 2_000_000_000  # bytes of tensors: seconds to load, and about three time
 
 def can_check() -> bool:
     """Whether what runs a model is installed beside the merge."""
-    return find_spec("transformers") is not None and find_spec("inference") is not None
+    try:
+        return find_spec("transformers") is not None and find_spec("inference") is not None
+    except ModuleNotFoundError:  # a finder may raise rather than find nothing
+        return False
 
 
 def check_by_running(folder: Path, anchor: Path) -> str:
