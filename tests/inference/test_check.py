@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 import inference.check_cli
 import merge.cli
 from inference.check import check
-from merge.errors import CheckpointError
 from tests.merge.tools import call, listing
 
 Make = Callable[..., Path]
@@ -63,8 +62,7 @@ def test_a_merge_that_does_not_pass_is_not_kept(
     make_expert: Make, anchor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = make_expert("math", anchor=anchor, path=tmp_path / "math.pt")
-    assert call(merge.cli.merge, path, "-o", tmp_path / "model", "--anchor", anchor) == 0
-    assert "public expert against the anchor" in capsys.readouterr().out
+    """The passing way, in a process too, is in tests/test_wheel.py."""
     with gzip.open(anchor / "flexo/public/test.jsonl.gz", "wt") as file:
         file.write("no JSON")
     before = listing(tmp_path)
@@ -72,5 +70,3 @@ def test_a_merge_that_does_not_pass_is_not_kept(
     err = capsys.readouterr().err
     assert "did not pass its check, and was not kept" in err and "test.jsonl.gz: cannot be read" in err
     assert listing(tmp_path) == before
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        check(tmp_path / "model", anchor)
