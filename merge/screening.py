@@ -57,7 +57,7 @@ def screen_rows(anchor: Anchor, experts: Sequence[ExpertFile]) -> list[str]:
         if unusual:
             more = f", and the like in {len(unusual) - 1} more layers" if len(unusual) > 1 else ""
             warnings.append(
-                f"{expert.path}: {unusual[0]}{more}. flexo-audit measures what it does to the merged model."
+                f"{expert.path}: {unusual[0]}{more}. flexo-eval measures what it does to the merged model."
             )
     return warnings
 
