@@ -56,9 +56,7 @@ def screen_rows(anchor: Anchor, experts: Sequence[ExpertFile]) -> list[str]:
         unusual = [text for text in judged if text]
         if unusual:
             more = f", and the like in {len(unusual) - 1} more layers" if len(unusual) > 1 else ""
-            warnings.append(
-                f"{expert.path}: {unusual[0]}{more}. flexo-eval measures what it does to the merged model."
-            )
+            warnings.append(f"{expert.path}: {unusual[0]}{more}. flexo-eval measures what it does to the merged model.")
     return warnings
 
 
