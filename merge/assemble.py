@@ -13,14 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, Anchor, open_anchor
+from merge.anchor import BIAS_ERROR, Anchor, open_anchor
 from merge.card import model_card
 from merge.checkpoint import TOKENIZER_FILES, TensorSpec, combined_digest, read_json, write_json, write_tensors
 from merge.console import progress
@@ -38,6 +38,8 @@ from merge.flexolmo import (
     merged_router,
     merged_tensors,
 )  # fmt: skip
+from merge.screening import folded_row, screen_rows
+from merge.signing import TrustedKeys, Voucher
 
 MANIFEST = "manifest.json"
 DEFAULT_TOP_K = 4
@@ -52,6 +54,8 @@ class Plan:
     experts: list[ExpertFile]
     top_k: int
     specs: list[TensorSpec]
+    warnings: list[str] = field(default_factory=list)  # about router rows, see `screening`
+    vouchers: dict[str, Voucher] = field(default_factory=dict)  # domain -> who signed, where signatures were checked
 
     @property
     def domains(self) -> list[str]:
@@ -72,16 +76,25 @@ class Plan:
         ]
 
 
-def plan(paths: Sequence[Path], anchor_path: Path | None = None, top_k: int | None = None) -> Plan:
+def plan(
+    paths: Sequence[Path],
+    anchor_path: Path | None = None,
+    top_k: int | None = None,
+    trusted: TrustedKeys | None = None,
+    signed: bool = False,
+) -> Plan:
     """Reads all headers, and the anchor for its digest, and decides where every tensor of every input goes.
 
     Args:
         paths: expert files; their order is the order of the experts, after the public one.
         anchor_path: the anchor folder; None looks where the headers say, as seen from here and from the files.
         top_k: active experts per token of the merged model, public included; None takes all, at most 4.
+        trusted: keys to check the signatures beside the files with; None looks at none.
+        signed: with `trusted`, whether every file must have a signature.
 
     Raises:
         ExpertFileError, CheckpointError: an input is damaged, or does not belong with the others.
+        SignatureError: a signature is missing or does not hold.
     """
     _refuse_repeats(paths)
     experts = [open_expert(path) for path in paths]
@@ -91,6 +104,7 @@ def plan(paths: Sequence[Path], anchor_path: Path | None = None, top_k: int | No
             raise ExpertFileError(
                 f"{same}: {count} experts for the domain {domain!r}. A merge takes one per domain; rename or drop one."
             )
+    vouchers = {expert.domain: trusted.verify(expert, signed) for expert in experts} if trusted else {}
     anchor = open_anchor(anchor_path or _find_anchor(experts))
     with progress("reading the anchor", anchor.checkpoint.nbytes) as anchor.advance:
         for expert in experts:
@@ -101,7 +115,10 @@ def plan(paths: Sequence[Path], anchor_path: Path | None = None, top_k: int | No
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
     specs, used = _specs(anchor, experts)
     _check_used_once(anchor, experts, used)
-    return Plan(anchor, experts, top_k, specs)
+    warnings = screen_rows(anchor, experts)
+    return Plan(
+        anchor, experts, top_k, specs, warnings, {domain: voucher for domain, voucher in vouchers.items() if voucher}
+    )
 
 
 def execute(
@@ -109,11 +126,13 @@ def execute(
     output: Path,
     max_shard_size: int = MAX_SHARD_SIZE,
     advance: Callable[[float], None] = lambda _amount: None,
+    accept: Callable[[Path], None] = lambda _folder: None,
 ) -> None:
     """Writes the merged model into `output`, which must be free; it appears whole or not at all.
 
     Every expert tensor is checked against its header's sha256, and against NaN and infinity, as it passes.
-    `advance` is told the bytes written.
+    `advance` is told the bytes written. `accept` gets the finished folder before it appears, and may refuse it by
+    raising.
     """
     with new_folder(output) as folder:
         write_tensors(folder, plan.specs, max_shard_size, advance)
@@ -125,6 +144,7 @@ def execute(
         manifest = _manifest(plan)
         write_json(folder / MANIFEST, manifest)
         (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
+        accept(folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -225,13 +245,7 @@ def _specs(anchor: Anchor, experts: list[ExpertFile]) -> tuple[list[TensorSpec],
 
 def _router_rows(anchor: Anchor, experts: list[ExpertFile], n: int, dtype: torch.dtype) -> torch.Tensor:
     """The router [E, D] of layer `n`: the public row, then the owners' rows with their bias folded in (r + b v)."""
-    rows = [anchor.public_row(n).float()]
-    for expert in experts:
-        row = expert.tensor(ROUTER_WEIGHT.format(n=n)).float()
-        if expert.has_bias:
-            bias = expert.tensor(ROUTER_BIAS.format(n=n)).float()
-            row = row + bias * anchor.router[BIAS_DIRECTION.format(n=n)].float()
-        rows.append(row)
+    rows = [anchor.public_row(n).float(), *(folded_row(anchor, expert, n) for expert in experts)]
     return torch.stack(rows).to(dtype)
 
 
@@ -261,14 +275,19 @@ def _manifest(plan: Plan) -> dict[str, Any]:
             "router_digest": anchor.router_digest,
             "architecture": anchor.architecture.to_dict(),
         },
-        "experts": [public] + [_manifest_entry(index, expert) for index, expert in enumerate(plan.experts, 1)],
+        "experts": [public]
+        + [
+            _manifest_entry(index, expert, plan.vouchers.get(expert.domain))
+            for index, expert in enumerate(plan.experts, 1)
+        ],
         "router_bias_folding_rms": plan.bias_errors(),
     }
 
 
-def _manifest_entry(index: int, expert: ExpertFile) -> dict[str, Any]:
+def _manifest_entry(index: int, expert: ExpertFile, voucher: Voucher | None) -> dict[str, Any]:
     about = expert.header.to_dict()
     tensors = about.pop("tensors")
     about.pop("anchor")
     digest = combined_digest((name, info["sha256"]) for name, info in tensors.items())
-    return {"index": index, "file": expert.path.name, "digest": digest} | about
+    vouched = {"vouched": voucher.to_dict()} if voucher else {}
+    return {"index": index, "file": expert.path.name, "digest": digest} | about | vouched

@@ -9,6 +9,7 @@ flexo-inspect model/
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,10 @@ from merge.console import new_app, progress, run
 
 merge_app = new_app("Assemble expert files into one FlexOlmo model. No training, no data.")
 inspect_app = new_app("Show what an expert file, a merged model or an anchor says about itself.")
+
+TrustedKeysOption = Annotated[
+    Path | None, typer.Option("--trusted-keys", help="A folder of public keys to check signatures FILE.sig with.")
+]
 
 
 def merge() -> None:
@@ -32,6 +37,7 @@ def inspect() -> None:
     epilog="Examples:\n\n"
     "`flexo-merge experts/*.pt -o model/`\n\n"
     "`flexo-merge experts/math.pt experts/news.pt -o model/ --anchor anchor/ --top-k 2`\n\n"
+    "`flexo-merge experts/*.pt -o model/ --require-signatures --trusted-keys keys/`\n\n"
     "`flexo-merge experts/*.pt -o model/ --dry-run`"
 )
 def merge_command(
@@ -42,20 +48,48 @@ def merge_command(
         int | None, typer.Option(help="Active experts per token, public included. [default: all, at most 4]")
     ] = None,
     max_shard_size: Annotated[float, typer.Option(help="Gigabytes of tensors per file.", min=0.001)] = 5.0,
+    trusted_keys: TrustedKeysOption = None,
+    require_signatures: Annotated[
+        bool, typer.Option("--require-signatures", help="Refuse an expert that no trusted key has signed.")
+    ] = False,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check",
+            help="Run the merged model and compare it with the anchor before it appears. [default: up to 2 GB]",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check what fits, print the plan, write nothing.")] = False,
 ) -> None:
     """Assemble expert files into one FlexOlmo model folder that transformers and vLLM load."""
     from merge.assemble import execute, plan
+    from merge.checking import SMALL, can_check, check_by_running
     from merge.files import refuse_occupied
+    from merge.signing import read_trusted_keys
 
+    if require_signatures and not trusted_keys:
+        raise typer.BadParameter("--require-signatures needs --trusted-keys FOLDER: whose signatures?")
     refuse_occupied(output)
-    made = plan(experts, anchor, top_k)
+    trusted = read_trusted_keys(trusted_keys) if trusted_keys else None
+    made = plan(experts, anchor, top_k, trusted, require_signatures)
     typer.echo(_plan_text(made))
+    for warning in made.warnings:
+        sys.stderr.write(f"warning: {_printable(warning)}\n")
     if dry_run:
         typer.echo("dry run: nothing was written.")
         return
+    if check and not can_check():
+        raise typer.BadParameter("--check needs transformers, which is not installed here.")
+    wanted = made.nbytes <= SMALL and can_check() if check is None else check
+    report: list[str] = []
+
+    def accept(folder: Path) -> None:
+        if wanted:
+            report.append(check_by_running(folder, made.anchor.folder))
+
     with progress("merging", made.nbytes) as advance:
-        execute(made, output, int(max_shard_size * 1e9), advance)
+        execute(made, output, int(max_shard_size * 1e9), advance, accept)
+    typer.echo("\n".join(report) if wanted else f"not checked; run: flexo-check {output} --anchor {made.anchor.folder}")
     typer.echo(f"wrote {output}/  try: echo 'Once upon a time' | flexo-generate {output}")
 
 
@@ -64,17 +98,19 @@ def inspect_command(
     path: Annotated[Path, typer.Argument(help="An expert file (.pt or .safetensors), a merged folder or an anchor.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check every tensor of an expert file for damage.")] = False,
+    trusted_keys: TrustedKeysOption = None,
 ) -> None:
     """Show what an expert file, a merged model or an anchor says about itself."""
-    about = _about(path, verify)
+    about = _about(path, verify, trusted_keys)
     typer.echo(
         json.dumps(about, indent=2, ensure_ascii=False) if as_json else "\n".join(map(_printable, _lines(about)))
     )
 
 
-def _about(path: Path, verify: bool) -> dict[str, Any]:
+def _about(path: Path, verify: bool, trusted_keys: Path | None) -> dict[str, Any]:
     if not path.is_dir():
         from merge.expert_file import open_expert
+        from merge.signing import signature_about
 
         expert = open_expert(path)
         if verify:
@@ -82,6 +118,7 @@ def _about(path: Path, verify: bool) -> dict[str, Any]:
                 for name in expert.header.tensors:
                     advance(expert.tensor(name).nbytes)
         about = {"file": str(path), "bytes": path.stat().st_size, "verified": verify} | expert.header.to_dict()
+        about["signature"] = signature_about(expert, trusted_keys)
         about["tensors"] = {
             name: f"{info.dtype} {list(info.shape)} {info.sha256[:12]}" for name, info in expert.header.tensors.items()
         }
@@ -123,6 +160,7 @@ def _plan_text(plan: Any) -> str:
     ]
     lines += [
         f"expert {index} {expert.domain}  {expert.path}  {_size(expert.nbytes)}  {expert.header.licence}"
+        + (f"  signed by {plan.vouchers[expert.domain].name}" if expert.domain in plan.vouchers else "")
         for index, expert in enumerate(plan.experts, 1)
     ]
     lines.append(

@@ -130,7 +130,7 @@ def parse_header(text: str, where: str) -> Header:
     if len(text) > MAX_HEADER:
         raise ExpertFileError(f"{where}: a header of {len(text) / 1e6:.0f} MB, expected at most {MAX_HEADER >> 20} MB.")
     try:
-        value = json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise ExpertFileError(f"{where}: the header is not readable as JSON ({type(error).__name__}).") from None
     header: Header = _build(Header, value, where, "header")
@@ -168,7 +168,7 @@ def check_domain(domain: str, where: str) -> None:
         raise ExpertFileError(f"{where}: the domain name 'public' is taken by the anchor's own expert.")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object in which no name comes twice; the second would hide the first."""
     found = dict(pairs)
     if len(found) != len(pairs):

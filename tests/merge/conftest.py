@@ -35,3 +35,9 @@ def locked(tmp_path: Path) -> Iterator[Path]:
     yield folder
     os.seteuid(user)
     folder.chmod(0o700)
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merges here run no model unless a test asks for it: that starts a process, which takes seconds."""
+    monkeypatch.setattr("merge.checking.SMALL", 0)

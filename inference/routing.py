@@ -1,0 +1,63 @@
+"""What the routers of a merged model do on a text: shares and entropy per layer, and whether all values are finite.
+
+Legend: B sequences, T tokens of all of them, E experts, K active experts, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LayerRouting:
+    """Router figures of one layer over a text."""
+
+    share: list[float]  # of the weight that the K active experts give, by expert; sums to 1
+    first: list[float]  # share of tokens whose largest weight is this expert's; sums to 1
+    entropy: float  # mean over tokens, of the softmax over all E, divided by log E: 0 certain, 1 uniform
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Figures of a whole model, layer by layer; `broken` names what is not finite, and the figures end before it."""
+
+    layers: list[LayerRouting]
+    broken: str | None
+
+    def share(self, expert: int) -> float:
+        """An expert's share of the active weight, mean over layers."""
+        return sum(layer.share[expert] for layer in self.layers) / len(self.layers)
+
+
+@torch.inference_mode()
+def measure_routing(model: PreTrainedModel, x_BT: torch.Tensor) -> Routing:
+    """Runs `model`, a FlexOlmo in evaluation mode, on token ids `x_BT` and looks at what passes."""
+    run: Any = model
+    output = run(input_ids=x_BT, output_router_logits=True, output_hidden_states=True, use_cache=False)
+    for n, hidden_BTD in enumerate(output.hidden_states):
+        if not hidden_BTD.isfinite().all():
+            return Routing([], f"the hidden states behind {f'layer {n - 1}' if n else 'the embedding'}")
+    for n, logits_TE in enumerate(output.router_logits):
+        if not logits_TE.isfinite().all():
+            return Routing([], f"the router logits of layer {n}")
+    if not output.logits.isfinite().all():
+        return Routing([], "the logits of the vocabulary")
+    return Routing([_layer(logits_TE, model.config.num_experts_per_tok) for logits_TE in output.router_logits], None)
+
+
+def _layer(logits_TE: torch.Tensor, top_k: int) -> LayerRouting:
+    experts = logits_TE.shape[-1]
+    p_TE = logits_TE.double().softmax(-1)
+    p_TK, index_TK = p_TE.topk(top_k)
+    weight_TK = p_TK / p_TK.sum(-1, keepdim=True)
+    share_E = torch.zeros(experts, dtype=torch.float64).index_add_(
+        0, index_TK.cpu().flatten(), weight_TK.cpu().flatten()
+    )
+    first_E = torch.bincount(index_TK[:, 0].cpu(), minlength=experts).double()
+    entropy = torch.special.entr(p_TE).sum(-1).mean().item() / math.log(experts) if experts > 1 else 0.0
+    return LayerRouting((share_E / share_E.sum()).tolist(), (first_E / first_E.sum()).tolist(), entropy)

@@ -1,0 +1,111 @@
+"""A look at router rows before a merge, without running a model: would an expert swallow every token?
+
+The norm of a row says little: a row that training starts from a discriminant is hundreds of times longer than the
+public one, which is nearly orthogonal to the states that it meets. What counts is the margin `m = (r - r_pub).x` on
+public text, by which the expert outbids the public one. Its mean and spread follow exactly from the moments of x that
+the anchor ships; taken as normal, so does the share of public text that it takes when it stands against the public one.
+
+The experts of `make demo` have root mean square margins of 1.5 to 9, and shares of 0.02 to 0.41, over all layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors import safe_open
+
+from merge.anchor import BIAS_DIRECTION, MOMENTS, SHARED, Anchor
+from merge.errors import CheckpointError, ExpertFileError
+from merge.expert_file import ExpertFile
+from merge.flexolmo import ROUTER_BIAS, ROUTER_WEIGHT
+
+# exp(-745) is the smallest number that float64 can hold: beyond, the softmax is exactly 0 or 1 and its gradient exactly
+# zero, so that no training leads there.
+LARGEST_MARGIN = 1000.0
+UNUSUAL_MARGIN = 50.0  # five times the largest of the demo's experts
+UNUSUAL_SHARE = 0.8  # the published recipe's greediest expert took 0.64 of public text
+LARGEST_RATIO = 1e6  # of row norms, where the anchor ships no moments; a thousand times the largest of the demo's
+
+
+@dataclass(frozen=True)
+class Margin:
+    """By how much an expert outbids the public one in one layer on public text."""
+
+    mean: float
+    deviation: float
+
+    @property
+    def rms(self) -> float:
+        return math.hypot(self.mean, self.deviation)
+
+    @property
+    def share(self) -> float:
+        """The mean of sigmoid(m) for a normal m, by MacKay's approximation (Neural Computation 4, 1992)."""
+        scaled = self.mean / math.sqrt(1 + math.pi / 8 * self.deviation**2)
+        return 1 / (1 + math.exp(-scaled)) if scaled > -700 else 0.0
+
+
+def screen_rows(anchor: Anchor, experts: Sequence[ExpertFile]) -> list[str]:
+    """Warnings about unusual router rows, one line an expert; raises `ExpertFileError` for rows beyond reason."""
+    warnings = []
+    for expert in experts:
+        judged = (_judge(anchor, expert, n) for n in range(anchor.architecture.num_hidden_layers))
+        unusual = [text for text in judged if text]
+        if unusual:
+            more = f", and the like in {len(unusual) - 1} more layers" if len(unusual) > 1 else ""
+            warnings.append(f"{expert.path}: {unusual[0]}{more}. flexo-eval measures what it does to the merged model.")
+    return warnings
+
+
+def folded_row(anchor: Anchor, expert: ExpertFile, n: int) -> torch.Tensor:
+    """The router row [D] of layer `n` in float32, with its bias folded in (r + b v)."""
+    row = expert.tensor(ROUTER_WEIGHT.format(n=n)).float()
+    if expert.has_bias:
+        bias = expert.tensor(ROUTER_BIAS.format(n=n)).float()
+        row = row + bias * anchor.router[BIAS_DIRECTION.format(n=n)].float()
+    return row
+
+
+def margin_of(anchor: Anchor, n: int, row_D: torch.Tensor) -> Margin | None:
+    """The margin of a row over the public one in layer `n`; None if the anchor ships no moments.
+
+    Moments are read one layer at a time: at full width they weigh gigabytes.
+    """
+    path = anchor.folder / SHARED / MOMENTS
+    if not path.exists():
+        return None
+    size = anchor.architecture.hidden_size
+    try:
+        with safe_open(path, framework="pt") as file:
+            mean_D = file.get_tensor(f"layers.{n}.mean").double()
+            second_DD = file.get_tensor(f"layers.{n}.second_moment").double()
+    except Exception as error:  # safetensors raises errors of its own kind for missing names
+        raise CheckpointError(f"{path}: no moments of layer {n} in it ({str(error)[:200]!r}). Copy it again.") from None
+    if mean_D.shape != (size,) or second_DD.shape != (size, size) or not (mean_D.sum() + second_DD.sum()).isfinite():
+        raise CheckpointError(f"{path}: the moments of layer {n} do not fit this anchor. Copy the file again.")
+    over_D = row_D.double() - anchor.public_row(n).double()
+    mean = (over_D @ mean_D).item()
+    return Margin(mean, math.sqrt(max(0.0, (over_D @ second_DD @ over_D).item() - mean**2)))
+
+
+def _judge(anchor: Anchor, expert: ExpertFile, n: int) -> str | None:
+    row_D = folded_row(anchor, expert, n)
+    norm, public = row_D.double().norm().item(), anchor.public_row(n).double().norm().item()
+    margin = margin_of(anchor, n, row_D)
+    if margin is None:
+        absurd, size = norm > LARGEST_RATIO * max(public, 1e-6), f"norm {norm:.3g}, the public row's is {public:.3g}"
+    else:
+        absurd, size = margin.rms > LARGEST_MARGIN, f"a router margin of {margin.rms:.3g} on public text (rms)"
+    if absurd:
+        raise ExpertFileError(
+            f"{expert.path}: the router row of layer {n} has {size}. It would take or refuse every token for "
+            "certain, and no training leads there. Do not merge this file."
+        )
+    if margin and margin.share > UNUSUAL_SHARE:
+        return f"layer {n} would take {margin.share:.0%} of public text from the public expert"
+    if margin and margin.rms > UNUSUAL_MARGIN:
+        return f"layer {n} has {size}, usual are 1 to 10"
+    return None

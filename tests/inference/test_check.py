@@ -1,0 +1,72 @@
+"""`flexo-check`, and the merge that is not kept when it does not pass."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import inference.check_cli
+import merge.cli
+from inference.check import check
+from tests.merge.tools import call, listing
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def anchor(tiny_anchor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny anchor with a public reference text."""
+    folder = Path(shutil.copytree(tiny_anchor, tmp_path_factory.mktemp("check") / "anchor"))
+    (folder / "flexo" / "public").mkdir()
+    with gzip.open(folder / "flexo/public/test.jsonl.gz", "wt") as file:
+        file.write((json.dumps({"text": "The cat sat on the mat, and the dog lay by the door. " * 9}) + "\n") * 2)
+    return folder
+
+
+def change(folder: Path, name: str, to: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = to(tensors[name]).clone()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_a_sound_model_passes(merged: Path, anchor: Path, tiny_anchor: Path) -> None:
+    found = check(merged, anchor)
+    assert found.faults == [] and found.public_difference < 1e-5 and found.tokens == 256
+    for layer in found.routing.layers:
+        assert sum(layer.share) == pytest.approx(1) and sum(layer.first) == pytest.approx(1)
+        assert 0 < layer.entropy < 1
+    without = check(merged, tiny_anchor)
+    assert without.faults == [] and without.text == "random tokens" and without.loss_merged is None
+
+
+def test_what_is_wrong_is_named(copied: Path, anchor: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swallow = "model.layers.1.mlp.gate.weight"
+    change(copied, swallow, lambda rows_ED: rows_ED * torch.tensor([0.0, 0.0, 1e4, 0.0])[:, None])
+    assert not any("takes" in fault for fault in check(copied, anchor).faults)  # half of the tokens are no collapse
+    change(copied, "model.layers.0.mlp.experts.0.up_proj.weight", lambda weight: weight.flip(0))
+    assert call(inference.check_cli.main, copied, "--anchor", anchor) == 1
+    assert "with the public expert alone, logits differ from the anchor's" in capsys.readouterr().err
+    change(copied, "model.layers.2.mlp.experts.2.down_proj.weight", lambda weight: weight * torch.inf)
+    faults = check(copied, anchor).faults
+    assert any("hidden states behind layer 2 hold NaN" in fault for fault in faults), faults
+
+
+def test_a_merge_that_does_not_pass_is_not_kept(
+    make_expert: Make, anchor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_expert("math", anchor=anchor, path=tmp_path / "math.pt")
+    """The passing way, in a process too, is in tests/test_wheel.py."""
+    with gzip.open(anchor / "flexo/public/test.jsonl.gz", "wt") as file:
+        file.write("no JSON")
+    before = listing(tmp_path)
+    assert call(merge.cli.merge, path, "-o", tmp_path / "other", "--anchor", anchor, "--check") == 1
+    err = capsys.readouterr().err
+    assert "did not pass its check, and was not kept" in err and "test.jsonl.gz: cannot be read" in err
+    assert listing(tmp_path) == before
