@@ -1,7 +1,7 @@
 """What stands in for a model's MoE blocks while experts are selected: the same router, the same experts, fewer choices.
 
-The stand-ins are modules of other classes, not hooks: a compiled model looks at the class of each part when it is called,
-and so never runs code that was compiled for another selection. Hooks added after compilation go unseen.
+The stand-ins are modules of other classes, not hooks: a compiled model looks at the class of each part when it is
+called, and so never runs code that was compiled for another selection. Hooks added after compilation may go unseen.
 
 B sequences, T positions, N = B T tokens, D hidden size, E experts of the model, S of them selected, K active ones.
 """
@@ -51,18 +51,18 @@ class RowsBlock(SelectedBlock):
         batch: the number of sequences that the selection was made for; None takes any.
     """
 
-    chosen_S: torch.Tensor
+    chosen: torch.Tensor
 
     def __init__(self, block: Any, chosen: Sequence[int], top_k: int, batch: int | None) -> None:
         super().__init__(block, batch)
         self.whole = block.gate.weight, block.gate.num_experts, block.gate.top_k
-        self.register_buffer("chosen_S", torch.tensor(chosen, device=block.gate.weight.device), persistent=False)
-        rows = nn.Parameter(block.gate.weight.detach()[self.chosen_S], requires_grad=False)
+        self.register_buffer("chosen", torch.tensor(chosen, device=block.gate.weight.device), persistent=False)
+        rows = nn.Parameter(block.gate.weight.detach()[self.chosen], requires_grad=False)
         self._put(rows, len(chosen), top_k)
 
     def choose(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         _, weights_NK, index_NK = self.gate(x_BTD)
-        return weights_NK, self.chosen_S[index_NK]
+        return weights_NK, self.chosen[index_NK]
 
     def restore(self) -> None:
         self._put(*self.whole)
@@ -81,8 +81,8 @@ class SequencesBlock(SelectedBlock):
         top_k: active experts, at most; a sequence has as many as its selection allows.
     """
 
-    allowed_BE: torch.Tensor
-    spare_B: torch.Tensor
+    allowed: torch.Tensor
+    spare: torch.Tensor
 
     def __init__(self, block: Any, choices: Sequence[Sequence[int]], top_k: int) -> None:
         super().__init__(block, len(choices))
@@ -91,18 +91,18 @@ class SequencesBlock(SelectedBlock):
         for sequence, choice in enumerate(choices):
             allowed_BE[sequence, list(choice)] = True
         device = block.gate.weight.device
-        self.register_buffer("allowed_BE", allowed_BE.to(device), persistent=False)
-        self.register_buffer("spare_B", torch.tensor([choice[0] for choice in choices], device=device), persistent=False)
+        self.register_buffer("allowed", allowed_BE.to(device), persistent=False)
+        self.register_buffer("spare", torch.tensor([choice[0] for choice in choices], device=device), persistent=False)
 
     def choose(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         length = x_BTD.shape[1]
         logits_NE, _, _ = self.gate(x_BTD)
-        allowed_NE = self.allowed_BE.repeat_interleave(length, 0)
+        allowed_NE = self.allowed.repeat_interleave(length, 0)
         # replaced, not multiplied: a row of NaN must be as absent as any other
         probabilities_NE = logits_NE.where(allowed_NE, -torch.inf).softmax(-1, dtype=torch.float)
         weights_NK, index_NK = probabilities_NE.topk(self.top_k)
         if self.gate.norm_topk_prob:
             weights_NK = weights_NK / weights_NK.sum(-1, keepdim=True)
         mine_NK = allowed_NE.gather(1, index_NK)
-        spare_N1 = self.spare_B.repeat_interleave(length)[:, None]
+        spare_N1 = self.spare.repeat_interleave(length)[:, None]
         return weights_NK.where(mine_NK, 0).to(logits_NE.dtype), index_NK.where(mine_NK, spare_N1)
