@@ -1,11 +1,16 @@
-"""Choosing experts of a loaded model for the calls inside a `with` block.
+"""Choosing experts of a loaded model for the calls inside a `with` block: one choice for all, or one per sequence.
 
     model, tokenizer = load_model(Path("model"))
     with select_experts(model, ["public", "math"]):
         model.generate(...)
+    with select_experts(model, [["public", "math"], ["public"]]):     # a batch of two, each with its own entitlement
+        model.generate(...)
 
-The router rows and weights of the others are not there inside the block: what is computed is bit for bit what a model
-merged without them computes.
+With one choice, the router rows of the others are not there inside the block: what is computed is bit for bit what a
+model merged without them computes. With several, a row competes only in the sequences that may use it (to 1e-6 in
+float32, see docs/inference.md). No expert's weights are copied: choices are renumbered on their way to the experts.
+
+B sequences, T positions, D hidden size, E experts of the model, S of them selected, K active ones.
 """
 
 from __future__ import annotations
@@ -16,10 +21,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import PreTrainedModel
 
+from inference.blocks import RowsBlock, SelectedBlock, SequencesBlock
 from merge.assemble import MANIFEST, read_manifest
 from merge.errors import InputError
 
@@ -31,48 +35,59 @@ def expert_names(model: PreTrainedModel) -> list[str]:
 
 
 @contextmanager
-def select_experts(model: PreTrainedModel, names: Sequence[str], top_k: int | None = None) -> Iterator[PreTrainedModel]:
+def select_experts(
+    model: PreTrainedModel, names: Sequence[str] | Sequence[Sequence[str]], top_k: int | None = None
+) -> Iterator[PreTrainedModel]:
     """Leaves only the experts `names` in `model` until the block ends.
 
     Args:
         model: a `FlexOlmoForCausalLM` loaded from a merged folder. It is changed in place, so no other thread may run
-            it meanwhile. Weights of the chosen experts are copied for the time of the block.
-        names: domains, in any order; at least one.
-        top_k: active experts per token inside the block; None keeps the model's number, at most all chosen.
+            it meanwhile.
+        names: domains, in any order, at least one; or a list of them for each sequence of the batch. Where generate
+            makes several sequences of one (beams, num_return_sequences), each needs its own list.
+        top_k: active experts per token inside the block; None takes the model's number, at most all chosen.
 
     Raises:
-        InputError: an unknown or repeated name, a top_k that does not fit, or a selection inside another.
+        InputError: an unknown or repeated name, a top_k that does not fit, or a selection inside another; inside the
+            block, a batch with another number of sequences than `names`.
     """
     known = expert_names(model)
+    layers: Any = model.model.layers
+    if any(isinstance(layer.mlp, SelectedBlock) for layer in layers):
+        raise InputError("experts of this model are selected already. A selection inside another is not possible.")
     if len(known) != model.config.num_experts:
         raise InputError(
-            f"{MANIFEST} of {model.name_or_path} lists {len(known)} experts, "
-            f"the model now has {model.config.num_experts}. A selection inside another is not possible."
+            f"{MANIFEST} of {model.name_or_path} lists {len(known)} experts, the model has {model.config.num_experts}. "
+            "Were its files changed?"
         )
-    chosen = _indices(names, known)
-    top_k = min(len(chosen), model.config.num_experts_per_tok) if top_k is None else top_k
-    if not 1 <= top_k <= len(chosen):
-        raise InputError(f"top_k {top_k}: {len(chosen)} experts are selected, expected 1 to {len(chosen)}.")
-    blocks = [layer.mlp for layer in model.model.layers]
-    whole = [(block.gate.weight, block.experts.gate_up_proj, block.experts.down_proj) for block in blocks]
+    per_sequence = bool(names) and not any(isinstance(name, str) for name in names)
+    lists: Any = names if per_sequence else [names]
+    choices = [_indices(choice, known) for choice in lists]
     before = model.config.num_experts_per_tok
+    active = max(_top_k(top_k, len(choice), before) for choice in choices)
+    alike = all(choice == choices[0] for choice in choices)
+    blocks = [layer.mlp for layer in layers]
     try:
-        for block, weights in zip(blocks, whole, strict=True):
-            index = torch.tensor(chosen, device=weights[0].device)
-            _put(block, [nn.Parameter(weight.detach()[index], requires_grad=False) for weight in weights], top_k)
-        _count(model, len(chosen), top_k)
+        for layer, block in zip(layers, blocks, strict=True):
+            if alike:
+                layer.mlp = RowsBlock(block, choices[0], active, len(choices) if per_sequence else None)
+            else:
+                layer.mlp = SequencesBlock(block, choices, active)
+        _count(model, len(choices[0]) if alike else len(known), active)
         yield model
     finally:
-        for block, weights in zip(blocks, whole, strict=True):
-            _put(block, weights, before)
+        for layer, block in zip(layers, blocks, strict=True):
+            if layer.mlp is not block:
+                layer.mlp.restore()
+                layer.mlp = block
         _count(model, len(known), before)
 
 
-def _put(block: Any, weights: Sequence[nn.Parameter], top_k: int) -> None:
-    gate, experts = block.gate, block.experts
-    gate.weight, experts.gate_up_proj, experts.down_proj = weights
-    gate.num_experts = experts.num_experts = len(weights[0])
-    gate.top_k = top_k
+def _top_k(given: int | None, selected: int, models: int) -> int:
+    top_k = min(models, selected) if given is None else given
+    if not 1 <= top_k <= selected:
+        raise InputError(f"top_k {top_k}: {selected} experts are selected, expected 1 to {selected}.")
+    return top_k
 
 
 def _count(model: Any, experts: int, top_k: int) -> None:

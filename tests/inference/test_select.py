@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from inference.blocks import RowsBlock
 from inference.load import load_model
 from inference.select import expert_names, select_experts
 from merge.errors import CheckpointError, InputError
@@ -148,22 +149,31 @@ def test_everything_is_restored_also_when_the_block_raises(merged: Path, failure
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
-def test_everything_is_restored_when_a_copy_fails(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_restored_when_a_block_cannot_be_made(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import inference.select
 
     model = load(merged)
-    before, put, calls = state(model), inference.select._put, []
+    before, made = state(model), []
 
-    def failing(*arguments: Any) -> None:
-        calls.append(arguments)
-        if len(calls) == 2:
+    def failing(*arguments: Any) -> RowsBlock:
+        made.append(arguments)
+        if len(made) == 2:
             raise MemoryError
-        put(*arguments)
+        return RowsBlock(*arguments)
 
-    monkeypatch.setattr(inference.select, "_put", failing)
+    monkeypatch.setattr(inference.select, "RowsBlock", failing)
     with pytest.raises(MemoryError), select_experts(model, ["public"]):
         raise AssertionError("not reached")
     assert state(model) == before
+
+
+def test_no_weights_of_experts_are_copied(merged: Path) -> None:
+    model = load(merged)
+    experts = [layer.mlp.experts for layer in model.model.layers]
+    for names in (["public", "math"], [["public"], ["math", "code"]]):
+        with select_experts(model, names):
+            assert [layer.mlp.experts for layer in model.model.layers] == experts
+            assert all(len(part.gate_up_proj) == len(part.down_proj) == 4 for part in experts)
 
 
 def test_a_selection_works_on_a_model_that_is_trained_or_in_inference_mode(merged: Path) -> None:
@@ -202,7 +212,7 @@ def test_a_selection_inside_another_is_refused(merged: Path) -> None:
     model = load(merged)
     with select_experts(model, ["public", "news", "code"]):
         inside = state(model)
-        with pytest.raises(InputError, match="lists 4 experts, the model now has 3"), select_experts(model, ["math"]):
+        with pytest.raises(InputError, match="selected already"), select_experts(model, ["math"]):
             raise AssertionError("not reached")
         assert state(model) == inside
 
