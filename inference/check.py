@@ -59,14 +59,15 @@ def check(folder: Path, anchor: Path, device: str = "auto") -> Check:
     dense, _ = load_model(anchor, "float32", device)
     if dense.config.vocab_size != model.config.vocab_size:
         raise InputError(f"{anchor}: another vocabulary than {folder} has. Is it the anchor of this model?")
-    expected, loss_anchor = _logits(dense, x_BT)
+    expected = _logits(dense, x_BT)
+    loss_anchor = _loss(expected, x_BT)
     del dense
     with select_experts(model, ["public"], 1):
-        found, _ = _logits(model, x_BT)
+        found = _logits(model, x_BT)
     difference = ((found - expected).abs().max() / expected.abs().max()).item()
     del found, expected
-    _, loss = _logits(model, x_BT)
-    routing = measure_routing(model, x_BT)
+    routing, logits = measure_routing(model, x_BT)
+    loss = _loss(logits, x_BT)
     faults = []
     if not difference <= TOLERANCE:  # a NaN is no pass
         faults.append(
@@ -111,7 +112,11 @@ def reference_tokens(anchor: Path, tokenizer: Any, config: Any) -> tuple[torch.T
 
 
 @torch.inference_mode()
-def _logits(model: Any, x_BT: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Logits [B, T, V], and the mean loss in nats per token."""
-    logits_BTV = model(input_ids=x_BT, use_cache=False).logits.float()
-    return logits_BTV, F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), x_BT[:, 1:].flatten()).item()
+def _logits(model: Any, x_BT: torch.Tensor) -> torch.Tensor:
+    logits_BTV: torch.Tensor = model(input_ids=x_BT, use_cache=False).logits.float()
+    return logits_BTV
+
+
+def _loss(logits_BTV: torch.Tensor, x_BT: torch.Tensor) -> float:
+    """Nats per token, mean over the tokens that have another before them."""
+    return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), x_BT[:, 1:].flatten()).item()

@@ -35,10 +35,14 @@ class Routing:
 
 
 @torch.inference_mode()
-def measure_routing(model: PreTrainedModel, x_BT: torch.Tensor) -> Routing:
-    """Runs `model`, a FlexOlmo in evaluation mode, on token ids `x_BT` and looks at what passes."""
+def measure_routing(model: PreTrainedModel, x_BT: torch.Tensor) -> tuple[Routing, torch.Tensor]:
+    """Runs `model`, a FlexOlmo in evaluation mode, on token ids `x_BT`; what passes, and the logits [B, T, V]."""
     run: Any = model
     output = run(input_ids=x_BT, output_router_logits=True, output_hidden_states=True, use_cache=False)
+    return _routing(output, model.config.num_experts_per_tok), output.logits
+
+
+def _routing(output: Any, top_k: int) -> Routing:
     for n, hidden_BTD in enumerate(output.hidden_states):
         if not hidden_BTD.isfinite().all():
             return Routing([], f"the hidden states behind {f'layer {n - 1}' if n else 'the embedding'}")
@@ -47,7 +51,7 @@ def measure_routing(model: PreTrainedModel, x_BT: torch.Tensor) -> Routing:
             return Routing([], f"the router logits of layer {n}")
     if not output.logits.isfinite().all():
         return Routing([], "the logits of the vocabulary")
-    return Routing([_layer(logits_TE, model.config.num_experts_per_tok) for logits_TE in output.router_logits], None)
+    return Routing([_layer(logits_TE, top_k) for logits_TE in output.router_logits], None)
 
 
 def _layer(logits_TE: torch.Tensor, top_k: int) -> LayerRouting:
