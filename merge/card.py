@@ -21,7 +21,7 @@ tags: [flexolmo, mixture-of-experts, flexo]
 # {name}
 
 A FlexOlmo mixture of {len(experts)} experts, {manifest["top_k"]} active per token, assembled by `flexo-merge` from
-experts that were trained apart from each other. No training and no data went into the merge.
+experts that were trained apart from each other. {_trained(manifest.get("router_training"))}
 
 | expert | domain | title | licence | training tokens |
 |---|---|---|---|---|
@@ -39,6 +39,16 @@ print(pipeline("text-generation", "{name}")("The", max_new_tokens=40)[0]["genera
 
 `echo "The" | flexo-generate {name}/` does the same; `--experts public,{experts[-1]["domain"]}` uses only these experts.
 """
+
+
+def _trained(router_training: dict[str, Any] | None) -> str:
+    """What was trained when the experts were together."""
+    if router_training is None:
+        return "No training and no data went into the merge."
+    return (
+        f"The router rows were trained afterwards, on {router_training['tokens']:,} tokens of "
+        f"{' and '.join(router_training['text'])} text, none of it private; nothing else was."
+    )
 
 
 def _row(expert: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from merge.header import TensorInfo
 from trainers.expert import Result
 from trainers.fit import Metrics
+from trainers.router import RouterResult
 
 
 def anchor_summary(output: Path, metrics: Metrics) -> None:
@@ -43,6 +44,22 @@ def expert_summary(result: Result) -> None:
     )
     for line in _families(header.tensors):
         console.print(f"  {line}", highlight=False)
+
+
+def router_summary(result: RouterResult) -> None:
+    """Prints what router training changed, and that nothing else did."""
+    table = Table(
+        "text", "share", "loss, nats per token", "router mass of its expert", title=f"router of {result.path}"
+    )
+    for name, (before, after) in result.about["losses"].items():
+        mass = [metrics[f"{name}/router_mass"] for metrics in (result.before, result.after)]
+        share = result.about["text"].get(name, {"share": 0.0})["share"]
+        table.add_row(name, f"{share:.0%}", _change(before, after), f"{mass[0]:.2f} -> {mass[1]:.2f} of 1")
+    console = Console()
+    console.print(table)
+    console.print(f"wrote {result.path}/  rows trained: {result.about['rows']}; every other tensor is as it was")
+    if result.curves is not None:
+        console.print(f"curves: {result.curves}")
 
 
 def _change(before: float | None, after: float | None) -> str:

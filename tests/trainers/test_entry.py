@@ -135,7 +135,7 @@ def test_a_value_of_another_type_is_named(changes: dict[str, object], name: str,
         read(OmegaConf.merge(CFG, changes), name, kind, apart=("public",))
 
 
-@pytest.mark.parametrize("script", ["train_anchor", "train_expert"])
+@pytest.mark.parametrize("script", ["train_anchor", "train_expert", "train_router"])
 def test_help_shows_examples_groups_and_settings(script: str, tmp_path: Path) -> None:
     said = subprocess.run(
         [sys.executable, ROOT / f"{script}.py", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
