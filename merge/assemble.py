@@ -138,6 +138,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def made_at() -> str:
+    """The time for a manifest: now, or SOURCE_DATE_EPOCH, under which two runs give the same bytes."""
+    made = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
+
+
 def _refuse_repeats(paths: Sequence[Path]) -> None:
     if not paths:
         raise ExpertFileError("no expert files given. Example: flexo-merge experts/*.pt -o model/")
@@ -245,13 +251,12 @@ def _check_used_once(anchor: Anchor, experts: list[ExpertFile], used: list[Count
 
 def _manifest(plan: Plan) -> dict[str, Any]:
     anchor = plan.anchor
-    made = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     reference = plan.experts[0].header.anchor
     public = {"index": 0, "domain": "public", "title": "the anchor's own feed-forward network"}
     return {
         "format": "flexo.manifest",
         "version": 1,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made)),
+        "made": made_at(),
         "how": "merged without training",
         "top_k": plan.top_k,
         "anchor": {

@@ -20,8 +20,8 @@ tags: [flexolmo, mixture-of-experts, flexo]
 
 # {name}
 
-A FlexOlmo mixture of {len(experts)} experts, {manifest["top_k"]} active per token, assembled by `flexo-merge` from
-experts that were trained apart from each other. {_trained(manifest.get("router_training"))}
+A FlexOlmo mixture of {len(experts)} experts, {manifest["top_k"]} active per token, made by flexo:
+{manifest.get("how", "merged without training")}. {_trained(manifest)}
 
 | expert | domain | title | licence | training tokens |
 |---|---|---|---|---|
@@ -41,13 +41,17 @@ print(pipeline("text-generation", "{name}")("The", max_new_tokens=40)[0]["genera
 """
 
 
-def _trained(router_training: dict[str, Any] | None) -> str:
+def _trained(manifest: dict[str, Any]) -> str:
     """What was trained when the experts were together."""
-    if router_training is None:
-        return "No training and no data went into the merge."
+    if "training" in manifest:
+        return f"All weights were trained together on {manifest['training']['tokens']:,} tokens of pooled text."
+    if (router := manifest.get("router_training")) is None:
+        return (
+            "The experts were trained apart from each other; no training and no data went into putting them together."
+        )
     return (
-        f"The router rows were trained afterwards, on {router_training['tokens']:,} tokens of "
-        f"{' and '.join(router_training['text'])} text, none of it private; nothing else was."
+        f"The router rows were trained on {router['tokens']:,} tokens of {' and '.join(router['text'])} text, "
+        "none of it private; nothing else was."
     )
 
 
