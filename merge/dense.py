@@ -3,8 +3,8 @@
     flexo-soup specialists/math specialists/code -o soup/ --weights 2,1
     flexo-btx specialists/math specialists/code --anchor anchor/ -o btx/
 
-Both stream tensor by tensor, so memory is that of one tensor, whatever the models weigh. Averages are computed in float32
-and rounded once.
+Both stream tensor by tensor, so memory is that of one tensor, whatever the models weigh. Averages are computed in
+float32 and rounded once.
 """
 
 from __future__ import annotations

@@ -15,41 +15,26 @@ import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from flexmix.corpus import HubSource, find_split
-from flexmix.datamodule import TextModule
 from flexmix.embedding import read_embedding
 from flexmix.tokens import text_digest
-from merge.anchor import Anchor, open_anchor
+from merge.anchor import Anchor
 from merge.console import progress
 from merge.errors import InputError
 from merge.expert_file import write_expert
 from merge.flexolmo import FFN, anchor_ffn
-from merge.header import AnchorReference, Data, Header, Losses, Training, check_domain
+from merge.header import AnchorReference, Header, Losses, Training
 from trainers.curves import draw_curves
 from trainers.devices import is_first, measuring_device
 from trainers.fit import Metrics, RunOptions, fit, resolve_precision, work_folder
-from trainers.hub import local_folder
 from trainers.lit import LitExpert, LossOptions
 from trainers.optim import OptimizerOptions
+from trainers.owner import Domain, count_own, find_owner
 from trainers.paired import expert_state, pair
 from trainers.plan import load_of, make_plan
 from trainers.routing import RouterInit, embedded_rows, router_input_moments, starting_rows
-from trainers.text import DataOptions, OwnText, find_own_text
+from trainers.text import DataOptions, OwnText
 
 SOFTWARE = ("flexo", "torch", "transformers", "lightning")
-
-
-@dataclass(frozen=True)
-class Domain:
-    """An owner's domain: its name, what to call it, and where its text is."""
-
-    name: str
-    title: str = ""
-    licence: str = "other"
-    contact: str = ""
-    train: Path | None = None
-    test: Path | None = None
-    hub: HubSource | None = None
 
 
 @dataclass(frozen=True)
@@ -119,54 +104,24 @@ def train_expert(
     Raises:
         InputError: text, anchor or settings are unusable, or `output` exists. Nothing was written then.
     """
-    if not is_first():
-        say = _hush
-    check_domain(domain.name, "domain.name")
     if output.is_dir():
         raise InputError(f"{output}: a folder stands where the expert file should go. Choose another output.")
     if output.exists() and not overwrite:
         raise InputError(f"{output}: this expert exists already. Choose another output, or pass overwrite=true.")
-    anchor = open_anchor(local_folder(anchor_path))
-    text = find_own_text(domain.name, corpora, domain.train, domain.test, domain.hub, data.mixture)
-    say(f"reading {text.said}")
-    reference = public_path or anchor.reference
-    public = {split: find_split(reference, split) for split in ("train", "test")} if reference.is_dir() else {}
-    say(f"public text: {reference}" if public else "public text: none")
-    if not public and data.public_share:
-        raise InputError(
-            f"{anchor.folder}: no public reference text came with this anchor, and data.public_share is "
-            f"{data.public_share}. Give public text with data.public=FOLDER, or set data.public_share=0."
-        )
+    owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
+    anchor, text = owner.anchor, owner.text
     L.seed_everything(seed, verbose=False)
-    files = {"train": text.train[0].path, "test": text.test}
-    files |= {f"public_{split}": path for split, path in public.items()}
+    digests = owner.text_digests()
     if model.embedding is not None:
         read_embedding(Path(model.embedding))  # refused before anything is made
-        files["embedding"] = Path(model.embedding)
-    files |= {f"train_{n}": source.path for n, source in enumerate(text.train[1:], 2)}
+        digests["embedding"] = text_digest(Path(model.embedding))
     settings = {
         "domain": domain.name, "anchor": anchor.digest, "router": anchor.router_digest, "data": data.settings(),
         "model": asdict(model), "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision,
-        "seed": seed, "text": {name: text_digest(path) for name, path in files.items() if path},
+        "seed": seed, "text": digests,
     }  # fmt: skip
     with work_folder(output, settings, resume) as work:
-        own = data.sources(text, anchor.folder)
-        public_windows = data.training_windows(public["train"], anchor.folder) if public and data.public_share else None
-        held_out = {"own": text.test, "public": public.get("test")}
-        module = TextModule(
-            own,
-            {name: data.windows(path, anchor.folder) for name, path in held_out.items() if path},
-            batch_size=data.batch_size,
-            steps=data.steps,
-            seed=seed,
-            public=public_windows,
-            public_share=data.public_share,
-            temperature=data.temperature,
-            eval_windows=data.eval_windows,
-            parts=run.accumulate,
-        )
-        if len(own) > 1:
-            say(_mixture(text, module, data))
+        module = owner.module(data, run, seed, say)
         paired = _paired_model(anchor, text, data, model, run, seed)
         run.prepare(paired)
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names)
@@ -183,21 +138,14 @@ def train_expert(
             contact=domain.contact,
             anchor=_reference(anchor, anchor_path),
             training=_training(data, model, optimizer, run, seed, before, after),
-            data=Data(
-                documents=sum(source.windows.shard.documents for source in own),
-                tokens=sum(source.windows.shard.tokens for source in own),
-            ),
+            data=count_own(module),
             privacy=None,
             software={name: importlib.metadata.version(name) for name in SOFTWARE},
         )
         header = write_expert(output, header, state, replace=overwrite)
         (work / "last.ckpt").unlink(missing_ok=True)
         curves = draw_curves(work, f"expert {domain.name}")
-    return Result(output, header, text, str(reference) if public else "none", curves)
-
-
-def _hush(_line: str) -> None:
-    pass
+    return Result(output, header, text, str(owner.reference or "none"), curves)
 
 
 def _paired_model(
@@ -222,16 +170,6 @@ def _paired_model(
         model, public_rows, rows, train_row=options.train_router, bias=options.router_bias, rank=options.rank,
         start=None if dtype == torch.float32 else lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part)),
     )  # fmt: skip
-
-
-def _mixture(text: OwnText, module: TextModule, data: DataOptions) -> str:
-    """How much of each source a run reads."""
-    rows = module.own.counts(round(data.steps * data.batch_size * (1 - data.public_share)))
-    parts = zip(text.train, module.own.streams, rows, strict=True)
-    return "own rows: " + ", ".join(
-        f"{source.path} {count / sum(rows):.0%} ({count / len(stream.windows):.1f} epochs)"
-        for source, stream, count in parts
-    )
 
 
 def _reference(anchor: Anchor, name: str) -> AnchorReference:

@@ -13,6 +13,7 @@ from merge.header import TensorInfo
 from trainers.expert import Result
 from trainers.fit import Metrics
 from trainers.router import RouterResult
+from trainers.whole import WholeResult
 
 
 def anchor_summary(output: Path, metrics: Metrics) -> None:
@@ -44,6 +45,15 @@ def expert_summary(result: Result) -> None:
     )
     for line in _families(header.tensors):
         console.print(f"  {line}", highlight=False)
+
+
+def whole_summary(result: WholeResult) -> None:
+    """Prints what training all weights did."""
+    training, losses = result.training, result.training["losses"]
+    print(f"{training['tokens']:,} tokens in {training['steps']:,} steps, {training['flops']:.3g} FLOPs")
+    for name in ("own", "public"):
+        print(f"loss on {name} held-out text: {_change(losses[f'{name}_before'], losses[f'{name}_after'])}")
+    print(f"wrote {result.path}/" + (f"  curves: {result.curves}" if result.curves is not None else ""))
 
 
 def router_summary(result: RouterResult) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trainers.anchor import AnchorOptions, train_anchor
-from trainers.expert import Domain, PairOptions
+from trainers.expert import PairOptions
 from trainers.fit import RunOptions
 from trainers.lit import LossOptions
 from trainers.optim import OptimizerOptions
+from trainers.owner import Domain
 from trainers.text import DataOptions
 
 SENTENCES = {

@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from merge.errors import InputError
 from trainers.entry import read, run_hydra
-from trainers.expert import Domain, PairOptions
+from trainers.expert import PairOptions
 from trainers.optim import OptimizerOptions
+from trainers.owner import Domain
 from trainers.text import DataOptions
 
 ROOT = Path(__file__).resolve().parents[2]
