@@ -94,7 +94,7 @@ def plan(paths: Sequence[Path], anchor_path: Path | None = None, top_k: int | No
     anchor = open_anchor(anchor_path or _find_anchor(experts))
     with progress("reading the anchor", anchor.checkpoint.nbytes) as anchor.advance:
         for expert in experts:
-            _check_belongs(expert, anchor)
+            check_belongs(expert, anchor)
     total = len(experts) + 1
     top_k = min(total, DEFAULT_TOP_K) if top_k is None else top_k
     if not 1 <= top_k <= total:
@@ -167,7 +167,7 @@ def _find_anchor(experts: list[ExpertFile]) -> Path:
     )
 
 
-def _check_belongs(expert: ExpertFile, anchor: Anchor) -> None:
+def check_belongs(expert: ExpertFile, anchor: Anchor) -> None:
     """The expert was trained against exactly this anchor, tokenizer and public rows, in the anchor's dtype."""
     reference = expert.header.anchor
     for name, size in anchor.architecture.to_dict().items():
@@ -232,13 +232,17 @@ def _specs(anchor: Anchor, experts: list[ExpertFile]) -> tuple[list[TensorSpec],
 def _router_rows(anchor: Anchor, experts: list[ExpertFile], n: int, dtype: torch.dtype) -> torch.Tensor:
     """The router [E, D] of layer `n`: the public row, then the owners' rows with their bias folded in (r + b v)."""
     rows = [anchor.public_row(n).float()]
-    for expert in experts:
-        row = expert.tensor(ROUTER_WEIGHT.format(n=n)).float()
-        if expert.has_bias:
-            bias = expert.tensor(ROUTER_BIAS.format(n=n)).float()
-            row = row + bias * anchor.router[BIAS_DIRECTION.format(n=n)].float()
-        rows.append(row)
+    rows += [folded_row(anchor, expert, n) for expert in experts]
     return torch.stack(rows).to(dtype)
+
+
+def folded_row(anchor: Anchor, expert: ExpertFile, n: int) -> torch.Tensor:
+    """An owner's router row [D] of layer `n` with its bias folded in, in float32."""
+    row = expert.tensor(ROUTER_WEIGHT.format(n=n)).float()
+    if not expert.has_bias:
+        return row
+    bias = expert.tensor(ROUTER_BIAS.format(n=n)).float()
+    return row + bias * anchor.router[BIAS_DIRECTION.format(n=n)].float()
 
 
 def _check_used_once(anchor: Anchor, experts: list[ExpertFile], used: list[Counter[str]]) -> None:

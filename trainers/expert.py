@@ -6,10 +6,11 @@ The owner's text is read here and nowhere else; what leaves is one file, and `tr
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L  # noqa: N812 - the name everyone uses
 import torch
@@ -18,22 +19,25 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from flexmix.embedding import read_embedding
 from flexmix.tokens import text_digest
 from merge.anchor import Anchor
+from merge.assemble import check_belongs, folded_row
 from merge.console import progress
 from merge.errors import InputError
-from merge.expert_file import write_expert
-from merge.flexolmo import FFN, anchor_ffn
+from merge.expert_file import ExpertFile, open_expert, write_expert
+from merge.flexolmo import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from merge.header import AnchorReference, Header, Losses, Training
 from trainers.curves import draw_curves
 from trainers.devices import is_first, measuring_device
 from trainers.fit import Metrics, RunOptions, fit, resolve_precision, work_folder
+from trainers.gates import public_moments, standardised_row
 from trainers.lit import LitExpert, LossOptions
 from trainers.optim import OptimizerOptions
-from trainers.owner import Domain, count_own, find_owner
+from trainers.owner import Domain, Owner, count_own, find_owner
 from trainers.paired import expert_state, pair
 from trainers.plan import load_of, make_plan
 from trainers.routing import RouterInit, embedded_rows, router_input_moments, starting_rows
 from trainers.text import DataOptions, OwnText
 
+ROUTER = re.compile(r"layers\.\d+\.router\.(weight|bias)")
 SOFTWARE = ("flexo", "torch", "transformers", "lightning")
 
 
@@ -41,15 +45,29 @@ SOFTWARE = ("flexo", "torch", "transformers", "lightning")
 class PairOptions:
     """The router of the pair."""
 
-    router_init: RouterInit = "discriminant"
+    router_init: RouterInit | Literal["public", "kept"] = "discriminant"  # public: at r_pub; kept: at that of `start`
     embedding: str | None = None  # a domain embedding file, instead of reading own text once more
     router_scale: float = 1.5  # on a discriminant
     router_shrinkage: float = 0.01  # of a discriminant's covariance
     train_router: bool = True
-    router_bias: float | None = None  # what a trained bias starts from; None: no bias
+    train_expert: bool = True
+    router_bias: float | None = None  # what a trained bias starts from, counting below 0 alone; None: no bias
     rank: int | None = None  # of the expert's difference from the public network; None: full
+    start: Path | None = None  # an expert file of the same domain to go on from
+    standardise: bool = False  # ship the row as PHATGOOSE does, see trainers.gates
 
     def __post_init__(self) -> None:
+        if self.router_bias is not None and self.router_bias > 0:
+            raise InputError(f"model.router_bias={self.router_bias}: a bias counts below 0 alone, expected at most 0.")
+        if self.start is None and (self.router_init == "kept" or not self.train_expert):
+            raise InputError(
+                "model.router_init=kept and model.train_expert=false go on from an expert: name its file with "
+                "model.start=experts/math.pt."
+            )
+        if self.start is not None and self.rank is not None:
+            raise InputError("model.rank with model.start: an expert file is of full rank. Set model.rank=null.")
+        if not (self.train_expert or self.train_router or self.router_bias is not None):
+            raise InputError("model.train_expert=false and model.train_router=false leave nothing to train.")
         if self.rank is not None and self.rank < 1:
             raise InputError(f"model.rank={self.rank}: expected a positive number, or null for a full expert.")
 
@@ -63,6 +81,7 @@ class Result:
     text: OwnText
     public: str  # which public text was used
     curves: Path | None  # a picture of the run
+    after: Metrics  # held-out, after training
 
 
 def train_expert(
@@ -111,18 +130,23 @@ def train_expert(
     owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
     anchor, text = owner.anchor, owner.text
     L.seed_everything(seed, verbose=False)
+    if model.standardise:
+        public_moments(anchor)  # refused before anything is trained
+    begun = None if model.start is None else _begun(model.start, owner)
     digests = owner.text_digests()
+    if begun is not None:
+        digests["start"] = text_digest(begun.path)
     if model.embedding is not None:
         read_embedding(Path(model.embedding))  # refused before anything is made
         digests["embedding"] = text_digest(Path(model.embedding))
     settings = {
         "domain": domain.name, "anchor": anchor.digest, "router": anchor.router_digest, "data": data.settings(),
-        "model": asdict(model), "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision,
-        "seed": seed, "text": digests,
+        "model": asdict(model) | {"start": None}, "optimizer": asdict(optimizer), "loss": asdict(loss),
+        "precision": run.precision, "seed": seed, "text": digests,
     }  # fmt: skip
     with work_folder(output, settings, resume) as work:
         module = owner.module(data, run, seed, say)
-        paired = _paired_model(anchor, text, data, model, run, seed)
+        paired = _paired_model(anchor, text, data, model, run, seed, begun)
         run.prepare(paired)
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names)
         load = load_of(data, run, optimizer, rank=model.rank, bias=model.router_bias is not None)
@@ -131,13 +155,18 @@ def train_expert(
         state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))
         if not is_first():
             return None
+        if begun is not None and not model.train_expert:
+            state |= {name: begun.tensor(name) for name in state if not ROUTER.fullmatch(name)}
+        if model.standardise:
+            rows = {ROUTER_WEIGHT.format(n=n): n for n in range(anchor.architecture.num_hidden_layers)}
+            state |= {name: standardised_row(anchor, n, state[name]).to(state[name].dtype) for name, n in rows.items()}
         header = Header(
             domain=domain.name,
             title=domain.title or domain.name,
             licence=domain.licence,
             contact=domain.contact,
             anchor=_reference(anchor, anchor_path),
-            training=_training(data, model, optimizer, run, seed, before, after),
+            training=_training(data, model, optimizer, run, seed, before, after, begun),
             data=count_own(module),
             privacy=None,
             software={name: importlib.metadata.version(name) for name in SOFTWARE},
@@ -145,11 +174,17 @@ def train_expert(
         header = write_expert(output, header, state, replace=overwrite)
         (work / "last.ckpt").unlink(missing_ok=True)
         curves = draw_curves(work, f"expert {domain.name}")
-    return Result(output, header, text, str(owner.reference or "none"), curves)
+    return Result(output, header, text, str(owner.reference or "none"), curves, after)
 
 
 def _paired_model(
-    anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, run: RunOptions, seed: int
+    anchor: Anchor,
+    text: OwnText,
+    data: DataOptions,
+    options: PairOptions,
+    run: RunOptions,
+    seed: int,
+    begun: ExpertFile | None,
 ) -> PreTrainedModel:
     """The anchor with a pair in every layer, the router rows started from the owner's text.
 
@@ -157,19 +192,52 @@ def _paired_model(
     """
     dtype = torch.bfloat16 if resolve_precision(run.precision).startswith("bf16") else torch.float32
     model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=dtype)
+    rows = _rows(anchor, text, data, options, run, seed, begun, model)
+    public_rows = [anchor.public_row(n) for n in range(len(rows))]
+    start: Callable[[int, str], torch.Tensor] | None = None
+    if begun is not None:
+        start = lambda n, part: begun.tensor(expert_ffn(n, part))  # noqa: E731
+    elif dtype != torch.float32:
+        start = lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part))  # noqa: E731
+    return pair(
+        model, public_rows, rows, train_expert=options.train_expert, train_row=options.train_router,
+        bias=options.router_bias, rank=options.rank, start=start,
+    )  # fmt: skip
+
+
+def _rows(
+    anchor: Anchor,
+    text: OwnText,
+    data: DataOptions,
+    options: PairOptions,
+    run: RunOptions,
+    seed: int,
+    begun: ExpertFile | None,
+    model: PreTrainedModel,
+) -> list[torch.Tensor]:
+    """What the owner's router rows start from, [D] per layer."""
+    layers = range(anchor.architecture.num_hidden_layers)
+    if options.router_init == "public":
+        return [anchor.public_row(n) for n in layers]
+    if options.router_init == "kept":
+        assert begun is not None, "checked with the options"
+        return [folded_row(anchor, begun, n) for n in layers]
     start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
     if options.embedding is not None:
-        rows = embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
-    else:
-        loader = data.measured(text, anchor.folder)
-        with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
-            moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
-        rows = starting_rows(options.router_init, anchor, moments, **start)
-    public_rows = [anchor.public_row(n) for n in range(len(rows))]
-    return pair(
-        model, public_rows, rows, train_row=options.train_router, bias=options.router_bias, rank=options.rank,
-        start=None if dtype == torch.float32 else lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part)),
-    )  # fmt: skip
+        return embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
+    loader = data.measured(text, anchor.folder)
+    with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
+        moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
+    return starting_rows(options.router_init, anchor, moments, **start)
+
+
+def _begun(path: Path, owner: Owner) -> ExpertFile:
+    """The expert file to go on from; raises `InputError` unless it is of this domain and anchor."""
+    begun = open_expert(path)
+    if begun.domain != owner.domain.name:
+        raise InputError(f"{path}: the expert of {begun.domain}, and this run is of {owner.domain.name}.")
+    check_belongs(begun, owner.anchor)
+    return begun
 
 
 def _reference(anchor: Anchor, name: str) -> AnchorReference:
@@ -191,21 +259,24 @@ def _training(
     seed: int,
     before: Metrics,
     after: Metrics,
+    begun: ExpertFile | None,
 ) -> Training:
+    """What the header says of training; with an expert to go on from, of both times together where that adds up."""
+    earlier = None if begun is None else begun.header.training
     return Training(
-        tokens=data.steps * data.tokens_per_step,
-        steps=data.steps,
+        tokens=data.steps * data.tokens_per_step + (earlier.tokens if earlier else 0),
+        steps=data.steps + (earlier.steps if earlier else 0),
         seed=seed,
         precision=resolve_precision(run.precision),
         learning_rate=optimizer.lr,
         weight_decay=optimizer.weight_decay,
-        router_init=model.router_init,
+        router_init="phatgoose" if model.standardise else model.router_init,
         public_share=data.public_share,
         losses=Losses(
-            own_before=before.get("own/loss"),
+            own_before=earlier.losses.own_before if earlier else before.get("own/loss"),
             own_after=after.get("own/loss"),
-            public_before=before.get("public/loss"),
+            public_before=earlier.losses.public_before if earlier else before.get("public/loss"),
             public_after=after.get("public/loss"),
         ),
-        router_mass=after.get("own/router_mass"),
+        router_mass=None if model.standardise else after.get("own/router_mass"),  # the row that ships is another
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from merge.header import TensorInfo
+from trainers.diagnosis import diagnose
 from trainers.expert import Result
 from trainers.fit import Metrics
 from trainers.router import RouterResult
@@ -39,6 +40,8 @@ def expert_summary(result: Result) -> None:
         table.add_row("curves", str(result.curves))
     console = Console()
     console.print(table)
+    for line in diagnose(header.domain, result.after):
+        console.print(f"warning: {line}", highlight=False, markup=False)
     console.print(
         f"What leaves this machine if you send {result.path}: its header (flexo-inspect shows it) and "
         f"{len(header.tensors)} tensors. No text, no token, no sample of either."
