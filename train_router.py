@@ -1,8 +1,8 @@
 """Trains the router rows of a merged model on public text and proxies, and writes the model with them.
 
-python train_router.py model=model/ output=model-rt/ +proxies.math=proxies/math.jsonl.gz
-python train_router.py model=model/ output=model-rt/                              (on public text alone)
-python train_router.py model=model/ output=/tmp/model-rt debug=fast               (seconds)
+python train_router.py merged=model/ output=model-rt/ +proxies.math=proxies/math.jsonl.gz
+python train_router.py merged=model/ output=model-rt/                              (on public text alone)
+python train_router.py merged=model/ output=/tmp/model-rt debug=fast               (seconds)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
     from trainers.text import DataOptions
 
     result = train_router(
-        model_path=read(cfg, "model", Path),
+        model_path=read(cfg, "merged", Path),
         output=read(cfg, "output", Path),
         public_path=read(cfg, "data.public", Path),
         proxies={str(name): read(cfg, f"proxies.{name}", Path) for name in cfg.proxies},

@@ -51,7 +51,7 @@ def soup_command(
 
 @btx_app.command(
     epilog="Examples:\n\n`flexo-btx specialists/* --anchor anchor/ -o btx/`, then "
-    "`python train_router.py model=btx output=btx-rt`\n\n"
+    "`python train_router.py merged=btx output=btx-rt`\n\n"
     "`flexo-btx specialists/math specialists/code --anchor anchor/ -o btx/ --rows model/`"
 )
 def btx_command(
@@ -81,7 +81,7 @@ def btx_command(
     opened = open_anchor_of(anchor)
     with progress("writing", made.models[0].nbytes * (len(specialists) + 1)) as advance:
         write_mixture(opened, made, domains, output, top_k=top_k, rows=rows, seed=seed, advance=advance)
-    typer.echo(f"wrote {output}/  next: python train_router.py model={output} output={output.name}-rt")
+    typer.echo(f"wrote {output}/  next: python train_router.py merged={output} output={output.name}-rt")
 
 
 def _numbers(text: str) -> list[float]:

@@ -144,3 +144,16 @@ def test_help_shows_examples_groups_and_settings(script: str, tmp_path: Path) ->
     for part in (f"python {script}.py", "logger: csv, none, tensorboard, wandb", "tokens:", "batch_size: 8"):
         assert part in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_router_run_is_told_by_plain_names(command: Callable[..., list[DictConfig]]) -> None:
+    (job,) = command("train_router", "merged=m", "output=o", "+proxies.math=a.jsonl", "router=paper", "anchor.path=b")
+    assert (job.merged, job.proxies.math, job.router.train_public_row) == ("m", "a.jsonl", True)
+    assert job.data.public == "b/flexo/public"
+
+
+def test_baselines_are_choices_of_the_expert_script(command: Callable[..., list[DictConfig]]) -> None:
+    (dense,) = command("train_expert", "+domain=math", "model=dense")
+    assert (dense.output, dense.model.kind, dense.data.public_share) == ("specialists/math", "dense", 0.0)
+    (gate,) = command("train_expert", "+domain=math", "experiment=phatgoose", "model.start=experts/math.pt")
+    assert gate.model.standardise and gate.loss.router_z == 0 and gate.output == "phatgoose/math.pt"
