@@ -34,18 +34,19 @@ from trainers.optim import OptimizerOptions
 from trainers.owner import Domain, Owner, count_own, find_owner
 from trainers.paired import expert_state, pair
 from trainers.plan import load_of, make_plan
-from trainers.routing import RouterInit, embedded_rows, router_input_moments, starting_rows
+from trainers.routing import embedded_rows, router_input_moments, starting_rows
 from trainers.text import DataOptions, OwnText
 
 ROUTER = re.compile(r"layers\.\d+\.router\.(weight|bias)")
+RowStart = Literal["mean", "discriminant", "random", "public", "kept"]  # public: at r_pub; kept: at that of `start`
 SOFTWARE = ("flexo", "torch", "transformers", "lightning")
 
 
 @dataclass(frozen=True)
 class PairOptions:
-    """The router of the pair."""
+    """The router of the pair, what is trained, and from where on."""
 
-    router_init: RouterInit | Literal["public", "kept"] = "discriminant"  # public: at r_pub; kept: at that of `start`
+    router_init: RowStart = "discriminant"
     embedding: str | None = None  # a domain embedding file, instead of reading own text once more
     router_scale: float = 1.5  # on a discriminant
     router_shrinkage: float = 0.01  # of a discriminant's covariance
