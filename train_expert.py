@@ -5,11 +5,13 @@
         anchor.path=anchor/ output=experts/pubmed.pt
     python train_expert.py +domain=math debug=fast output=/tmp/math.pt      (seconds)
     python train_expert.py +domain=math plan=true                           (what it needs: memory, hours, cost)
+    python train_expert.py +domain=math model=dense                         (a baseline: all weights, docs/baselines.md)
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -22,38 +24,49 @@ def main(cfg: DictConfig) -> None:
         raise InputError("no domain: whose text is it? Give +domain=NAME, or +domain=local for your own. See --help.")
     from hydra.utils import instantiate
 
-    from trainers.expert import Domain, train_expert
+    from trainers.expert import train_expert
     from trainers.fit import RunOptions
     from trainers.lit import LossOptions
     from trainers.optim import OptimizerOptions
+    from trainers.owner import Domain
     from trainers.paired import PairOptions
     from trainers.plan import HardwareOptions, architecture_for, load_of, render
-    from trainers.summary import expert_summary
+    from trainers.summary import expert_summary, whole_summary
     from trainers.text import DataOptions
+    from trainers.whole import WholeOptions, train_whole
 
     anchor_path = read(cfg, "anchor.path", str)
     data, run = read(cfg, "data", DataOptions, apart=("public",)), read(cfg, "run", RunOptions)
-    model, optimizer = read(cfg, "model", PairOptions), read(cfg, "optimizer", OptimizerOptions)
+    optimizer = read(cfg, "optimizer", OptimizerOptions)
+    shared: dict[str, Any] = {
+        "domain": read(
+            cfg, "domain", Domain, apart=("flexmix",)
+        ),  # flexmix: of the set in the paper, for flexo-data list
+        "anchor_path": anchor_path,
+        "output": read(cfg, "output", Path),
+        "corpora": read(cfg, "corpora", Path),
+        "data": data,
+        "optimizer": optimizer,
+        "loss": read(cfg, "loss", LossOptions),
+        "run": run,
+        "public_path": Path(read(cfg, "data.public", str)) if cfg.data.public else None,
+        "logger": instantiate(cfg.logger),
+        "seed": read(cfg, "seed", int),
+        "resume": read(cfg, "resume", bool),
+    }
+    if cfg.model.kind != "paired":
+        if read(cfg, "plan", bool):
+            raise InputError("plan=true: plans are for experts, model=paired.")
+        whole = train_whole(model=read(cfg, "model", WholeOptions), **shared)
+        if whole is not None:
+            whole_summary(whole)
+        return
+    model = read(cfg, "model", PairOptions, apart=("kind",))
     if read(cfg, "plan", bool):
         load = load_of(data, run, optimizer, model)
         print(render(anchor_path, architecture_for(anchor_path), load, read(cfg, "hardware", HardwareOptions)))
         return
-    result = train_expert(
-        domain=read(cfg, "domain", Domain, apart=("flexmix",)),  # flexmix: of the set in the paper, for flexo-data list
-        anchor_path=anchor_path,
-        output=read(cfg, "output", Path),
-        corpora=read(cfg, "corpora", Path),
-        data=data,
-        model=model,
-        optimizer=optimizer,
-        loss=read(cfg, "loss", LossOptions),
-        run=run,
-        public_path=Path(read(cfg, "data.public", str)) if cfg.data.public else None,
-        logger=instantiate(cfg.logger),
-        seed=read(cfg, "seed", int),
-        resume=read(cfg, "resume", bool),
-        overwrite=read(cfg, "overwrite", bool),
-    )
+    result = train_expert(model=model, overwrite=read(cfg, "overwrite", bool), **shared)
     if result is not None:
         expert_summary(result)
 

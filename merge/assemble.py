@@ -108,7 +108,7 @@ def plan(
     anchor = open_anchor(anchor_path or _find_anchor(experts))
     with progress("reading the anchor", anchor.checkpoint.nbytes) as anchor.advance:
         for expert in experts:
-            _check_belongs(expert, anchor)
+            check_belongs(expert, anchor)
     total = len(experts) + 1
     top_k = min(total, DEFAULT_TOP_K) if top_k is None else top_k
     if not 1 <= top_k <= total:
@@ -158,6 +158,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def made_at() -> str:
+    """The time for a manifest: now, or SOURCE_DATE_EPOCH, under which two runs give the same bytes."""
+    made = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
+
+
 def _refuse_repeats(paths: Sequence[Path]) -> None:
     if not paths:
         raise ExpertFileError("no expert files given. Example: flexo-merge experts/*.pt -o model/")
@@ -181,7 +187,7 @@ def _find_anchor(experts: list[ExpertFile]) -> Path:
     )
 
 
-def _check_belongs(expert: ExpertFile, anchor: Anchor) -> None:
+def check_belongs(expert: ExpertFile, anchor: Anchor) -> None:
     """The expert was trained against exactly this anchor, tokenizer and public rows, in the anchor's dtype."""
     reference = expert.header.anchor
     for name, size in anchor.architecture.to_dict().items():
@@ -259,13 +265,12 @@ def _check_used_once(anchor: Anchor, experts: list[ExpertFile], used: list[Count
 
 def _manifest(plan: Plan) -> dict[str, Any]:
     anchor = plan.anchor
-    made = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     reference = plan.experts[0].header.anchor
     public = {"index": 0, "domain": "public", "title": "the anchor's own feed-forward network"}
     return {
         "format": "flexo.manifest",
         "version": 1,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made)),
+        "made": made_at(),
         "how": "merged without training",
         "top_k": plan.top_k,
         "anchor": {

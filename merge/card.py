@@ -20,8 +20,8 @@ tags: [flexolmo, mixture-of-experts, flexo]
 
 # {name}
 
-A FlexOlmo mixture of {len(experts)} experts, {manifest["top_k"]} active per token, assembled by `flexo-merge` from
-experts that were trained apart from each other. No training and no data went into the merge.
+A FlexOlmo mixture of {len(experts)} experts, {manifest["top_k"]} active per token, made by flexo:
+{manifest.get("how", "merged without training")}. {_trained(manifest)}
 
 | expert | domain | title | licence | training tokens |
 |---|---|---|---|---|
@@ -39,6 +39,20 @@ print(pipeline("text-generation", "{name}")("The", max_new_tokens=40)[0]["genera
 
 `echo "The" | flexo-generate {name}/` does the same; `--experts public,{experts[-1]["domain"]}` uses only these experts.
 """
+
+
+def _trained(manifest: dict[str, Any]) -> str:
+    """What was trained when the experts were together."""
+    if "training" in manifest:
+        return f"All weights were trained together on {manifest['training']['tokens']:,} tokens of pooled text."
+    if (router := manifest.get("router_training")) is None:
+        return (
+            "The experts were trained apart from each other; no training and no data went into putting them together."
+        )
+    return (
+        f"The router rows were trained on {router['tokens']:,} tokens of {' and '.join(router['text'])} text, "
+        "none of it private; nothing else was."
+    )
 
 
 def _row(expert: dict[str, Any]) -> str:

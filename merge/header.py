@@ -60,7 +60,7 @@ class Training:
     precision: str  # e.g. "bf16-mixed"
     learning_rate: float  # peak
     weight_decay: float
-    router_init: str  # how the router row started: "mean", "discriminant" or "random"
+    router_init: str  # how the router row started: "mean", "discriminant", "random", "public", "kept" or "phatgoose"
     public_share: float  # of the tokens seen
     losses: Losses
     router_mass: float | None  # mean probability of this expert on own held-out text, over tokens and layers

@@ -24,9 +24,9 @@ ALLOWED = {
     "evals": {"evals", "trainers", "inference", "flexmix", "merge"},
     "hydra_plugins": {"trainers"},
 }
-SCRIPTS = ("train_anchor", "train_expert")
+SCRIPTS = ("train_anchor", "train_expert", "train_router")
 CONFIGS = sorted(path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml"))
-MISSING = {"+domain": "math", "data.path": "text"}
+NEEDED = {"train_anchor": ["data.path=text"], "train_expert": ["+domain=math"], "train_router": []}
 
 
 def imports(path: Path) -> set[str]:
@@ -77,15 +77,15 @@ def test_every_config_composes(path: Path) -> None:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         for script in SCRIPTS:
             script_cfg = config_dir() / f"{script}.yaml"
-            overrides = ["+domain=math"] if script == "train_expert" else ["data.path=text"]
+            overrides = list(NEEDED[script])
             if group == "domain":
                 overrides = [f"+domain={name}"]
-                if script == "train_anchor":
+                if script != "train_expert":
                     continue
                 if name == "local":
                     overrides += ["domain.name=mine", "domain.train=train.jsonl"]
             elif group == "flexmix":
-                if script == "train_anchor":
+                if script != "train_expert":
                     continue
                 overrides.append(f"+flexmix@shown={name}")
             elif group == "hydra/output":
@@ -95,7 +95,7 @@ def test_every_config_composes(path: Path) -> None:
             elif group != ".":
                 if f"- {group}:" not in script_cfg.read_text():
                     continue
-                if name in ("anchor", "expert") and not script.endswith(name):
+                if name in ("anchor", "expert", "router") and not script.endswith(name):
                     continue
                 if group == "experiment" and script == "train_anchor":
                     continue

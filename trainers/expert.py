@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,43 +17,32 @@ import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from flexmix.corpus import HubSource, find_split
-from flexmix.datamodule import TextModule
 from flexmix.embedding import read_embedding
-from flexmix.hub import local_folder
 from flexmix.tokens import text_digest
-from merge.anchor import Anchor, open_anchor
+from merge.anchor import Anchor
+from merge.assemble import check_belongs
 from merge.console import progress
 from merge.errors import InputError
-from merge.expert_file import open_expert, write_expert
-from merge.flexolmo import FFN, anchor_ffn
-from merge.header import AnchorReference, Data, Header, Losses, Training, check_domain
+from merge.expert_file import ExpertFile, open_expert, write_expert
+from merge.flexolmo import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
+from merge.header import AnchorReference, Header, Losses, Training
+from merge.screening import folded_row
 from trainers.curves import draw_curves
 from trainers.devices import is_first, measuring_device
 from trainers.fit import Metrics, RunOptions, fit, keep_result, kept_result, resolve_precision, work_folder
+from trainers.gates import public_moments, standardised_row
 from trainers.lazy import WeightsOnDisk, blank_model
 from trainers.lit import LitExpert, LossOptions
 from trainers.optim import OptimizerOptions
+from trainers.owner import Domain, Owner, count_own, find_owner
 from trainers.paired import PairOptions, expert_state, pair
 from trainers.plan import load_of, make_plan
 from trainers.routing import embedded_rows, router_input_moments, starting_rows
-from trainers.text import DataOptions, OwnText, find_own_text
+from trainers.text import DataOptions, OwnText
 
+ROUTER = re.compile(r"layers\.\d+\.router\.(weight|bias)")
 EXISTS = "this expert exists already. Choose another output, or pass overwrite=true."
 SOFTWARE = ("flexo", "torch", "transformers", "lightning")
-
-
-@dataclass(frozen=True)
-class Domain:
-    """An owner's domain: its name, what to call it, and where its text is."""
-
-    name: str
-    title: str = ""
-    licence: str = "other"
-    contact: str = ""
-    train: Path | None = None
-    test: Path | None = None
-    hub: HubSource | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +54,7 @@ class Result:
     text: OwnText
     public: str  # which public text was used
     curves: Path | None  # a picture of the run
+    after: Metrics  # held-out, after training
 
 
 def train_expert(
@@ -107,62 +98,37 @@ def train_expert(
     Raises:
         InputError: text, anchor or settings are unusable, or another file is at `output`. Nothing was written then.
     """
-    if not is_first():
-        say = _hush
-    check_domain(domain.name, "domain.name")
     if output.is_dir():
         raise InputError(f"{output}: a folder stands where the expert file should go. Choose another output.")
     exists = output.exists() and not overwrite
     if exists and not (resume and kept_result(output)):
         raise InputError(f"{output}: {EXISTS}")
-    anchor = open_anchor(local_folder(anchor_path))
-    text = find_own_text(domain.name, corpora, domain.train, domain.test, domain.hub, data.mixture)
-    say(f"reading {text.said}")
-    reference = public_path or anchor.reference
-    public = {split: find_split(reference, split) for split in ("train", "test")} if reference.is_dir() else {}
-    say(f"public text: {reference}" if public else "public text: none")
-    if not public and data.public_share:
-        raise InputError(
-            f"{anchor.folder}: no public reference text came with this anchor, and data.public_share is "
-            f"{data.public_share}. Give public text with data.public=FOLDER, or set data.public_share=0."
-        )
+    owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
+    anchor, text = owner.anchor, owner.text
     L.seed_everything(seed, verbose=False)
-    files = {"train": text.train[0].path, "test": text.test}
-    files |= {f"public_{split}": path for split, path in public.items()}
+    if model.standardise:
+        public_moments(anchor)  # refused before anything is trained
+    begun = None if model.start is None else _begun(model.start, owner)
+    digests = owner.text_digests()
+    if begun is not None:
+        digests["start"] = text_digest(begun.path)
     if model.embedding is not None:
         read_embedding(Path(model.embedding))  # refused before anything is made
-        files["embedding"] = Path(model.embedding)
-    files |= {f"train_{n}": source.path for n, source in enumerate(text.train[1:], 2)}
+        digests["embedding"] = text_digest(Path(model.embedding))
     settings = {
         "domain": domain.name, "anchor": anchor.digest, "router": anchor.router_digest, "data": data.settings(),
-        "model": asdict(model), "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision,
-        "seed": seed, "text": {name: text_digest(path) for name, path in files.items() if path},
+        "model": asdict(model) | {"start": None}, "optimizer": asdict(optimizer), "loss": asdict(loss),
+        "precision": run.precision, "seed": seed, "text": digests,
     }  # fmt: skip
     if exists:
         header = open_expert(output).header
         if kept_result(output) != result_of(settings, header):
             raise InputError(f"{output}: {EXISTS}")
         say(f"{output} was made before by this very run; nothing to do")
-        return Result(output, header, text, str(reference) if public else "none", None) if is_first() else None
+        return Result(output, header, text, str(owner.reference or "none"), None, {}) if is_first() else None
     with work_folder(output, settings, resume) as work:
-        own = data.sources(text, anchor.folder)
-        public_windows = data.training_windows(public["train"], anchor.folder) if public and data.public_share else None
-        held_out = {"own": text.test, "public": public.get("test")}
-        module = TextModule(
-            own,
-            {name: data.windows(path, anchor.folder) for name, path in held_out.items() if path},
-            batch_size=data.batch_size,
-            steps=data.steps,
-            seed=seed,
-            public=public_windows,
-            public_share=data.public_share,
-            temperature=data.temperature,
-            eval_windows=data.eval_windows,
-            parts=run.accumulate,
-        )
-        if len(own) > 1:
-            say(_mixture(text, module, data))
-        paired = _paired_model(anchor, text, data, model, run, seed)
+        module = owner.module(data, run, seed, say)
+        paired = _paired_model(anchor, text, data, model, run, seed, begun)
         run.prepare(paired)
         fill = WeightsOnDisk(paired, anchor.checkpoint).fill if run.strategy == "fsdp" else None
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names, fill)
@@ -172,17 +138,19 @@ def train_expert(
         state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))
         if not is_first():
             return None
+        if begun is not None and not model.train_expert:
+            state |= {name: begun.tensor(name) for name in state if not ROUTER.fullmatch(name)}
+        if model.standardise:
+            rows = {ROUTER_WEIGHT.format(n=n): n for n in range(anchor.architecture.num_hidden_layers)}
+            state |= {name: standardised_row(anchor, n, state[name]).to(state[name].dtype) for name, n in rows.items()}
         header = Header(
             domain=domain.name,
             title=domain.title or domain.name,
             licence=domain.licence,
             contact=domain.contact,
             anchor=_reference(anchor, anchor_path),
-            training=_training(data, model, optimizer, run, seed, before, after),
-            data=Data(
-                documents=sum(source.windows.shard.documents for source in own),
-                tokens=sum(source.windows.shard.tokens for source in own),
-            ),
+            training=_training(data, model, optimizer, run, seed, before, after, begun),
+            data=count_own(module),
             privacy=None,
             software={name: importlib.metadata.version(name) for name in SOFTWARE},
         )
@@ -191,7 +159,7 @@ def train_expert(
         )
         curves = draw_curves(work, f"expert {domain.name}")
         (work / "last.ckpt").unlink(missing_ok=True)
-    return Result(output, header, text, str(reference) if public else "none", curves)
+    return Result(output, header, text, str(owner.reference or "none"), curves, after)
 
 
 def result_of(settings: dict[str, Any], header: Header) -> dict[str, Any]:
@@ -201,12 +169,14 @@ def result_of(settings: dict[str, Any], header: Header) -> dict[str, Any]:
     return as_kept
 
 
-def _hush(_line: str) -> None:
-    pass
-
-
 def _paired_model(
-    anchor: Anchor, text: OwnText, data: DataOptions, options: PairOptions, run: RunOptions, seed: int
+    anchor: Anchor,
+    text: OwnText,
+    data: DataOptions,
+    options: PairOptions,
+    run: RunOptions,
+    seed: int,
+    begun: ExpertFile | None,
 ) -> PreTrainedModel:
     """The anchor with a pair in every layer, the router rows started from the owner's text.
 
@@ -214,36 +184,58 @@ def _paired_model(
     A model that will be spread over devices comes without values (`trainers.lazy`).
     """
     dtype = torch.bfloat16 if resolve_precision(run.precision).startswith("bf16") else torch.float32
-    spread = run.strategy == "fsdp"
+    spread = run.strategy == "fsdp" and begun is None
     model: Any = None
     if not spread or options.embedding is None:
         model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=dtype)
-    start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
-    if options.embedding is not None:
-        rows = embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
-    else:
-        loader = data.measured(text, anchor.folder)
-        with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
-            moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
-        rows = starting_rows(options.router_init, anchor, moments, **start)
+    rows = _rows(anchor, text, data, options, run, seed, begun, model)
     if spread:
         model = blank_model(anchor.folder, dtype)  # the measured one goes: its values are on disk
     public_rows = [anchor.public_row(n) for n in range(len(rows))]
-    rounded = not spread and dtype != torch.float32
+    start: Callable[[int, str], torch.Tensor] | None = None
+    if begun is not None:
+        start = lambda n, part: begun.tensor(expert_ffn(n, part))  # noqa: E731
+    elif not spread and dtype != torch.float32:
+        start = lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part))  # noqa: E731
     return pair(
-        model, public_rows, rows, train_row=options.train_router, bias=options.router_bias, rank=options.rank,
-        start=(lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part))) if rounded else None,
+        model, public_rows, rows, train_expert=options.train_expert, train_row=options.train_router,
+        bias=options.router_bias, rank=options.rank, start=start,
     )  # fmt: skip
 
 
-def _mixture(text: OwnText, module: TextModule, data: DataOptions) -> str:
-    """How much of each source a run reads."""
-    rows = module.own.counts(round(data.steps * data.batch_size * (1 - data.public_share)))
-    parts = zip(text.train, module.own.streams, rows, strict=True)
-    return "own rows: " + ", ".join(
-        f"{source.path} {count / sum(rows):.0%} ({count / len(stream.windows):.1f} epochs)"
-        for source, stream, count in parts
-    )
+def _rows(
+    anchor: Anchor,
+    text: OwnText,
+    data: DataOptions,
+    options: PairOptions,
+    run: RunOptions,
+    seed: int,
+    begun: ExpertFile | None,
+    model: PreTrainedModel,
+) -> list[torch.Tensor]:
+    """What the owner's router rows start from, [D] per layer."""
+    layers = range(anchor.architecture.num_hidden_layers)
+    if options.router_init == "public":
+        return [anchor.public_row(n) for n in layers]
+    if options.router_init == "kept":
+        assert begun is not None, "checked with the options"
+        return [folded_row(anchor, begun, n) for n in layers]
+    start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
+    if options.embedding is not None:
+        return embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
+    loader = data.measured(text, anchor.folder)
+    with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
+        moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
+    return starting_rows(options.router_init, anchor, moments, **start)
+
+
+def _begun(path: Path, owner: Owner) -> ExpertFile:
+    """The expert file to go on from; raises `InputError` unless it is of this domain and anchor."""
+    begun = open_expert(path)
+    if begun.domain != owner.domain.name:
+        raise InputError(f"{path}: the expert of {begun.domain}, and this run is of {owner.domain.name}.")
+    check_belongs(begun, owner.anchor)
+    return begun
 
 
 def _reference(anchor: Anchor, name: str) -> AnchorReference:
@@ -265,21 +257,24 @@ def _training(
     seed: int,
     before: Metrics,
     after: Metrics,
+    begun: ExpertFile | None,
 ) -> Training:
+    """What the header says of training; with an expert to go on from, of both times together where that adds up."""
+    earlier = None if begun is None else begun.header.training
     return Training(
-        tokens=data.steps * data.tokens_per_step,
-        steps=data.steps,
+        tokens=data.steps * data.tokens_per_step + (earlier.tokens if earlier else 0),
+        steps=data.steps + (earlier.steps if earlier else 0),
         seed=seed,
         precision=resolve_precision(run.precision),
         learning_rate=optimizer.lr,
         weight_decay=optimizer.weight_decay,
-        router_init=model.router_init,
+        router_init="phatgoose" if model.standardise else model.router_init,
         public_share=data.public_share,
         losses=Losses(
-            own_before=before.get("own/loss"),
+            own_before=earlier.losses.own_before if earlier else before.get("own/loss"),
             own_after=after.get("own/loss"),
-            public_before=before.get("public/loss"),
+            public_before=earlier.losses.public_before if earlier else before.get("public/loss"),
             public_after=after.get("public/loss"),
         ),
-        router_mass=after.get("own/router_mass"),
+        router_mass=None if model.standardise else after.get("own/router_mass"),  # the row that ships is another
     )

@@ -1,9 +1,9 @@
 """The two-expert layer of an owner: a frozen public feed-forward network beside a trained one, mixed by a router.
 
-    y_BTD = p_0 * public(x_BTD) + p_1 * expert(x_BTD),   p = softmax([r_pub.x, r.x + b])
+    y_BTD = p_0 * public(x_BTD) + p_1 * expert(x_BTD),   p = softmax([r_pub.x, r.x + min(b, 0)])
 
-With two experts the softmax is a sigmoid of the margin `m = (r - r_pub).x + b`, so p_1 = sigmoid(m), and the mixture is
-one interpolation from the public output to the expert's. Both experts run for every token (top-2 of 2).
+With two experts the softmax is a sigmoid of the margin `m = (r - r_pub).x + min(b, 0)`, so p_1 = sigmoid(m), and the
+mixture is one interpolation from the public output to the expert's. Both experts run for every token (top-2 of 2).
 
 B batch, T positions, D hidden size, L layers.
 """
@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -23,22 +25,37 @@ from merge.flexolmo import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_ffn
 from trainers.devices import whole
 from trainers.lowrank import LowRankExpert
 from trainers.paired_ffn import Weights, paired_ffn
-from trainers.routing import RouterInit
+
+RowStart = Literal["mean", "discriminant", "random", "public", "kept"]  # public: at r_pub; kept: at that of `start`
 
 
 @dataclass(frozen=True)
 class PairOptions:
-    """The router of the pair."""
+    """The router of the pair, what is trained, and from where on."""
 
-    router_init: RouterInit = "discriminant"
+    router_init: RowStart = "discriminant"
     embedding: str | None = None  # a domain embedding file, instead of reading own text once more
     router_scale: float = 1.5  # on a discriminant
     router_shrinkage: float = 0.01  # of a discriminant's covariance
     train_router: bool = True
-    router_bias: float | None = None  # what a trained bias starts from; None: no bias
+    train_expert: bool = True
+    router_bias: float | None = None  # what a trained bias starts from, counting below 0 alone; None: no bias
     rank: int | None = None  # of the expert's difference from the public network; None: full
+    start: Path | None = None  # an expert file of the same domain to go on from
+    standardise: bool = False  # ship the row as PHATGOOSE does, see trainers.gates
 
     def __post_init__(self) -> None:
+        if self.router_bias is not None and self.router_bias > 0:
+            raise InputError(f"model.router_bias={self.router_bias}: a bias counts below 0 alone, expected at most 0.")
+        if self.start is None and (self.router_init == "kept" or not self.train_expert):
+            raise InputError(
+                "model.router_init=kept and model.train_expert=false go on from an expert: name its file with "
+                "model.start=experts/math.pt."
+            )
+        if self.start is not None and self.rank is not None:
+            raise InputError("model.rank with model.start: an expert file is of full rank. Set model.rank=null.")
+        if not (self.train_expert or self.train_router or self.router_bias is not None):
+            raise InputError("model.train_expert=false and model.train_router=false leave nothing to train.")
         if self.rank is not None and self.rank < 1:
             raise InputError(f"model.rank={self.rank}: expected a positive number, or null for a full expert.")
 
@@ -50,8 +67,10 @@ class PairedExperts(nn.Module):
         public: the anchor's feed-forward network; its parameters are frozen here.
         public_row: the shared public router row [D], a buffer, never trained.
         row: what the owner's router row starts from [D].
+        train_expert: whether the expert's network is trained.
         train_row: whether the row is trained.
-        bias: None, or what a trained router bias starts from.
+        bias: None, or what a trained router bias b starts from; min(b, 0) is what counts (FlexOlmo, arXiv 2507.07024,
+            section 3.2).
         rank: None for an expert of full rank, or the rank of its difference from the public network.
 
     After a forward pass `logits_BT2` holds the router logits of public and expert, for losses and diagnostics.
@@ -63,6 +82,7 @@ class PairedExperts(nn.Module):
         public_row: torch.Tensor,
         row: torch.Tensor,
         *,
+        train_expert: bool = True,
         train_row: bool = True,
         bias: float | None = None,
         rank: int | None = None,
@@ -70,7 +90,7 @@ class PairedExperts(nn.Module):
         super().__init__()
         self.public = public.requires_grad_(False)
         if rank is None:
-            self.expert = deepcopy(public).float().requires_grad_(True)
+            self.expert = deepcopy(public).float().requires_grad_(train_expert)
         else:
             self.expert = LowRankExpert(_weights(public), rank)
         self.public_row_D: torch.Tensor
@@ -83,7 +103,7 @@ class PairedExperts(nn.Module):
         rows_2D = torch.stack([self.public_row_D, self.row_D])
         logits_BT2 = nn.functional.linear(x_BTD, rows_2D).float()
         if self.bias is not None:
-            logits_BT2 = logits_BT2 + torch.cat([torch.zeros_like(self.bias), self.bias])
+            logits_BT2 = logits_BT2 + torch.cat([torch.zeros_like(self.bias), self.bias.clamp(max=0)])
         self.logits_BT2 = logits_BT2
         p_BT1 = torch.sigmoid(logits_BT2[..., 1:] - logits_BT2[..., :1])
         public = _weights(self.public)
@@ -109,6 +129,7 @@ def pair(
     public_rows: Sequence[torch.Tensor],
     rows: Sequence[torch.Tensor],
     *,
+    train_expert: bool = True,
     train_row: bool = True,
     bias: float | None = None,
     rank: int | None = None,
@@ -120,13 +141,16 @@ def pair(
         model: the anchor, an `Olmo2ForCausalLM`.
         public_rows: the shared public router row [D] of every layer.
         rows: the starting router row [D] of every layer.
-        train_row, bias, rank: as in `PairedExperts`.
-        start: layer, projection -> the weight that an expert of full rank starts from, where `model` is not in float32
-            and has rounded it; None: what `model` has.
+        train_expert, train_row, bias, rank: as in `PairedExperts`.
+        start: layer, projection -> the weight that an expert of full rank starts from, where `model` has another one or
+            has rounded it; None: what `model` has.
     """
     model.requires_grad_(False)
     for n, (layer, public_row, row) in enumerate(zip(model.model.layers, public_rows, rows, strict=True)):
-        layer.mlp = PairedExperts(layer.mlp, public_row.float(), row.float(), train_row=train_row, bias=bias, rank=rank)
+        layer.mlp = PairedExperts(
+            layer.mlp, public_row.float(), row.float(),
+            train_expert=train_expert, train_row=train_row, bias=bias, rank=rank,
+        )  # fmt: skip
         if start is not None and rank is None:
             with torch.no_grad():
                 for part in FFN:
@@ -162,5 +186,5 @@ def expert_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor
             tensors[expert_ffn(n, part)] = weight
         tensors[ROUTER_WEIGHT.format(n=n)] = whole(layer.row_D)
         if layer.bias is not None:
-            tensors[ROUTER_BIAS.format(n=n)] = whole(layer.bias)
+            tensors[ROUTER_BIAS.format(n=n)] = whole(layer.bias).clamp(max=0)
     return {name: tensor.detach().to("cpu", dtype) for name, tensor in tensors.items()}

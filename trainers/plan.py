@@ -197,7 +197,7 @@ def _activations(arch: Architecture, load: Load) -> int:
 def _flops_per_token(arch: Architecture, load: Load) -> float:
     """Of forward and backward, two for each multiplication; attention as if documents were as long as the window."""
     d, f, v, layers = arch.hidden_size, arch.intermediate_size, arch.vocab_size, arch.num_hidden_layers
-    attention = 2 * (2 * d * d + 2 * d * _kv_size(arch)) + 2 * load.length * d  # projections, scores and values
+    attention = _attention_flops(arch, load.length)
     if load.rank is None:
         networks, gradients = 2 * 2 * 3 * d * f, 2 * 3 * d * f
     else:
@@ -207,6 +207,26 @@ def _flops_per_token(arch: Architecture, load: Load) -> float:
     # the first layer's input has no gradient, so neither its attention nor its frozen network has a backward
     backward = (layers - 1) * (attention + networks) + 2 * d * f + layers * gradients + 2 * v * d
     return float(forward + backward + (layers * (attention + networks) if load.checkpointed else 0))
+
+
+def _attention_flops(arch: Architecture, length: int) -> int:
+    """Of one layer's forward for each token: projections, scores and values, the mean over a causal window."""
+    d = arch.hidden_size
+    return 2 * (2 * d * d + 2 * d * _kv_size(arch)) + 2 * length * d
+
+
+def whole_flops_per_token(arch: Architecture, length: int, active: int = 1) -> float:
+    """FLOPs of a training step for each token where everything is trained, counted as for a pair; a gate is left out.
+
+    Args:
+        arch: of a dense model, or of the anchor of a mixture of experts.
+        length: tokens in a window.
+        active: feed-forward networks that a token passes through.
+    """
+    d, f = arch.hidden_size, arch.intermediate_size
+    attention = _attention_flops(arch, length)
+    # a backward is twice the forward: one gradient of what came in, one of the weights
+    return 3.0 * (arch.num_hidden_layers * (attention + active * 6 * d * f) + 2 * arch.vocab_size * d)
 
 
 def render(name: str, arch: Architecture, load: Load, hardware: HardwareOptions) -> str:

@@ -10,8 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from merge.header import TensorInfo
+from trainers.diagnosis import diagnose
 from trainers.expert import Result
 from trainers.fit import Metrics
+from trainers.router import RouterResult
+from trainers.whole import WholeResult
 
 
 def anchor_summary(output: Path, metrics: Metrics) -> None:
@@ -37,12 +40,39 @@ def expert_summary(result: Result) -> None:
         table.add_row("curves", str(result.curves))
     console = Console()
     console.print(table)
+    for line in diagnose(header.domain, result.after):
+        console.print(f"warning: {line}", highlight=False, markup=False)
     console.print(
         f"What leaves this machine if you send {result.path}: its header (flexo-inspect shows it) and "
         f"{len(header.tensors)} tensors. No text, no token, no sample of either."
     )
     for line in _families(header.tensors):
         console.print(f"  {line}", highlight=False)
+
+
+def whole_summary(result: WholeResult) -> None:
+    """Prints what training all weights did."""
+    training, losses = result.training, result.training["losses"]
+    print(f"{training['tokens']:,} tokens in {training['steps']:,} steps, {training['flops']:.3g} FLOPs")
+    for name in ("own", "public"):
+        print(f"loss on {name} held-out text: {_change(losses[f'{name}_before'], losses[f'{name}_after'])}")
+    print(f"wrote {result.path}/" + (f"  curves: {result.curves}" if result.curves is not None else ""))
+
+
+def router_summary(result: RouterResult) -> None:
+    """Prints what router training changed, and that nothing else did."""
+    table = Table(
+        "text", "share", "loss, nats per token", "router mass of its expert", title=f"router of {result.path}"
+    )
+    for name, (before, after) in result.about["losses"].items():
+        mass = [metrics[f"{name}/router_mass"] for metrics in (result.before, result.after)]
+        share = result.about["text"].get(name, {"share": 0.0})["share"]
+        table.add_row(name, f"{share:.0%}", _change(before, after), f"{mass[0]:.2f} -> {mass[1]:.2f} of 1")
+    console = Console()
+    console.print(table)
+    console.print(f"wrote {result.path}/  rows trained: {result.about['rows']}; every other tensor is as it was")
+    if result.curves is not None:
+        console.print(f"curves: {result.curves}")
 
 
 def _change(before: float | None, after: float | None) -> str:

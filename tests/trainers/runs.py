@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from trainers.anchor import AnchorOptions, train_anchor
-from trainers.expert import Domain
 from trainers.fit import RunOptions
 from trainers.lit import LossOptions
 from trainers.optim import OptimizerOptions
+from trainers.owner import Domain
 from trainers.paired import PairOptions
 from trainers.text import DataOptions
 

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from merge.errors import InputError
 from trainers.entry import read, run_hydra
-from trainers.expert import Domain
 from trainers.optim import OptimizerOptions
+from trainers.owner import Domain
 from trainers.paired import PairOptions
 from trainers.text import DataOptions
 
@@ -136,7 +136,7 @@ def test_a_value_of_another_type_is_named(changes: dict[str, object], name: str,
         read(OmegaConf.merge(CFG, changes), name, kind, apart=("public",))
 
 
-@pytest.mark.parametrize("script", ["train_anchor", "train_expert"])
+@pytest.mark.parametrize("script", ["train_anchor", "train_expert", "train_router"])
 def test_help_shows_examples_groups_and_settings(script: str, tmp_path: Path) -> None:
     said = subprocess.run(
         [sys.executable, ROOT / f"{script}.py", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -144,3 +144,16 @@ def test_help_shows_examples_groups_and_settings(script: str, tmp_path: Path) ->
     for part in (f"python {script}.py", "logger: csv, none, tensorboard, wandb", "tokens:", "batch_size: 8"):
         assert part in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_router_run_is_told_by_plain_names(command: Callable[..., list[DictConfig]]) -> None:
+    (job,) = command("train_router", "merged=m", "output=o", "+proxies.math=a.jsonl", "router=paper", "anchor.path=b")
+    assert (job.merged, job.proxies.math, job.router.train_public_row) == ("m", "a.jsonl", True)
+    assert job.data.public == "b/flexo/public"
+
+
+def test_baselines_are_choices_of_the_expert_script(command: Callable[..., list[DictConfig]]) -> None:
+    (dense,) = command("train_expert", "+domain=math", "model=dense")
+    assert (dense.output, dense.model.kind, dense.data.public_share) == ("specialists/math", "dense", 0.0)
+    (gate,) = command("train_expert", "+domain=math", "experiment=phatgoose", "model.start=experts/math.pt")
+    assert gate.model.standardise and gate.loss.router_z == 0 and gate.output == "phatgoose/math.pt"

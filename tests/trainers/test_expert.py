@@ -21,9 +21,10 @@ from merge.errors import InputError
 from merge.expert_file import open_expert
 from tests.trainers.runs import RUN, data_options, shard
 from trainers import callbacks
-from trainers.expert import Domain, Result
+from trainers.expert import Result
 from trainers.fit import RunOptions
 from trainers.optim import OptimizerOptions
+from trainers.owner import Domain
 from trainers.paired import PairOptions
 from trainers.text import WeightedText
 

@@ -25,6 +25,7 @@ from trainers.plan import (
     make_plan,
     published,
     render,
+    whole_flops_per_token,
 )
 
 ARCH = Architecture(500, 64, 160, 3, 4, 2, False, 1e-6, 1e4)
@@ -83,6 +84,20 @@ def test_flops_and_kept_bytes_are_what_pytorch_counts(name: str) -> None:
     assert flops == pytest.approx(planned, rel=0.02)
     if not load.checkpointed:  # there, the one layer that is computed anew keeps its bytes outside the hooks
         assert kept == pytest.approx(kept_for_backward(ARCH, load), rel=0.05)
+
+
+def test_flops_of_a_model_trained_whole_are_what_pytorch_counts() -> None:
+    model = paired(ARCH, LOAD)
+    for layer in model.model.layers:
+        layer.mlp = layer.mlp.public
+    model.requires_grad_(True)
+    x_BT = torch.randint(ARCH.vocab_size, (4, 48))
+    batch = {"input_ids": x_BT, "labels": x_BT, "position_ids": torch.arange(48).expand_as(x_BT)}
+    with FlopCounterMode(display=False) as counter:
+        NextToken(model)(batch)[0].backward()
+    assert counter.get_total_flops() == pytest.approx(whole_flops_per_token(ARCH, 0) * 4 * 48, rel=0.02)
+    more = whole_flops_per_token(ARCH, 48, active=3) - whole_flops_per_token(ARCH, 48)
+    assert more == 3 * 3 * 2 * 6 * 64 * 160, "forward and backward, layers, networks, FLOPs of one"
 
 
 @pytest.mark.parametrize("rank", [None, 4])

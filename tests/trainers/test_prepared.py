@@ -16,7 +16,8 @@ from merge.errors import InputError
 from tests.flexmix.text import write_jsonl
 from tests.trainers.runs import train_small_anchor
 from trainers.anchor import AnchorOptions
-from trainers.expert import Domain, Result
+from trainers.expert import Result
+from trainers.owner import Domain
 
 Train = Callable[..., Result]
 

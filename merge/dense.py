@@ -1,0 +1,243 @@
+"""Dense models put together: their average (a soup), or their feed-forward networks as experts (Branch-Train-MiX).
+
+    flexo-soup specialists/math specialists/code -o soup/ --weights 2,1
+    flexo-btx specialists/math specialists/code --anchor anchor/ -o btx/
+
+Both stream tensor by tensor, so memory is that of one tensor, whatever the models weigh. Averages are computed in
+float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from merge.anchor import Anchor, open_anchor, open_olmo2, tokenizer_digest
+from merge.assemble import DEFAULT_TOP_K, MANIFEST, MAX_SHARD_SIZE, made_at
+from merge.card import model_card
+from merge.checkpoint import TOKENIZER_FILES, Checkpoint, TensorSpec, read_json, write_json, write_tensors
+from merge.console import progress
+from merge.errors import CheckpointError
+from merge.files import new_folder
+from merge.flexolmo import (
+    FFN,
+    anchor_ffn,
+    anchor_tensors,
+    architecture_of,
+    merged_config,
+    merged_ffn,
+    merged_router,
+    merged_tensors,
+)  # fmt: skip
+from merge.header import check_domain
+from merge.merged import open_merged
+
+ABOUT = "flexo.json"  # of a model trained whole: what it is and how it was made
+
+
+@dataclass(frozen=True)
+class Average:
+    """Dense models of one architecture and tokenizer, and how much each counts; the weights add up to 1."""
+
+    models: list[Checkpoint]
+    weights: list[float]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The weighted average of one tensor, in the dtype of the first model's."""
+        first = self.models[0].tensor(name)
+        wide = torch.promote_types(first.dtype, torch.float32)
+        total = torch.zeros(first.shape, dtype=wide)
+        for model, weight in zip(self.models, self.weights, strict=True):
+            total += weight * model.tensor(name).to(wide)
+        if not total.isfinite().all():
+            raise CheckpointError(f"{self.models[0].folder}: the average of {name} is not finite. Which model failed?")
+        return total.to(first.dtype)
+
+    def spec(self, name: str, shape: tuple[int, ...]) -> TensorSpec:
+        return TensorSpec(name, self.models[0].dtype(name), shape, partial(self.tensor, name))
+
+
+def average(folders: Sequence[Path], weights: Sequence[float] | None = None) -> Average:
+    """Opens dense models that are to be averaged.
+
+    Args:
+        folders: OLMo-2 folders of one architecture, dtype and tokenizer.
+        weights: how much each counts, in any unit; None: all the same.
+
+    Raises:
+        CheckpointError: a folder is no whole OLMo-2 or does not fit the first, or weights do not fit the folders.
+    """
+    models = [open_olmo2(folder) for folder in folders]
+    if not models:
+        raise CheckpointError("no models given. Example: flexo-soup specialists/math specialists/code -o soup/")
+    first = models[0]
+    arch, digest = architecture_of(first.config, str(first.folder)), tokenizer_digest(first.folder)
+    for model in models[1:]:
+        other = architecture_of(model.config, str(model.folder)).to_dict()
+        for name, size in arch.to_dict().items():
+            if other[name] != size:
+                raise CheckpointError(
+                    f"{model.folder}: {name} is {other[name]}, {first.folder} has {size}. Only models that started "
+                    "from the same one can be averaged."
+                )
+        if tokenizer_digest(model.folder) != digest:
+            raise CheckpointError(f"{model.folder}: another tokenizer than {first.folder}. Their weights do not mix.")
+        if changed := sorted(name for name in first.names if model.dtype(name) != first.dtype(name)):
+            raise CheckpointError(
+                f"{model.folder}: {changed[0]} is {model.dtype(changed[0])}, {first.folder} has "
+                f"{first.dtype(changed[0])}."
+            )
+    weights = [1.0] * len(models) if weights is None else list(weights)
+    if len(weights) != len(models) or not all(0 <= w < float("inf") for w in weights) or not sum(weights) > 0:
+        raise CheckpointError(
+            f"--weights {','.join(map(str, weights))}: expected {len(models)} numbers from 0 on, not all of them 0."
+        )
+    return Average(models, [weight / sum(weights) for weight in weights])
+
+
+def write_soup(soup: Average, output: Path, advance: Callable[[float], None] = lambda _amount: None) -> None:
+    """Writes the average as a plain OLMo-2 folder, which must be free; `advance` is told the bytes written."""
+    first = soup.models[0]
+    shapes = anchor_tensors(architecture_of(first.config, str(first.folder)))
+    with new_folder(output) as folder:
+        write_tensors(folder, [soup.spec(name, shape) for name, shape in shapes.items()], MAX_SHARD_SIZE, advance)
+        write_json(folder / "config.json", first.config)
+        copy_tokenizer(first.folder, folder)
+        write_json(
+            folder / ABOUT,
+            {
+                "format": "flexo.dense", "version": 1, "made": made_at(), "how": "average of dense models",
+                "models": [
+                    {"name": name_of(model.folder), "weight": weight}
+                    for model, weight in zip(soup.models, soup.weights, strict=True)
+                ],
+            },
+        )  # fmt: skip
+
+
+def write_mixture(
+    anchor: Anchor,
+    specialists: Average,
+    names: Sequence[str],
+    output: Path,
+    *,
+    top_k: int | None = None,
+    rows: Path | None = None,
+    seed: int = 0,
+    how: str = "dense specialists as experts, shared weights averaged (BTX)",
+    advance: Callable[[float], None] = lambda _amount: None,
+) -> None:
+    """Writes a FlexOlmo folder whose experts are the feed-forward networks of dense models (arXiv 2403.07816).
+
+    The anchor's own network is expert 0, and the anchor counts in the average like each specialist. With the anchor
+    itself in the place of every specialist this is sparse upcycling: the same function as the anchor's.
+
+    Args:
+        anchor: what all specialists were trained from.
+        specialists: the dense models, in the order of their experts; their weights are not used.
+        names: domain of each.
+        output: the folder to make, whole or not at all.
+        top_k: active experts per token, public included; None takes all, at most 4.
+        rows: a merged folder of the same experts whose router rows to take; None draws them.
+        seed: of drawn rows; entries are normal with variance 1 / (D E[|x|^2]) on public text, so that logits are small.
+        how: for the manifest.
+        advance: told the bytes written.
+
+    Raises:
+        CheckpointError: models, rows and names do not fit together.
+    """
+    arch, experts = anchor.architecture, len(names) + 1
+    for name in names:
+        check_domain(name, "specialists")
+    if len(set(names)) != len(names):
+        raise CheckpointError(f"{', '.join(names)}: two specialists of one name. Rename a folder.")
+    whole = average([anchor.folder, *(model.folder for model in specialists.models)])
+    top_k = min(experts, DEFAULT_TOP_K) if top_k is None else top_k
+    if not 1 <= top_k <= experts:
+        raise CheckpointError(f"--top-k {top_k}: this model has {experts} experts, public included.")
+    routers = _taken_rows(rows, ["public", *names], arch.to_dict()) if rows else _drawn_rows(anchor, experts, seed)
+    sources = {merged_router(n): router for n, router in enumerate(routers)}
+    parts = {
+        merged_ffn(n, e, part): (model, anchor_ffn(n, part))
+        for e, model in enumerate(whole.models) for n in range(arch.num_hidden_layers) for part in FFN
+    }  # fmt: skip
+    specs = []
+    for name, shape in merged_tensors(arch, experts).items():
+        if name in sources:
+            dtype = anchor.checkpoint.dtype(anchor_ffn(0, FFN[0]))
+            specs.append(TensorSpec(name, dtype, shape, partial(sources[name].to, dtype)))
+        elif name in parts:
+            model, own = parts[name]
+            specs.append(TensorSpec(name, model.dtype(own), shape, partial(model.tensor, own)))
+        else:
+            specs.append(whole.spec(name, shape))
+    manifest: dict[str, Any] = {
+        "format": "flexo.manifest", "version": 1, "made": made_at(), "how": how, "top_k": top_k,
+        "anchor": {
+            "name": name_of(anchor.folder), "digest": anchor.digest, "tokenizer_digest": anchor.tokenizer_digest,
+            "router_digest": anchor.router_digest, "architecture": arch.to_dict(),
+        },
+        "experts": [{"index": 0, "domain": "public", "title": "the anchor's own feed-forward network"}] + [
+            {"index": e, "domain": name, "title": name, "licence": "other"} | _training_of(model)
+            for e, (name, model) in enumerate(zip(names, specialists.models, strict=True), 1)
+        ],
+        "rows": f"of {name_of(rows)}" if rows else f"random, seed {seed}",
+    }  # fmt: skip
+    with new_folder(output) as folder:
+        write_tensors(folder, specs, MAX_SHARD_SIZE, advance)
+        write_json(folder / "config.json", merged_config(anchor.checkpoint.config, experts, top_k))
+        copy_tokenizer(anchor.folder, folder)
+        write_json(folder / MANIFEST, manifest)
+        (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+
+
+def name_of(folder: Path) -> str:
+    """A folder's own name; the way to it is private."""
+    return folder.resolve().name
+
+
+def open_anchor_of(folder: Path) -> Anchor:
+    """An anchor whose digest shows progress when it is read."""
+    anchor = open_anchor(folder)
+    with progress("reading the anchor", anchor.checkpoint.nbytes) as anchor.advance:
+        assert anchor.digest
+    return anchor
+
+
+def _drawn_rows(anchor: Anchor, experts: int, seed: int) -> list[torch.Tensor]:
+    draw, width = torch.Generator().manual_seed(seed), anchor.architecture.hidden_size
+    moments, routers = anchor.moments(), []
+    for n in range(anchor.architecture.num_hidden_layers):
+        # E|x|^2; without moments, of the public row E[x] / E|x|^2 as if E[x] were about as long as x
+        size = 1 / anchor.public_row(n).norm() ** 2 if moments is None else moments[f"layers.{n}.second_moment"].trace()
+        routers.append(torch.randn(experts, width, generator=draw) / float(size * width) ** 0.5)
+    return routers
+
+
+def _taken_rows(folder: Path, domains: list[str], numbers: dict[str, Any]) -> list[torch.Tensor]:
+    merged = open_merged(folder)
+    if merged.domains != domains or merged.architecture.to_dict() != numbers:
+        raise CheckpointError(
+            f"{folder}: its experts are {', '.join(merged.domains)}, expected rows for {', '.join(domains)} of a model "
+            "with the same sizes."
+        )
+    return [merged.checkpoint.tensor(merged_router(n)) for n in range(merged.architecture.num_hidden_layers)]
+
+
+def _training_of(model: Checkpoint) -> dict[str, Any]:
+    """How a specialist was trained, if its folder says so."""
+    path = model.folder / ABOUT
+    training = read_json(path).get("training") if path.exists() else None
+    return {"training": training} if isinstance(training, dict) and isinstance(training.get("tokens"), int) else {}

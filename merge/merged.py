@@ -1,0 +1,87 @@
+"""A FlexOlmo folder of ours: opened and checked, and written anew with other router rows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from merge.assemble import MANIFEST, MAX_SHARD_SIZE, read_manifest
+from merge.card import model_card
+from merge.checkpoint import Checkpoint, TensorSpec, write_json, write_tensors
+from merge.errors import CheckpointError
+from merge.files import new_folder
+from merge.flexolmo import Architecture, architecture_of, merged_router, merged_tensors
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """An opened FlexOlmo folder; weights stay on disk until they are asked for."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    architecture: Architecture
+    manifest: dict[str, Any]
+
+    @property
+    def domains(self) -> list[str]:
+        """Expert names in the order of their indices, `public` first."""
+        return [expert["domain"] for expert in self.manifest["experts"]]
+
+
+def open_merged(folder: Path) -> Merged:
+    """Opens a folder made by `flexo-merge` or `flexo-btx`; raises `CheckpointError` unless it is whole."""
+    manifest, checkpoint = read_manifest(folder), Checkpoint(folder)
+    config = checkpoint.config
+    if config.get("model_type") != "flex_olmo":
+        raise CheckpointError(f"{folder}: model_type is {config.get('model_type')!r}, expected 'flex_olmo'.")
+    arch = architecture_of(config | {"model_type": "olmo2"}, str(folder))
+    listed = len(manifest["experts"])
+    if config.get("num_experts") != listed:
+        raise CheckpointError(
+            f"{folder}: {MANIFEST} lists {listed} experts, config.json {config.get('num_experts')}. Merge it again."
+        )
+    checkpoint.require(merged_tensors(arch, listed), f"a FlexOlmo model of {listed} experts")
+    return Merged(folder, checkpoint, arch, manifest)
+
+
+def write_rows(
+    merged: Merged,
+    rows: Mapping[int, torch.Tensor],
+    output: Path,
+    manifest: dict[str, Any],
+    advance: Callable[[float], None] = lambda _amount: None,
+) -> None:
+    """Writes the model once more with other router rows, every other tensor bit for bit as it was.
+
+    Args:
+        merged: the model.
+        rows: layer -> router [E, D], rounded here to the dtype of the model's own.
+        output: the folder to make, whole or not at all; config, tokenizer and other files are copied.
+        manifest: of the new folder.
+        advance: told the bytes written.
+    """
+    source = merged.checkpoint
+    specs = []
+    for name, shape in merged_tensors(merged.architecture, len(merged.domains)).items():
+        specs.append(TensorSpec(name, source.dtype(name), shape, partial(source.tensor, name)))
+    new = {merged_router(n): tensor for n, tensor in rows.items()}
+    assert new.keys() <= source.names, f"no such routers: {sorted(new.keys() - source.names)[:4]}"
+    specs = [
+        TensorSpec(s.name, s.dtype, s.shape, partial(new[s.name].to, s.dtype)) if s.name in new else s for s in specs
+    ]
+    left = {path for pattern in WEIGHTS for path in merged.folder.glob(pattern)}
+    with new_folder(output) as folder:
+        write_tensors(folder, specs, MAX_SHARD_SIZE, advance)
+        for path in merged.folder.iterdir():
+            if path.is_file() and path not in left and not path.name.startswith("."):
+                shutil.copyfile(path, folder / path.name)
+        write_json(folder / MANIFEST, manifest)
+        (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")

@@ -1,0 +1,46 @@
+"""Trains the router rows of a merged model on public text and proxies, and writes the model with them.
+
+python train_router.py merged=model/ output=model-rt/ +proxies.math=proxies/math.jsonl.gz
+python train_router.py merged=model/ output=model-rt/                              (on public text alone)
+python train_router.py merged=model/ output=/tmp/model-rt debug=fast               (seconds)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from trainers.entry import read, run_hydra
+
+
+def main(cfg: DictConfig) -> None:
+    from hydra.utils import instantiate
+
+    from trainers.fit import RunOptions
+    from trainers.lit import LossOptions
+    from trainers.optim import OptimizerOptions
+    from trainers.router import RouterOptions, train_router
+    from trainers.summary import router_summary
+    from trainers.text import DataOptions
+
+    result = train_router(
+        model_path=read(cfg, "merged", Path),
+        output=read(cfg, "output", Path),
+        public_path=read(cfg, "data.public", Path),
+        proxies={str(name): read(cfg, f"proxies.{name}", Path) for name in cfg.proxies},
+        data=read(cfg, "data", DataOptions, apart=("public",)),
+        router=read(cfg, "router", RouterOptions),
+        optimizer=read(cfg, "optimizer", OptimizerOptions),
+        loss=read(cfg, "loss", LossOptions),
+        run=read(cfg, "run", RunOptions),
+        logger=instantiate(cfg.logger),
+        seed=read(cfg, "seed", int),
+        resume=read(cfg, "resume", bool),
+    )
+    if result is not None:
+        router_summary(result)
+
+
+if __name__ == "__main__":
+    run_hydra(main, "train_router")
