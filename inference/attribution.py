@@ -159,7 +159,8 @@ class Watched(nn.Module):
     def __init__(self, part: nn.Module, tell: Callable[..., None]) -> None:
         super().__init__()
         self.part = part
-        self.tell: Any = torch.compiler.disable(tell)  # it runs between the parts of a compiled model
+        uncompiled: Any = torch.compiler.disable  # `tell` runs between the parts of a compiled model
+        self.tell = uncompiled(tell)
 
     def forward(self, *given: torch.Tensor) -> Any:
         self.tell(*given)

@@ -50,7 +50,7 @@ def page(report: Report) -> str:
 <style>{STYLE}{colours}</style>
 </head>
 <body>
-<h1>Which experts of {_safe(report.model)} wrote this</h1>
+<h1>Which experts wrote this</h1>
 <div class="text" dir="auto"><span class="prompt">{_safe(report.prompt)}</span>{text}</div>
 <h2>Shares of the answer</h2>
 {_bar(list(answer.shares.values()), domains)}
@@ -60,7 +60,8 @@ def page(report: Report) -> str:
 <h2>Layer by layer</h2>
 <table>
 {layers}</table>
-<p class="note">{len(answer.tokens)} tokens. {escape(COUNTED)} Point at a token to see its experts.</p>
+<p class="note">Model {_safe(report.model)}, {len(answer.tokens)} tokens. Point at a token to see its experts.
+{escape(COUNTED)}</p>
 </body>
 </html>
 """
