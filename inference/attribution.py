@@ -145,12 +145,10 @@ class Attribution:
 
     def _chooses(self, _x_ND: torch.Tensor, index_NK: torch.Tensor, weight_NK: torch.Tensor) -> None:
         step = self._steps[-1]
-        batch = len(step.token_B)
-        index_BK, weight_BK = (  # copies, for a compiled model may overwrite its results in the next call
-            (part if len(part) == batch else part.view(batch, -1, part.shape[1])[:, -1]).detach().clone()
-            for part in (index_NK, weight_NK)
-        )
-        step.layers.append((index_BK, weight_BK))
+        if (batch := len(step.token_B)) != len(index_NK):
+            index_NK, weight_NK = (part.view(batch, -1, part.shape[-1])[:, -1] for part in (index_NK, weight_NK))
+        # copies, for a compiled model may overwrite its results in the next call
+        step.layers.append((index_NK.clone(), weight_NK.detach().clone()))
 
 
 class Watched(nn.Module):

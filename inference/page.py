@@ -16,7 +16,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.9; }
 .prompt, .note { opacity: .65; } .note { font-size: .85rem; }
-.text mark { color: inherit; background: rgb(var(--c) / calc(var(--s) * .75)); border-radius: .15rem; }
+.text mark { color: inherit; background: rgb(var(--c) / calc(.12 + var(--s) * .6)); border-radius: .15rem; }
 .text mark:hover { outline: 2px solid rgb(var(--c)); }
 .bar { display: flex; height: 1.1rem; border-radius: .2rem; overflow: hidden; background: rgb(128 128 128 / .15); }
 .bar span { background: rgb(var(--c)); width: calc(var(--s) * 100%); }
