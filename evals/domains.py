@@ -16,8 +16,8 @@ from evals.bits import TokenisedText, bits_per_byte
 from flexmix.corpus import SUFFIXES, find_split, read_documents
 from flexmix.encoder import load_tokenizer
 from inference.select import expert_names, select_experts
-from merge.assemble import MANIFEST
 from merge.errors import InputError
+from merge.manifest import MANIFEST
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from merge.assemble import MANIFEST, read_manifest
 from merge.errors import InputError
+from merge.manifest import MANIFEST, read_manifest
 
 
 def expert_names(model: PreTrainedModel) -> list[str]:

@@ -49,13 +49,13 @@ def merge_command(
     from merge.files import refuse_occupied
 
     refuse_occupied(output)
-    made = plan(experts, anchor, top_k)
+    made = plan(experts, anchor, top_k, int(max_shard_size * 1e9))
     typer.echo(_plan_text(made))
     if dry_run:
         typer.echo("dry run: nothing was written.")
         return
     with progress("merging", made.nbytes) as advance:
-        execute(made, output, int(max_shard_size * 1e9), advance)
+        execute(made, output, advance)
     typer.echo(f"wrote {output}/  try: echo 'Once upon a time' | flexo-generate {output}")
 
 
@@ -80,7 +80,7 @@ def _about(path: Path, verify: bool) -> dict[str, Any]:
         if verify:
             with progress("verifying", expert.nbytes) as advance:
                 for name in expert.header.tensors:
-                    advance(expert.tensor(name).nbytes)
+                    advance(len(expert.read(name)))
         about = {"file": str(path), "bytes": path.stat().st_size, "verified": verify} | expert.header.to_dict()
         about["tensors"] = {
             name: f"{info.dtype} {list(info.shape)} {info.sha256[:12]}" for name, info in expert.header.tensors.items()
@@ -88,7 +88,7 @@ def _about(path: Path, verify: bool) -> dict[str, Any]:
         return about
     from merge.anchor import SHARED
     from merge.anchor import about as about_anchor
-    from merge.assemble import read_manifest
+    from merge.manifest import read_manifest
 
     return about_anchor(path) if (path / SHARED).is_dir() else read_manifest(path)
 
@@ -115,10 +115,10 @@ def _printable(line: str) -> str:
 
 
 def _plan_text(plan: Any) -> str:
-    arch = plan.anchor.architecture
+    arch = plan.base.architecture
     lines = [
-        f"anchor   {plan.anchor.folder}  {arch.num_hidden_layers} layers, hidden {arch.hidden_size}, "
-        f"FFN {arch.intermediate_size}, vocabulary {arch.vocab_size}  digest {plan.anchor.digest[:12]}",
+        f"anchor   {plan.base.folder}  {arch.num_hidden_layers} layers, hidden {arch.hidden_size}, "
+        f"FFN {arch.intermediate_size}, vocabulary {arch.vocab_size}  digest {plan.base.about['digest'][:12]}",
         "expert 0 public",
     ]
     lines += [
@@ -126,7 +126,7 @@ def _plan_text(plan: Any) -> str:
         for index, expert in enumerate(plan.experts, 1)
     ]
     lines.append(
-        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.specs)} tensors, "
+        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.pieces)} tensors, "
         f"{_size(plan.nbytes)}"
     )
     if errors := plan.bias_errors():

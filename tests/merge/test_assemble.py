@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from merge.anchor import about, open_anchor
-from merge.assemble import execute, plan, read_manifest
+from merge.assemble import execute, plan
 from merge.checkpoint import Checkpoint
 from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import ExpertFile, open_expert, write_expert
 from merge.flexolmo import FFN
+from merge.manifest import read_manifest
 from tests.merge.tiny import expert_header, expert_values
 from tests.merge.tools import listing
 

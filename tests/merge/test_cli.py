@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import merge.cli
-from merge.assemble import read_manifest
 from merge.expert_file import open_expert
 from merge.files import partial_of
+from merge.manifest import read_manifest
 from tests.merge.tools import call, listing
 
 Make = Callable[..., Path]
