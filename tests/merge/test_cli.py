@@ -186,15 +186,15 @@ def test_a_merge_needs_torch_safetensors_and_typer_alone(make_expert: Make, tmp_
 
 STOPPABLE = """
     import pathlib, sys, time
-    import merge.checkpoint, merge.cli
-    mark, written, original = pathlib.Path(sys.argv.pop(1)), [], merge.checkpoint.tensor_bytes
-    def slow(tensor):
-        written.append(tensor.shape)
-        if len(written) == 80:  # past the digest of the anchor, amid the writing
+    import merge.cli, merge.stream
+    mark, written, original = pathlib.Path(sys.argv.pop(1)), [], merge.stream._write
+    def slow(output, view, at):
+        written.append(at)
+        if len(written) >= 40:
             mark.touch()
-            time.sleep(60)
-        return original(tensor)
-    merge.checkpoint.tensor_bytes = slow
+            time.sleep(2)  # a thread ends with the buffer that it is at
+        return original(output, view, at)
+    merge.stream._write = slow
     merge.cli.merge()
 """
 
