@@ -44,7 +44,7 @@ def to_float32(data: Bytes, dtype: str) -> Values:
 
 
 def rounded(values: Values, dtype: str) -> bytes:
-    """float32 values as the bytes of another floating dtype. Values must be finite; what is too large becomes infinite."""
+    """float32 values as the bytes of another floating dtype. Finite ones only; what is too large becomes infinite."""
     if dtype == "BF16":
         bits = np.ascontiguousarray(values).view(np.uint32)
         return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16).tobytes()

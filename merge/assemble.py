@@ -1,7 +1,7 @@
 """Planning a merge and carrying it out: expert files in, one FlexOlmo folder out, no training and no data.
 
-`plan` reads headers and shapes and refuses whatever does not fit together; `replan` does the same for a folder that was
-merged before, with experts leaving, joining or replaced. `execute` streams the tensors into a folder that appears whole
+`plan` reads headers and shapes and refuses whatever does not fit together (`merge.rearrange` does the same for a folder
+that was merged before). `execute` streams the tensors into a folder that appears whole
 or not at all, and refuses damaged values, or another anchor, as they pass. Between them the plan can be shown.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,12 +24,11 @@ from merge.arithmetic import Values, rounded, to_float32
 from merge.base import AnchorBase, Base, MergedBase
 from merge.card import model_card
 from merge.checkpoint import TOKENIZER_FILES, write_json
-from merge.errors import CheckpointError, ExpertFileError, InputError
+from merge.errors import CheckpointError, ExpertFileError
 from merge.expert_file import ExpertFile, open_expert
 from merge.files import new_folder
 from merge.flexolmo import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_ffn, merged_ffn, merged_router, merged_tensors
 from merge.manifest import MANIFEST, now
-from merge.names import refuse_unknown
 from merge.stored import Stored, combined_digest
 from merge.stream import Advance, Digests, Piece, write_pieces
 
@@ -104,77 +103,15 @@ def plan(
     Raises:
         ExpertFileError, CheckpointError: an input is damaged, or does not belong with the others.
     """
-    _refuse_repeats(paths)
+    refuse_repeats(paths)
     experts = [open_expert(path) for path in paths]
-    _refuse_twins(experts)
+    refuse_twins(experts)
     anchor = open_anchor(anchor_path or _find_anchor(experts))
     reference = experts[0].header.anchor
     base = AnchorBase(anchor, reference.name, reference.digest)
     for expert in experts:
-        _check_belongs(expert, base)
-    return _plan(base, [0, *experts], anchor, top_k, DEFAULT_TOP_K, max_shard_size, {})
-
-
-def replan(
-    folder: Path,
-    drop: Sequence[str] = (),
-    join: Sequence[Path] = (),
-    replace: Mapping[str, Path] | None = None,
-    anchor_path: Path | None = None,
-    top_k: int | None = None,
-    max_shard_size: int | None = None,
-) -> Plan:
-    """A merge of what a merged folder holds without some of its experts, with others, or with newer ones.
-
-    Args:
-        folder: a folder made by a merge.
-        drop: domains that leave.
-        join: expert files that come after those of the folder.
-        replace: domain -> expert file that takes its place.
-        anchor_path: needed where an expert that joins has a router bias, which the anchor's bias direction folds.
-        top_k: as in `plan`; None keeps the folder's, at most as many as there are experts.
-        max_shard_size: bytes of tensors per file; None keeps what the folder was written with.
-
-    Raises:
-        InputError: an unknown domain, nothing left, or files that do not belong to the folder.
-    """
-    base, newer = MergedBase(folder), {domain: open_expert(path) for domain, path in (replace or {}).items()}
-    refuse_unknown([*drop, *newer], base.domains, str(folder))
-    if "public" in [*drop, *newer]:
-        raise InputError("public: the anchor's own expert, which all others are measured against. It cannot leave.")
-    members: list[Member] = [
-        newer.get(domain, index) for index, domain in enumerate(base.domains) if domain not in drop
-    ]
-    _refuse_repeats([*join, *(expert.path for expert in newer.values())], needed=False)
-    members += [open_expert(path) for path in join]
-    if len(members) == 1:
-        raise InputError(f"{folder}: nobody but public would be left, and that is the anchor. Use the anchor itself.")
-    joining = [member for member in members if isinstance(member, ExpertFile)]
-    for domain, expert in newer.items():
-        if expert.domain != domain:
-            raise ExpertFileError(f"{expert.path}: an expert for {expert.domain!r}, which cannot replace {domain!r}.")
-    for expert in joining:
-        if expert.domain in base.domains and expert.domain not in [*newer, *drop]:
-            raise ExpertFileError(
-                f"{expert.path}: {folder} has an expert for {expert.domain!r} already. Exchange it with "
-                f"--replace {expert.domain}={expert.path}."
-            )
-        _check_belongs(expert, base)
-    _refuse_twins(joining)
-    anchor = _anchor_for(base, joining, anchor_path)
-    said = base.manifest
-    gone = [{"domain": d, "digest": base.experts[base.domains.index(d)].get("digest"), "when": now()} for d in drop]
-    swapped = [{"domain": d, "digest": base.experts[base.domains.index(d)].get("digest"), "when": now()} for d in newer]
-    history = {
-        "how": said.get("how"),
-        "router_training": said.get("router_training"),
-        "router_bias_folding_rms": said.get("router_bias_folding_rms"),
-        "left": [*said.get("left", []), *gone],
-        "replaced": [*said.get("replaced", []), *swapped],
-    }
-    at_most = max(said.get("top_k_at_most", base.top_k), 1)
-    size = max_shard_size or said.get("max_shard_size", MAX_SHARD_SIZE)
-    return _plan(base, members, anchor, top_k, at_most, size, history)
+        check_belongs(expert, base)
+    return lay_out(base, [0, *experts], anchor, top_k, DEFAULT_TOP_K, max_shard_size, {})
 
 
 def execute(plan: Plan, output: Path, advance: Advance = lambda _amount: None, verify: bool = True) -> None:
@@ -196,7 +133,8 @@ def execute(plan: Plan, output: Path, advance: Advance = lambda _amount: None, v
         (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
 
 
-def _refuse_repeats(paths: Sequence[Path], needed: bool = True) -> None:
+def refuse_repeats(paths: Sequence[Path], needed: bool = True) -> None:
+    """Raises `ExpertFileError` for a file given twice, and for none where one is needed."""
     if needed and not paths:
         raise ExpertFileError("no expert files given. Example: flexo-merge experts/*.pt -o model/")
     for path, count in Counter(os.path.realpath(path) for path in paths).items():
@@ -219,7 +157,8 @@ def _find_anchor(experts: list[ExpertFile]) -> Path:
     )
 
 
-def _refuse_twins(experts: list[ExpertFile]) -> None:
+def refuse_twins(experts: list[ExpertFile]) -> None:
+    """Raises `ExpertFileError` for two experts of one domain."""
     for domain, count in Counter(expert.domain for expert in experts).items():
         if count > 1:
             same = ", ".join(str(expert.path) for expert in experts if expert.domain == domain)
@@ -228,23 +167,7 @@ def _refuse_twins(experts: list[ExpertFile]) -> None:
             )
 
 
-def _anchor_for(base: MergedBase, experts: list[ExpertFile], path: Path | None) -> Anchor | None:
-    """The anchor, where an expert's bias has to be folded; a merged folder does not carry the bias directions."""
-    biased = [expert for expert in experts if expert.has_bias]
-    if not biased:
-        return None
-    if path is None:
-        raise ExpertFileError(
-            f"{biased[0].path}: has a router bias, which is folded with the anchor's help. Say where the anchor is with "
-            "--anchor FOLDER."
-        )
-    anchor = open_anchor(path)
-    if anchor.router_digest != base.about["router_digest"]:
-        raise CheckpointError(f"{path}: not the anchor of {base.folder}, whose public router rows are others.")
-    return anchor
-
-
-def _check_belongs(expert: ExpertFile, base: Base) -> None:
+def check_belongs(expert: ExpertFile, base: Base) -> None:
     """The expert was trained against exactly this anchor, tokenizer and public rows, in the anchor's dtype."""
     reference = expert.header.anchor
     for name, size in base.architecture.to_dict().items():
@@ -274,7 +197,7 @@ def _check_belongs(expert: ExpertFile, base: Base) -> None:
                 )
 
 
-def _plan(
+def lay_out(
     base: Base,
     members: list[Member],
     anchor: Anchor | None,
@@ -283,6 +206,7 @@ def _plan(
     max_shard_size: int,
     history: dict[str, Any],
 ) -> Plan:
+    """The plan of a merge of `members`, which have been found to belong to `base`; `history` is for its manifest."""
     total = len(members)
     if top_k is not None and not 1 <= top_k <= total:
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
@@ -318,7 +242,7 @@ def _pieces(base: Base, members: list[Member], anchor: Anchor | None) -> list[Pi
 
 
 def _router(base: Base, members: list[Member], anchor: Anchor | None, n: int, dtype: str) -> bytes:
-    """The router [E, D] of layer `n`: the base's rows, then the owners' with their bias folded in (r + b v), rounded once."""
+    """The router [E, D] of layer `n`: the base's rows, then the owners' with their bias folded in (r + b v)."""
     before = base.rows(n)
     rows = [before[member] if isinstance(member, int) else _row(member, anchor, n) for member in members]
     return rounded(np.stack(rows), dtype)
@@ -333,7 +257,8 @@ def _row(expert: ExpertFile, anchor: Anchor | None, n: int) -> Values:
         return row
     assert anchor is not None, f"{expert.path}: a bias and no anchor to fold it with"
     direction = anchor.shared[BIAS_DIRECTION.format(n=n)]
-    return row + values(ROUTER_BIAS.format(n=n)) * to_float32(direction.read(), direction.dtype)
+    folded: Values = row + values(ROUTER_BIAS.format(n=n)) * to_float32(direction.read(), direction.dtype)
+    return folded
 
 
 def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
@@ -352,7 +277,8 @@ def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
         "router_bias_folding_rms": plan.bias_errors(),
     }
     manifest |= {name: history[name] for name in ("left", "replaced") if history.get(name)}
-    return manifest | {"tensors": digests.written or None}
+    unknown = isinstance(plan.base, MergedBase) and plan.base.digests is None  # nothing could be compared
+    return manifest | {"tensors": None if unknown else digests.written or None}
 
 
 def _entry(expert: ExpertFile) -> dict[str, Any]:

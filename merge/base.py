@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +50,10 @@ class Base(Protocol):
         """`config.json` of a merge with so many experts."""
 
     def check(self, read: Mapping[str, str]) -> None:
-        """Refuses tensors, given as digests by merged name, that are not those that the experts were trained against."""
+        """Refuses tensors, given as digests by merged name, that the experts were not trained against."""
+
+    def check_digest(self, digest: str) -> None:
+        """Refuses an anchor whose digest, computed from all weights, is not the one that the experts name."""
 
 
 class AnchorBase:
@@ -61,8 +63,8 @@ class AnchorBase:
         self.anchor, self.folder, self.checkpoint, self.architecture = (
             anchor, anchor.folder, anchor.checkpoint, anchor.architecture
         )  # fmt: skip
-        self.experts = [PUBLIC]
-        self.about = {
+        self.experts: list[dict[str, Any]] = [PUBLIC]
+        self.about: dict[str, Any] = {
             "name": name,
             "digest": digest,
             "tokenizer_digest": anchor.tokenizer_digest,
@@ -106,12 +108,13 @@ class MergedBase:
         self.folder, self.manifest = folder, read_manifest(folder)
         self.checkpoint = Checkpoint(folder)
         try:
-            self.about = self.manifest["anchor"]
-            given = {"model_type": "olmo2"} | self.about["architecture"]
+            self.about: dict[str, Any] = self.manifest["anchor"]
+            given: dict[str, Any] = {"model_type": "olmo2"} | self.about["architecture"]
             self.experts = [{k: v for k, v in entry.items() if k != "index"} for entry in self.manifest["experts"]]
             self.domains = [str(entry["domain"]) for entry in self.experts]
-            self.top_k = int(self.manifest["top_k"])
-            stated = [str(self.about[name]) for name in ("name", "digest", "tokenizer_digest", "router_digest")]
+            self.top_k_at_most = max(1, int(self.manifest.get("top_k_at_most", self.manifest["top_k"])))
+            self.max_shard_size = int(self.manifest.get("max_shard_size", 0))
+            stated = {name: str(self.about[name]) for name in ("name", "digest", "tokenizer_digest", "router_digest")}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"{folder / MANIFEST}: not as flexo-merge writes it ({type(error).__name__}: {str(error)[:80]!r})."
@@ -122,7 +125,7 @@ class MergedBase:
         self.checkpoint.require(
             merged_tensors(self.architecture, len(self.experts)), f"the {len(self.experts)} experts of its {MANIFEST}"
         )
-        if tokenizer_digest(folder) != stated[2]:
+        if tokenizer_digest(folder) != stated["tokenizer_digest"]:
             raise CheckpointError(f"{folder}: tokenizer.json is not the one of its {MANIFEST}. Was it exchanged?")
         tensors = self.manifest.get("tensors")
         self.digests: dict[str, str] | None = tensors if isinstance(tensors, dict) else None
@@ -136,7 +139,6 @@ class MergedBase:
     def ffn(self, index: int, n: int, part: str) -> Stored:
         return self.tensor(merged_ffn(n, index, part))
 
-    @lru_cache(maxsize=1)  # noqa: B019 - one layer, for as long as the merge
     def rows(self, n: int) -> Values:
         stored = self.tensor(merged_router(n))
         if not self.trained and stored.sha256 not in (None, stored.digest()):
@@ -153,3 +155,6 @@ class MergedBase:
 
     def check(self, read: Mapping[str, str]) -> None:
         """Every tensor has been compared with the manifest on the way."""
+
+    def check_digest(self, digest: str) -> None:
+        """The manifest's digest was compared with the experts' headers; the anchor itself is not at hand."""

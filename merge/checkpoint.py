@@ -63,7 +63,8 @@ class Checkpoint:
     def dtype(self, name: str) -> torch.dtype:
         from merge.tensors import TORCH
 
-        return TORCH[self._stored[name].dtype]
+        dtype: torch.dtype = TORCH[self._stored[name].dtype]
+        return dtype
 
     def tensor(self, name: str) -> torch.Tensor:
         """The values of one tensor, read now."""

@@ -52,6 +52,8 @@ def merge_command(
     made = plan(experts, anchor, top_k, int(max_shard_size * 1e9))
     typer.echo(_plan_text(made))
     if dry_run:
+        with progress("reading the anchor", made.base.checkpoint.nbytes) as advance:
+            made.base.check_digest(made.base.checkpoint.digest(advance))
         typer.echo("dry run: nothing was written.")
         return
     with progress("merging", made.nbytes) as advance:

@@ -34,11 +34,12 @@ def optout_command(
     """Write the model again without some of its experts: the same bytes as if they had never been merged."""
     if bool(drop) == bool(keep):
         raise typer.BadParameter("say who leaves with --drop, or who stays with --keep, one of the two.")
-    from merge.assemble import execute, replan
+    from merge.assemble import execute
     from merge.errors import InputError
     from merge.files import refuse_occupied
     from merge.manifest import read_manifest
     from merge.names import refuse_unknown
+    from merge.rearrange import replan
 
     if output.resolve().is_relative_to(model.resolve()):
         raise InputError(

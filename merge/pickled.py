@@ -1,4 +1,4 @@
-"""Follows a pickle that `torch_zip` has recognised, to the dictionary that it describes; no class of it is ever touched."""
+"""Follows a pickle that `torch_zip` has recognised to the dictionary that it describes; no class of it is touched."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from merge.errors import CheckpointError, InputError
+from merge.files import CHUNK
 
 # safetensors name -> name in PyTorch, bytes of a value
 DTYPES = {
@@ -25,7 +26,6 @@ DTYPES = {
 }  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16")
 MAX_TABLE = 36 << 20  # bytes of a safetensors header: that of an expert in its metadata, and about 150 bytes a tensor
-CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Stored:
         return data
 
     def fill(self, descriptor: int, view: memoryview, begin: int) -> None:
-        """Fills `view` with the bytes from `begin` on, from the opened file; raises where the file has become shorter."""
+        """Fills `view` with the bytes from `begin` on, from the open file; raises if that has become shorter."""
         filled = 0
         while filled < len(view):
             count = os.preadv(descriptor, [view[filled:]], self.start + begin + filled)
@@ -66,7 +66,7 @@ class Stored:
             filled += count
 
     def chunks(self, descriptor: int, buffer: memoryview, first: int = 0) -> Iterator[tuple[int, memoryview]]:
-        """The values from byte `first` on, piece by piece in the one `buffer`, each with the number of bytes before it."""
+        """The values from byte `first` on, piece by piece in one `buffer`, each with the number of bytes before it."""
         for begin in range(first, self.nbytes, len(buffer)):
             view = buffer[: min(len(buffer), self.nbytes - begin)]
             self.fill(descriptor, view, begin)
@@ -93,8 +93,8 @@ def combined_digest(digests: Iterable[tuple[str, str]]) -> str:
 def read_table(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     """The tensors of a safetensors file and its metadata, from its header alone.
 
-    Raises `ValueError` for whatever the format does not allow: repeated names, tensors that overlap or leave gaps, a size
-    that does not fit dtype and shape, a file that ends too early or too late.
+    Raises `ValueError` for whatever the format does not allow: repeated names, tensors that overlap or leave gaps, a
+    size that does not fit dtype and shape, a file that ends too early or too late.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -125,7 +125,7 @@ def read_table(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
 
 
 def table_bytes(entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """The header of a safetensors file whose tensors (name, dtype, shape) lie one after another, its length included."""
+    """The start of a safetensors file, length and header, whose tensors (name, dtype, shape) lie one after another."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     start = 0
     for name, dtype, shape in entries:

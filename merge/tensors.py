@@ -1,4 +1,4 @@
-"""PyTorch's side of files: their tensors in memory, and tensors from memory as bytes. Whoever imports this waits for it."""
+"""PyTorch's side of files: their tensors in memory, and tensors in memory as bytes. Importing it takes seconds."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ PICKLE = re.compile(_dict_of(rf"(?:[sm]|i|{_dict_of(_TENSOR)})") + r"\.")
 
 
 def read_zip(path: Path) -> dict[str, Any]:
-    """The dictionary in the file, its tensors as places in the file; refuses what torch.save does not make of an expert."""
+    """The dictionary in the file, tensors as places in it; refuses what torch.save does not make of an expert."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from merge.anchor import about, open_anchor
-from merge.assemble import execute, plan, replan
+from merge.assemble import execute, plan
 from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import open_expert, write_expert
 from merge.flexolmo import FFN
 from merge.manifest import read_manifest
+from merge.rearrange import replan
 from tests.merge.tiny import expert_header, expert_values
 from tests.merge.tools import listing
 
@@ -318,6 +319,24 @@ def test_who_leaves_was_never_there(make_expert: Make, tmp_path: Path, drop: lis
     assert [entry["domain"] for entry in left.pop("left")] == drop
     left.pop("made"), expected.pop("made")
     assert left == expected
+
+
+def test_who_joins_or_is_replaced_was_always_there(tiny_anchor: Path, make_expert: Make, tmp_path: Path) -> None:
+    math, news, law = (make_expert(domain, bias=domain == "law") for domain in DOMAINS[:2] + ["law"])
+    newer = make_expert("math", seed=1)
+    both = merged([math, news], tmp_path / "both")
+    with pytest.raises(ExpertFileError, match=r"has a router bias, .* --anchor FOLDER"):
+        replan(both, join=[law])
+    execute(replan(both, join=[law], anchor_path=tiny_anchor), tmp_path / "joined")
+    execute(replan(both, replace={"math": newer}), tmp_path / "newer")
+    for found, paths in (("joined", [math, news, law]), ("newer", [newer, news])):
+        expected = merged(paths, tmp_path / f"{found}-together")
+        for name in ("model.safetensors", "tokenizer.json"):
+            assert (tmp_path / found / name).read_bytes() == (expected / name).read_bytes()
+    with pytest.raises(ExpertFileError, match="has an expert for 'math' already"):
+        replan(both, join=[newer])
+    with pytest.raises(ExpertFileError, match="cannot replace 'news'"):
+        replan(both, replace={"news": newer})
 
 
 # --- top-k
