@@ -322,7 +322,7 @@ def test_who_leaves_was_never_there(make_expert: Make, tmp_path: Path, drop: lis
 
 
 def test_who_joins_or_is_replaced_was_always_there(tiny_anchor: Path, make_expert: Make, tmp_path: Path) -> None:
-    math, news, law = (make_expert(domain, bias=domain == "law") for domain in DOMAINS[:2] + ["law"])
+    math, news, law = (make_expert(domain, bias=domain == "law") for domain in [*DOMAINS[:2], "law"])
     newer = make_expert("math", seed=1)
     both = merged([math, news], tmp_path / "both")
     with pytest.raises(ExpertFileError, match=r"has a router bias, .* --anchor FOLDER"):
