@@ -71,11 +71,13 @@ def merge_command(
         raise typer.BadParameter("--require-signatures needs --trusted-keys FOLDER: whose signatures?")
     refuse_occupied(output)
     trusted = read_trusted_keys(trusted_keys) if trusted_keys else None
-    made = plan(experts, anchor, top_k, trusted, require_signatures)
+    made = plan(experts, anchor, top_k, int(max_shard_size * 1e9), trusted, require_signatures)
     typer.echo(_plan_text(made))
     for warning in made.warnings:
         sys.stderr.write(f"warning: {_printable(warning)}\n")
     if dry_run:
+        with progress("reading the anchor", made.base.checkpoint.nbytes) as advance:
+            made.base.check_digest(made.base.checkpoint.digest(advance))
         typer.echo("dry run: nothing was written.")
         return
     if check and not can_check():
@@ -85,11 +87,11 @@ def merge_command(
 
     def accept(folder: Path) -> None:
         if wanted:
-            report.append(check_by_running(folder, made.anchor.folder))
+            report.append(check_by_running(folder, made.base.folder))
 
     with progress("merging", made.nbytes) as advance:
-        execute(made, output, int(max_shard_size * 1e9), advance, accept)
-    typer.echo("\n".join(report) if wanted else f"not checked; run: flexo-check {output} --anchor {made.anchor.folder}")
+        execute(made, output, advance, accept=accept)
+    typer.echo("\n".join(report) if wanted else f"not checked; run: flexo-check {output} --anchor {made.base.folder}")
     typer.echo(f"wrote {output}/  try: echo 'Once upon a time' | flexo-generate {output}")
 
 
@@ -116,7 +118,7 @@ def _about(path: Path, verify: bool, trusted_keys: Path | None) -> dict[str, Any
         if verify:
             with progress("verifying", expert.nbytes) as advance:
                 for name in expert.header.tensors:
-                    advance(expert.tensor(name).nbytes)
+                    advance(len(expert.read(name)))
         about = {"file": str(path), "bytes": path.stat().st_size, "verified": verify} | expert.header.to_dict()
         about["signature"] = signature_about(expert, trusted_keys)
         about["tensors"] = {
@@ -125,7 +127,7 @@ def _about(path: Path, verify: bool, trusted_keys: Path | None) -> dict[str, Any
         return about
     from merge.anchor import SHARED
     from merge.anchor import about as about_anchor
-    from merge.assemble import read_manifest
+    from merge.manifest import read_manifest
 
     return about_anchor(path) if (path / SHARED).is_dir() else read_manifest(path)
 
@@ -152,10 +154,10 @@ def _printable(line: str) -> str:
 
 
 def _plan_text(plan: Any) -> str:
-    arch = plan.anchor.architecture
+    arch = plan.base.architecture
     lines = [
-        f"anchor   {plan.anchor.folder}  {arch.num_hidden_layers} layers, hidden {arch.hidden_size}, "
-        f"FFN {arch.intermediate_size}, vocabulary {arch.vocab_size}  digest {plan.anchor.digest[:12]}",
+        f"anchor   {plan.base.folder}  {arch.num_hidden_layers} layers, hidden {arch.hidden_size}, "
+        f"FFN {arch.intermediate_size}, vocabulary {arch.vocab_size}  digest {plan.base.about['digest'][:12]}",
         "expert 0 public",
     ]
     lines += [
@@ -164,7 +166,7 @@ def _plan_text(plan: Any) -> str:
         for index, expert in enumerate(plan.experts, 1)
     ]
     lines.append(
-        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.specs)} tensors, "
+        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.pieces)} tensors, "
         f"{_size(plan.nbytes)}"
     )
     if errors := plan.bias_errors():

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from merge.errors import InputError
 from merge.expert_file import ExpertFile
 from merge.files import new_file
-from merge.header import SHA256, Header, once
+from merge.header import SHA256, Header
+from merge.stored import once
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
