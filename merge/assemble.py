@@ -118,7 +118,7 @@ def plan(
     experts = [open_expert(path) for path in paths]
     refuse_twins(experts)
     vouchers = vouchers_of(experts, trusted, signed)
-    anchor = open_anchor(anchor_path or _find_anchor(experts))
+    anchor = open_anchor(anchor_path or find_anchor(experts))
     reference = experts[0].header.anchor
     base = AnchorBase(anchor, reference.name, reference.digest)
     for expert in experts:
@@ -162,8 +162,11 @@ def refuse_repeats(paths: Sequence[Path], needed: bool = True) -> None:
             raise ExpertFileError(f"{path}: this file was given {count} times.")
 
 
-def _find_anchor(experts: list[ExpertFile]) -> Path:
-    """The first folder that a header names and that is there, as seen from here or from beside the expert file."""
+def find_anchor(experts: list[ExpertFile]) -> Path:
+    """The first folder that a header names and that is there, as seen from here or from beside the expert file.
+
+    Raises `CheckpointError` if none is.
+    """
     for expert in experts:
         beside = expert.path.resolve().parent
         for folder in (Path(), beside, beside.parent):
@@ -264,9 +267,9 @@ def _pieces(base: Base, members: list[Member], anchor: Anchor | None) -> list[Pi
             pieces.append(Piece(name, stored.dtype, shape, stored))
     places = Counter((piece.source.path, piece.source.name) for piece in pieces if isinstance(piece.source, Stored))
     assert not (twice := [place for place, count in places.items() if count > 1]), f"used more than once: {twice[:4]}"
-    used = {place[1] for place in places if place[0].parent == base.folder}
     if isinstance(base, AnchorBase):
-        assert used == base.checkpoint.names, f"{base.folder}: not used: {sorted(base.checkpoint.names - used)[:4]}"
+        unused = [name for name in base.checkpoint.names if (base.checkpoint.stored(name).path, name) not in places]
+        assert not unused, f"{base.folder}: not used: {sorted(unused)[:4]}"
     return pieces
 
 

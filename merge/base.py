@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from merge.anchor import Anchor, tokenizer_digest
 from merge.arithmetic import Values, all_finite, to_float32
 from merge.checkpoint import Checkpoint
+from merge.console import Advance
 from merge.errors import CheckpointError
 from merge.flexolmo import (
     FFN,
@@ -31,6 +32,7 @@ PUBLIC = {"domain": "public", "title": "the anchor's own feed-forward network"}
 class Base(Protocol):
     """Where the shared tensors and the experts of earlier merges come from."""
 
+    kind: str  # for people
     folder: Path
     checkpoint: Checkpoint
     architecture: Architecture
@@ -52,12 +54,14 @@ class Base(Protocol):
     def check(self, read: Mapping[str, str]) -> None:
         """Refuses tensors, given as digests by merged name, that the experts were not trained against."""
 
-    def check_digest(self, digest: str) -> None:
-        """Refuses an anchor whose digest, computed from all weights, is not the one that the experts name."""
+    def verify(self, advance: Advance) -> None:
+        """The same as `check`, from all weights, for a plan that is shown and not carried out."""
 
 
 class AnchorBase:
     """An anchor: the public expert is its own feed-forward network."""
+
+    kind = "anchor"
 
     def __init__(self, anchor: Anchor, name: str, digest: str) -> None:
         self.anchor, self.folder, self.checkpoint, self.architecture = (
@@ -90,9 +94,12 @@ class AnchorBase:
         places = {name: name for name in anchor_tensors(self.architecture)}
         for n in range(self.architecture.num_hidden_layers):
             places |= {anchor_ffn(n, part): merged_ffn(n, 0, part) for part in FFN}
-        self.check_digest(combined_digest((name, read[place]) for name, place in places.items()))
+        self._check_digest(combined_digest((name, read[place]) for name, place in places.items()))
 
-    def check_digest(self, digest: str) -> None:
+    def verify(self, advance: Advance) -> None:
+        self._check_digest(self.checkpoint.digest(advance))
+
+    def _check_digest(self, digest: str) -> None:
         if digest != self.about["digest"]:
             raise CheckpointError(
                 f"{self.folder}: the anchor's digest is {digest[:12]}, the experts were trained against the anchor "
@@ -103,6 +110,8 @@ class AnchorBase:
 
 class MergedBase:
     """A folder that was merged before, with the experts that its manifest lists."""
+
+    kind = "model"
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, read_manifest(folder)
@@ -156,5 +165,5 @@ class MergedBase:
     def check(self, read: Mapping[str, str]) -> None:
         """Every tensor has been compared with the manifest on the way."""
 
-    def check_digest(self, digest: str) -> None:
+    def verify(self, advance: Advance) -> None:
         """The manifest's digest was compared with the experts' headers; the anchor itself is not at hand."""

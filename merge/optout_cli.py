@@ -39,12 +39,9 @@ def optout_command(
     from merge.files import refuse_occupied
     from merge.manifest import read_manifest
     from merge.names import refuse_unknown
-    from merge.rearrange import replan
+    from merge.rearrange import refuse_inside, replan
 
-    if output.resolve().is_relative_to(model.resolve()):
-        raise InputError(
-            f"{output}: this is in the model itself. A model is never changed in place; name a new folder."
-        )
+    refuse_inside(model, output)
     refuse_occupied(output)
     domains = [str(expert.get("domain")) for expert in read_manifest(model)["experts"]]
     refuse_unknown(keep or [], domains, str(model))

@@ -107,6 +107,17 @@ class TrustedKeys:
             ) from None
         return Voucher(name, found.key, ours, found.signature)
 
+    def vouched(self, entry: Any) -> bool:
+        """Whether `entry`, of a manifest, is a `Voucher` by one of these keys; what header it is about is believed."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            _, key = self.keys[entry["key"]]
+            key.verify(base64.b64decode(entry["signature"]), statement(entry["header"]))
+        except (InvalidSignature, KeyError, TypeError, ValueError):
+            return False
+        return True
+
 
 def signature_path(expert: Path) -> Path:
     return expert.with_name(expert.name + ".sig")

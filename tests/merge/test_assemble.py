@@ -321,18 +321,32 @@ def test_who_leaves_was_never_there(make_expert: Make, tmp_path: Path, drop: lis
     assert left == expected
 
 
-def test_who_joins_or_is_replaced_was_always_there(tiny_anchor: Path, make_expert: Make, tmp_path: Path) -> None:
+def _named_anchor(path: Path, target: Path, name: str) -> Path:
+    """A copy of an expert file whose header calls its anchor `name`."""
+    expert = open_expert(path)
+    header = replace(expert.header, anchor=replace(expert.header.anchor, name=name))
+    write_expert(target, header, {tensor: expert.tensor(tensor) for tensor in expert.tensors})
+    return target
+
+
+def test_who_joins_or_is_replaced_was_always_there(
+    tiny_anchor: Path, make_anchor: Make, make_expert: Make, tmp_path: Path
+) -> None:
     math, news, law = (make_expert(domain, bias=domain == "law") for domain in [*DOMAINS[:2], "law"])
     newer = make_expert("math", seed=1)
     both = merged([math, news], tmp_path / "both")
-    with pytest.raises(ExpertFileError, match=r"has a router bias, .* --anchor FOLDER"):
-        replan(both, join=[law])
     execute(replan(both, join=[law], anchor_path=tiny_anchor), tmp_path / "joined")
     execute(replan(both, replace={"math": newer}), tmp_path / "newer")
     for found, paths in (("joined", [math, news, law]), ("newer", [newer, news])):
         expected = merged(paths, tmp_path / f"{found}-together")
         for name in ("model.safetensors", "tokenizer.json"):
             assert (tmp_path / found / name).read_bytes() == (expected / name).read_bytes()
+    lost = _named_anchor(law, tmp_path / "lost.pt", "nowhere")
+    assert replan(both, join=[law]).anchor and replan(both, join=[news], drop=["news"]).anchor  # where the header says
+    with pytest.raises(ExpertFileError, match=r"has a router bias, .* --anchor FOLDER"):
+        replan(both, join=[lost])
+    with pytest.raises(CheckpointError, match="not the anchor of"):
+        replan(both, join=[lost], anchor_path=make_anchor(seed=7))
     with pytest.raises(ExpertFileError, match="has an expert for 'math' already"):
         replan(both, join=[newer])
     with pytest.raises(ExpertFileError, match="cannot replace 'news'"):

@@ -67,7 +67,7 @@ def test_a_dry_run_writes_nothing(
 
 def test_shards_are_as_large_as_asked_for(make_anchor: Make, make_expert: Make, tmp_path: Path) -> None:
     path = make_expert("math", anchor=make_anchor(hidden_size=128, intermediate_size=512))
-    assert call(merge.cli.merge, path, "-o", tmp_path / "m", "--max-shard-size", 0.001) == 0
+    assert call(merge.cli.merge, path, "-o", tmp_path / "m", "--max-shard-size", "1MB") == 0
     shards = list((tmp_path / "m").glob("model-*-of-*.safetensors"))
     assert len(shards) > 2 and all(shard.stat().st_size < 1_010_000 for shard in shards)
 
