@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 
 from merge.anchor import BIAS_ERROR, Anchor, open_anchor
-from merge.arithmetic import rounded, to_float32
+from merge.arithmetic import all_finite, rounded, to_float32
 from merge.base import AnchorBase, Base, MergedBase
 from merge.card import model_card
 from merge.checkpoint import TOKENIZER_FILES, write_json
-from merge.errors import CheckpointError, ExpertFileError
+from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import ExpertFile, open_expert
 from merge.files import new_folder
-from merge.flexolmo import FFN, expert_ffn, merged_ffn, merged_router, merged_tensors
-from merge.manifest import MANIFEST, made_at
+from merge.flexolmo import FFN, expert_ffn, merged_ffn, merged_router, merged_tensors, with_dtype
+from merge.manifest import MANIFEST, expert_entry, made_at
 from merge.screening import folded_row, screen_rows
 from merge.signing import TrustedKeys, Voucher
-from merge.stored import Stored, combined_digest
+from merge.stored import DTYPES, FLOATS, Stored
 from merge.stream import Advance, Digests, Piece, write_pieces
 
 DEFAULT_TOP_K = 4
@@ -53,6 +53,7 @@ class Plan:
     history: dict[str, Any] = field(default_factory=dict)  # what the manifest keeps of earlier merges, and of this one
     vouchers: dict[str, Voucher] = field(default_factory=dict)  # domain -> who signed, where signatures were checked
     warnings: list[str] = field(default_factory=list)  # about router rows, see `screening`
+    dtype: str | None = None  # what all weights are rounded to; None keeps the base's
 
     @property
     def top_k(self) -> int:
@@ -72,8 +73,15 @@ class Plan:
     def entries(self) -> list[dict[str, Any]]:
         """What the manifest says of each expert, without its index."""
         return [
-            self.base.experts[m] if isinstance(m, int) else _entry(m, self.vouchers.get(m.domain)) for m in self.members
+            self.base.experts[m] if isinstance(m, int) else expert_entry(m, self.vouchers.get(m.domain))
+            for m in self.members
         ]
+
+    @property
+    def converted_from(self) -> str | None:
+        """The dtype that the experts were trained in, where it is not the one that is written."""
+        trained = self.base.converted_from or self.base.ffn(0, 0, FFN[0]).dtype
+        return None if self.dtype in (None, trained) else trained
 
     @property
     def nbytes(self) -> int:
@@ -99,6 +107,7 @@ def plan(
     max_shard_size: int = MAX_SHARD_SIZE,
     trusted: TrustedKeys | None = None,
     signed: bool = False,
+    dtype: str | None = None,
 ) -> Plan:
     """Reads all headers and decides where every tensor of every input goes.
 
@@ -109,6 +118,7 @@ def plan(
         max_shard_size: bytes of tensors per file.
         trusted: keys to check the signatures beside the files with; None looks at none.
         signed: with `trusted`, whether every file must have a signature.
+        dtype: `F32`, `BF16` or `F16`, which all weights are rounded to; None keeps the anchor's.
 
     Raises:
         ExpertFileError, CheckpointError: an input is damaged, or does not belong with the others.
@@ -123,7 +133,7 @@ def plan(
     base = AnchorBase(anchor, reference.name, reference.digest)
     for expert in experts:
         check_belongs(expert, base)
-    return lay_out(base, [0, *experts], anchor, top_k, DEFAULT_TOP_K, max_shard_size, {}, vouchers)
+    return lay_out(base, [0, *experts], anchor, top_k, DEFAULT_TOP_K, max_shard_size, {}, vouchers, dtype)
 
 
 def execute(
@@ -143,7 +153,8 @@ def execute(
         digests = write_pieces(folder, plan.pieces, plan.max_shard_size, advance, verify)
         if verify:
             plan.base.check(digests.read)
-        write_json(folder / "config.json", plan.base.config(len(plan.members), plan.top_k))
+        config = plan.base.config(len(plan.members), plan.top_k)
+        write_json(folder / "config.json", with_dtype(config, DTYPES[plan.dtype][0]) if plan.dtype else config)
         for name in TOKENIZER_FILES:
             if (source := plan.base.folder / name).exists():
                 shutil.copyfile(source, folder / name)
@@ -218,7 +229,7 @@ def check_belongs(expert: ExpertFile, base: Base) -> None:
             )
     for n in range(base.architecture.num_hidden_layers):
         for part in FFN:
-            ours, theirs = base.ffn(0, n, part).dtype, expert.tensors[expert_ffn(n, part)].dtype
+            ours, theirs = base.converted_from or base.ffn(0, n, part).dtype, expert.tensors[expert_ffn(n, part)].dtype
             if ours != theirs:
                 raise ExpertFileError(
                     f"{expert.path}: {expert_ffn(n, part)} has dtype {theirs}, the anchor's tensors are {ours}. "
@@ -235,23 +246,24 @@ def lay_out(
     max_shard_size: int,
     history: dict[str, Any],
     vouchers: dict[str, Voucher],
+    dtype: str | None,
 ) -> Plan:
     """The plan of a merge of `members`, which have been found to belong to `base`; `history` is for its manifest."""
     total = len(members)
     if top_k is not None and not 1 <= top_k <= total:
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
-    pieces = _pieces(base, members, anchor)
+    pieces = _pieces(base, members, anchor, dtype)
     warnings = screen_rows(base, anchor, [member for member in members if isinstance(member, ExpertFile)])
     at_most = at_most if top_k is None else top_k
-    return Plan(base, members, anchor, at_most, max_shard_size, pieces, history, vouchers, warnings)
+    return Plan(base, members, anchor, at_most, max_shard_size, pieces, history, vouchers, warnings, dtype)
 
 
-def _pieces(base: Base, members: list[Member], anchor: Anchor | None) -> list[Piece]:
+def _pieces(base: Base, members: list[Member], anchor: Anchor | None, to: str | None) -> list[Piece]:
     """Every tensor of the merged model with its source; asserts that every tensor of every input has one place."""
     sources: dict[str, Stored] = {}
     routers: dict[str, partial[bytes]] = {}
     for n in range(base.architecture.num_hidden_layers):
-        dtype = base.ffn(0, n, FFN[0]).dtype
+        dtype = to or base.ffn(0, n, FFN[0]).dtype
         routers[merged_router(n)] = partial(_router, base, members, anchor, n, dtype)
         for index, member in enumerate(members):
             for part in FFN:
@@ -264,7 +276,7 @@ def _pieces(base: Base, members: list[Member], anchor: Anchor | None) -> list[Pi
             pieces.append(Piece(name, n_dtype, shape, routers[name]))
         else:
             stored = sources[name] if name in sources else base.tensor(name)
-            pieces.append(Piece(name, stored.dtype, shape, stored))
+            pieces.append(Piece(name, to if to and stored.dtype in FLOATS else stored.dtype, shape, stored))
     places = Counter((piece.source.path, piece.source.name) for piece in pieces if isinstance(piece.source, Stored))
     assert not (twice := [place for place, count in places.items() if count > 1]), f"used more than once: {twice[:4]}"
     if isinstance(base, AnchorBase):
@@ -277,7 +289,10 @@ def _router(base: Base, members: list[Member], anchor: Anchor | None, n: int, dt
     """The router [E, D] of layer `n`: the base's rows, then the owners' with their bias folded in (r + b v)."""
     before = base.rows(n)
     rows = [before[member] if isinstance(member, int) else folded_row(anchor, member, n) for member in members]
-    return rounded(np.stack(rows), dtype)
+    data = rounded(np.stack(rows), dtype)
+    if not all_finite(data, dtype):
+        raise InputError(f"the router rows of layer {n} hold values that {dtype} cannot hold. Choose another --dtype.")
+    return data
 
 
 def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
@@ -295,15 +310,8 @@ def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
         "experts": [{"index": index} | entry for index, entry in enumerate(plan.entries)],
         "router_bias_folding_rms": plan.bias_errors(),
     }
+    if plan.converted_from:
+        manifest["converted_from"] = plan.converted_from
     manifest |= {name: history[name] for name in ("left", "replaced") if history.get(name)}
     unknown = isinstance(plan.base, MergedBase) and plan.base.digests is None  # nothing could be compared
     return manifest | {"tensors": None if unknown else digests.written or None}
-
-
-def _entry(expert: ExpertFile, voucher: Voucher | None) -> dict[str, Any]:
-    about = expert.header.to_dict()
-    tensors = about.pop("tensors")
-    about.pop("anchor")
-    digest = combined_digest((name, info["sha256"]) for name, info in tensors.items())
-    vouched = {"vouched": voucher.to_dict()} if voucher else {}
-    return {"file": expert.path.name, "digest": digest} | about | {"router_bias": expert.has_bias} | vouched

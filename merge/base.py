@@ -38,6 +38,7 @@ class Base(Protocol):
     architecture: Architecture
     about: dict[str, Any]  # the manifest's entry on the anchor
     experts: list[dict[str, Any]]  # the manifest's entries, public first, without index
+    converted_from: str | None  # the dtype that experts are trained in, where a merge has rounded them to another
 
     def tensor(self, name: str) -> Stored:
         """A shared tensor, by its name in a merged model."""
@@ -62,6 +63,7 @@ class AnchorBase:
     """An anchor: the public expert is its own feed-forward network."""
 
     kind = "anchor"
+    converted_from: str | None = None
 
     def __init__(self, anchor: Anchor, name: str, digest: str) -> None:
         self.anchor, self.folder, self.checkpoint, self.architecture = (
@@ -123,6 +125,7 @@ class MergedBase:
             self.domains = [str(entry["domain"]) for entry in self.experts]
             self.top_k_at_most = max(1, int(self.manifest.get("top_k_at_most", self.manifest["top_k"])))
             self.max_shard_size = int(self.manifest.get("max_shard_size", 0))
+            self.converted_from: str | None = self.manifest.get("converted_from")
             stated = {name: str(self.about[name]) for name in ("name", "digest", "tokenizer_digest", "router_digest")}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(

@@ -18,6 +18,7 @@ import typer
 
 from merge.console import new_app, progress, run
 from merge.sizes import parse_size, size_text
+from merge.stored import DTYPES, FLOATS
 
 merge_app = new_app("Assemble expert files into one FlexOlmo model. No training, no data.")
 inspect_app = new_app("Show what an expert file, a merged model or an anchor says about itself.")
@@ -35,11 +36,19 @@ def inspect() -> None:
     run(inspect_app)
 
 
+def _parse_dtype(text: str) -> str:
+    names = {DTYPES[name][0]: name for name in FLOATS if name != "F64"}
+    if text not in names:
+        raise typer.BadParameter(f"{text!r}: expected one of {', '.join(sorted(names))}.")
+    return names[text]
+
+
 @merge_app.command(
     epilog="Examples:\n\n"
     "`flexo-merge experts/*.pt -o model/`\n\n"
     "`flexo-merge experts/math.pt experts/news.pt -o model/ --anchor anchor/ --top-k 2`\n\n"
     "`flexo-merge experts/*.pt -o model/ --require-signatures --trusted-keys keys/`\n\n"
+    "`flexo-merge experts/*.pt -o model/ --dtype bfloat16 --max-shard-size 2GB`\n\n"
     "`flexo-merge model/ experts/legal.pt -o model2/`\n\n"
     "`flexo-merge model/ --replace math=experts/math-v2.pt -o model2/`\n\n"
     "`flexo-merge experts/*.pt -o model/ --dry-run`"
@@ -65,6 +74,14 @@ def merge_command(
             parser=parse_size,
             metavar="SIZE",
             help="Tensors per file: 5GB, 500MB, or bytes. [default: the folder's, or 5GB]",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Any,
+        typer.Option(
+            parser=_parse_dtype,
+            metavar="DTYPE",
+            help="Round all weights to float32, bfloat16 or float16. [default: the anchor's or the folder's]",
         ),
     ] = None,
     verify: Annotated[
@@ -112,9 +129,9 @@ def merge_command(
     trusted = read_trusted_keys(trusted_keys) if trusted_keys else None
     if folder:
         refuse_inside(folder, output)
-        made = replan(folder, (), experts[1:], newer, anchor, top_k, max_shard_size, trusted, require_signatures)
+        made = replan(folder, (), experts[1:], newer, anchor, top_k, max_shard_size, trusted, require_signatures, dtype)
     else:
-        made = plan(experts, anchor, top_k, max_shard_size or MAX_SHARD_SIZE, trusted, require_signatures)
+        made = plan(experts, anchor, top_k, max_shard_size or MAX_SHARD_SIZE, trusted, require_signatures, dtype)
     typer.echo(_plan_text(made))
     for warning in made.warnings:
         sys.stderr.write(f"warning: {_printable(warning)}\n")
@@ -229,7 +246,7 @@ def _plan_text(plan: Any) -> str:
             lines.append(f"expert {index} {domain}  {member.path}  {size}  {member.header.licence}{signed}")
     lines.append(
         f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.pieces)} tensors, "
-        f"{size_text(plan.nbytes)}"
+        f"{size_text(plan.nbytes)}" + (f", rounded from {plan.converted_from}" if plan.converted_from else "")
     )
     if errors := plan.bias_errors():
         worst = max(range(len(errors)), key=errors.__getitem__)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from merge.checkpoint import read_json
 from merge.errors import CheckpointError
+from merge.stored import combined_digest
+
+if TYPE_CHECKING:
+    from merge.expert_file import ExpertFile
+    from merge.signing import Voucher
 
 MANIFEST = "manifest.json"
 
@@ -28,3 +33,13 @@ def made_at() -> str:
     """The time in UTC, or that of SOURCE_DATE_EPOCH, so that a merge can be repeated to the byte."""
     made = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
+
+
+def expert_entry(expert: ExpertFile, voucher: Voucher | None) -> dict[str, Any]:
+    """What the manifest says of an expert that joins, without its index."""
+    about = expert.header.to_dict()
+    tensors = about.pop("tensors")
+    about.pop("anchor")
+    digest = combined_digest((name, info["sha256"]) for name, info in tensors.items())
+    vouched = {"vouched": voucher.to_dict()} if voucher else {}
+    return {"file": expert.path.name, "digest": digest} | about | {"router_bias": expert.has_bias} | vouched

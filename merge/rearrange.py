@@ -22,6 +22,7 @@ from merge.assemble import (
 from merge.base import MergedBase
 from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import ExpertFile, open_expert
+from merge.flexolmo import FFN
 from merge.manifest import made_at
 from merge.names import refuse_unknown
 from merge.signing import SignatureError, TrustedKeys
@@ -37,6 +38,7 @@ def replan(
     max_shard_size: int | None = None,
     trusted: TrustedKeys | None = None,
     signed: bool = False,
+    dtype: str | None = None,
 ) -> Plan:
     """A merge of what a merged folder holds without some of its experts, with others, or with newer ones.
 
@@ -51,6 +53,7 @@ def replan(
         max_shard_size: bytes of tensors per file; None keeps what the folder was written with.
         trusted: keys to check the signatures of those who join with; None looks at none.
         signed: with `trusted`, whether those who join must be signed, and those who stay must have been when they came.
+        dtype: as in `plan`; None keeps the folder's. Who joins a folder that was converted is converted alike.
 
     Raises:
         InputError: an unknown domain, nothing left, or files that do not belong to the folder.
@@ -82,6 +85,14 @@ def replan(
     vouchers = vouchers_of(joining, trusted, signed)
     if trusted and signed:
         _refuse_unvouched(base, [member for member in members[1:] if isinstance(member, int)], trusted)
+    if base.converted_from:
+        now = base.ffn(0, 0, FFN[0]).dtype
+        if dtype not in (None, now):
+            raise InputError(
+                f"{folder}: rounded from {base.converted_from} to {now} when it was merged. For another --dtype, merge "
+                "the expert files again."
+            )
+        dtype = now
     said = base.manifest
     history = {
         "how": said.get("how"),
@@ -92,7 +103,7 @@ def replan(
     }
     anchor = _anchor_for(base, joining, anchor_path)
     size = max_shard_size or base.max_shard_size or MAX_SHARD_SIZE
-    return lay_out(base, members, anchor, top_k, base.top_k_at_most, size, history, vouchers)
+    return lay_out(base, members, anchor, top_k, base.top_k_at_most, size, history, vouchers, dtype)
 
 
 def refuse_inside(model: Path, output: Path) -> None:

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import merge.cli
 import merge.optout_cli
 import merge.sign_cli
+from merge.checkpoint import read_json
 from merge.manifest import read_manifest
 from tests.merge.tools import call, listing
 
@@ -99,3 +102,28 @@ def test_signatures_come_along_and_may_be_asked_for(
     newer = ["--replace", f"law={law}"]
     assert call(merge.cli.merge, tmp_path / "new", *newer, "-o", tmp_path / "forged", *required) == 1
     assert "vouched for its 'math'" in capsys.readouterr().err
+
+
+def test_a_rounded_model_stays_rounded_alike(
+    make_expert: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rounded to bfloat16 as PyTorch rounds; who joins it later is rounded, and who leaves leaves the same bytes."""
+    math, news, law = (make_expert(domain, bias=domain == "law") for domain in ("math", "news", "law"))
+    to = ["--dtype", "bfloat16"]
+    assert call(merge.cli.merge, math, news, "-o", tmp_path / "full") == 0
+    assert call(merge.cli.merge, math, news, "-o", tmp_path / "two", *to) == 0
+    assert "rounded from F32" in capsys.readouterr().out
+    full, two = (load_file(tmp_path / name / "model.safetensors") for name in ("full", "two"))
+    assert all(torch.equal(two[name], tensor.bfloat16()) for name, tensor in full.items())
+    assert read_json(tmp_path / "two" / "config.json")["dtype"] == "bfloat16"
+    assert call(merge.cli.merge, math, news, law, "-o", tmp_path / "three", *to, "--no-verify") == 0
+    assert call(merge.cli.merge, tmp_path / "two", law, "-o", tmp_path / "joined") == 0
+    assert call(merge.cli.merge, tmp_path / "full", law, "-o", tmp_path / "late", *to) == 0
+    assert call(merge.optout_cli.main, tmp_path / "three", "--drop", "law", "-o", tmp_path / "left") == 0
+    for found, expected in (("joined", "three"), ("late", "three"), ("left", "two")):
+        for name in ("model.safetensors", "config.json"):
+            assert (tmp_path / found / name).read_bytes() == (tmp_path / expected / name).read_bytes()
+        assert read_manifest(tmp_path / found)["converted_from"] == "F32"
+    assert call(merge.cli.merge, tmp_path / "two", law, "-o", tmp_path / "new", "--dtype", "float16") == 1
+    assert "rounded from F32 to BF16 when it was merged" in capsys.readouterr().err
+    assert call(merge.cli.merge, math, "-o", tmp_path / "new", "--dtype", "int8") == 2
