@@ -1,8 +1,8 @@
 """Is a merged folder sound? Checked by running it, so that nobody ships gibberish.
 
 1. The public expert alone must be the anchor: its logits differ by no more than `TOLERANCE`. Both run in float32,
-   the anchor rounded first where the merge has rounded; one
-   expert of a mixture and a dense layer sum in another order, so the bits may differ; on CPU we saw none that did.
+   the anchor rounded first where the merge has rounded. One expert of a mixture and a dense layer sum in another order,
+   so the bits may differ; on CPU we saw none that did.
 2. Hidden states, router logits and logits are finite in every layer.
 3. No expert but the public one takes nearly all of a public text in a layer (`COLLAPSE`).
 4. The merged model reads public text about as well as its anchor (`WORST_LOSS`). The worst recipe that `docs/log.md`
