@@ -55,9 +55,9 @@ def evaluate(
     from evals.texts import find_domains, read_texts
     from inference.load import load_model, quiet
     from inference.select import expert_names
-    from merge.assemble import MANIFEST
     from merge.checkpoint import write_json
     from merge.files import new_file
+    from merge.manifest import MANIFEST
     from trainers.memory import keep_freed_memory
 
     quiet()

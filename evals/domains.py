@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from evals.bits import TokenisedText
 from evals.measure import bits_per_byte
 from inference.select import expert_names, select_experts
-from merge.assemble import MANIFEST
+from merge.manifest import MANIFEST
 
 
 @dataclass(frozen=True)

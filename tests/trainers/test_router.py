@@ -11,12 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from merge.assemble import execute, plan, read_manifest
+from merge.assemble import execute, plan
 from merge.checkpoint import Checkpoint
 from merge.errors import InputError
 from merge.expert_file import open_expert, write_expert
 from merge.files import sha256_file
 from merge.flexolmo import ROUTER_WEIGHT
+from merge.manifest import read_manifest
 from tests.trainers.runs import RUN, data_options, expert_arguments
 from trainers.expert import train_expert
 from trainers.lit import LossOptions
