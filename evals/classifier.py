@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evals.bits import TokenisedText
+from evals.windows import TokenisedText
 from evals.ensemble import Member
 from evals.measure import Advance, Measurement, added, measure
 from evals.routing import RouterSums

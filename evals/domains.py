@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from evals.bits import TokenisedText
+from evals.windows import TokenisedText
 from evals.measure import bits_per_byte
 from inference.select import expert_names, select_experts
 from merge.assemble import MANIFEST

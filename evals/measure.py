@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from transformers import PreTrainedModel
 
-from evals.bits import TokenisedText, batches
+from evals.windows import TokenisedText, batches
 from evals.routing import Routing, probed
 
 LENGTH = 256

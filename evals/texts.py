@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from tokenizers import Tokenizer
 
-from evals.bits import TokenisedText
+from evals.windows import TokenisedText
 from flexmix.corpus import SUFFIXES, find_split, kept_folder, read_documents
 from flexmix.encoder import load_tokenizer
 from flexmix.sets import SETS, load_set

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from evals.bits import TokenisedText
+from evals.windows import TokenisedText
 from evals.domains import Matrix, domain_matrix, variants_of
 from evals.measure import bits_per_byte
 from evals.texts import find_domains, read_texts

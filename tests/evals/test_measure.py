@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from evals.bits import TokenisedText
+from evals.windows import TokenisedText
 from evals.classifier import learn_pairwise, learn_pooled, measure_chosen
 from evals.ensemble import Member, cached_prior, measure_ensemble, posterior
 from evals.measure import Measurement, measure

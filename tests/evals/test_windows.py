@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.bits import TokenisedText, _batches, _windows
+from evals.windows import TokenisedText, _batches, _windows
 from evals.measure import bits_per_byte
 from tests.inference.models import load
 
