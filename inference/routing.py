@@ -44,7 +44,8 @@ def measure_routing(model: PreTrainedModel, x_BT: torch.Tensor) -> tuple[Routing
 
 def entropies(p_TE: torch.Tensor) -> torch.Tensor:
     """Entropy of each token's probabilities, nats, [T]."""
-    return torch.special.entr(p_TE).sum(-1)
+    entropy_T: torch.Tensor = torch.special.entr(p_TE).sum(-1)
+    return entropy_T
 
 
 def count_choices(index_T: torch.Tensor, experts: int) -> torch.Tensor:

@@ -3,12 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from evals.domains import Matrix, domain_matrix, variants_of
 from transformers import AutoTokenizer
 
-from evals.windows import TokenisedText
-from evals.domains import Matrix, domain_matrix, variants_of
 from evals.measure import bits_per_byte
 from evals.texts import find_domains, read_texts
+from evals.windows import TokenisedText
 from inference.load import load_model
 from merge.errors import InputError
 from tests.flexmix.text import TEXTS, write_jsonl
