@@ -133,6 +133,9 @@ class Results:
     def cell(self, model: str, domain: str) -> Cell:
         return self._cells[model, domain]
 
+    def bits(self, model: str, domain: str) -> float:
+        return self.cell(model, domain).bits_per_byte
+
     @property
     def pure(self) -> list[str]:
         """The domains that count in a mean: all but mixed text."""
@@ -144,14 +147,24 @@ class Results:
 
     def mean(self, model: str) -> float:
         """Mean bits per byte over the pure domains, each counting the same."""
-        return sum(self.cell(model, domain).bits_per_byte for domain in self.pure) / len(self.pure)
+        return sum(self.bits(model, domain) for domain in self.pure) / len(self.pure)
 
-    def change(self, model: str, domain: str) -> float | None:
-        """Bits per byte against the anchor's, as a share of them: above 0 is worse. None without an anchor."""
-        if self.anchor is None:
+    def change(self, model: str, domain: str | None = None, other: str | None = None) -> float | None:
+        """Bits per byte against another model's, as a share of them: above 0 is worse.
+
+        Args:
+            model: the one.
+            domain: None compares the means.
+            other: None takes the anchor.
+
+        Returns:
+            The change, or None if there is no such other.
+        """
+        other = self.anchor.name if other is None and self.anchor else other
+        if other is None or not any(row.name == other for row in self.models):
             return None
-        base = self.cell(self.anchor.name, domain).bits_per_byte
-        return self.cell(model, domain).bits_per_byte / base - 1 if base else math.nan
+        own, base = (self.mean(name) if domain is None else self.bits(name, domain) for name in (model, other))
+        return own / base - 1 if base else math.nan
 
     def worst(self, model: str) -> tuple[str, float] | None:
         """The domain on which a model is worst against the public anchor, and by how much."""
@@ -205,7 +218,7 @@ def matrix_table(results: Results) -> str:
     header = ["bits per byte", *pure, "mean", *mixed, *(["worst against anchor"] if results.anchor else [])]
     rows = []
     for model in results.models:
-        cells = {domain: f"{results.cell(model.name, domain).bits_per_byte:.3f}" for domain in (*pure, *mixed)}
+        cells = {domain: f"{results.bits(model.name, domain):.3f}" for domain in (*pure, *mixed)}
         row = [model.label, *(cells[d] for d in pure), f"{results.mean(model.name):.3f}", *(cells[d] for d in mixed)]
         if worst := results.worst(model.name):
             row.append(f"{worst[1]:+.1%} {worst[0]}" if model.kind != "anchor" else "")

@@ -1,0 +1,119 @@
+"""The tables of the report: models by domains, opt-out, and what fewer active experts keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from evals.page import Td, paragraph, table
+from evals.results import ModelRow, Results, markdown
+from evals.seeds import Seeds, Spread
+
+Show = Callable[[float], str]
+BITS: Show = "{:.3f}".format
+CHANGE: Show = "{:+.1%}".format
+SMALL_CHANGE: Show = "{:+.2%}".format
+SHARE: Show = "{:.1%}".format
+MASS: Show = "{:.2f}".format
+
+
+def matrix(seeds: Seeds, models: Sequence[ModelRow]) -> str:
+    """Bits per byte with mean, worst change against the anchor and in-domain router mass."""
+    rows = []
+    for model in models:
+        name, base = model.name, model.kind == "anchor"
+        cells = {d: _bits(seeds.bits(name, d), None if base else seeds.change(name, d)) for d in seeds.columns}
+        mean = _bits(seeds.mean(name), None if base else seeds.over(name, Results.change))
+        row = [*(cells[d] for d in seeds.pure), mean, *(cells[d] for d in seeds.mixed)]
+        if seeds.anchor:
+            worst = seeds.worst(name)
+            row.append(Td(worst[1].text(CHANGE), (worst[0],), worst[1].mean, 0.05) if worst and not base else Td(""))
+        row.append(_td(seeds.over(name, Results.own_mass), MASS))
+        rows.append((model.label, row))
+    return table(_header(seeds, "model"), rows, bold=[seeds.anchor.label] if seeds.anchor else [])
+
+
+def markdown_report(seeds: Seeds) -> str:
+    """The same as a Markdown table, variants included."""
+    rows = []
+    for model in seeds.models:
+        name, worst = model.name, seeds.worst(model.name)
+        cells = {d: _text(seeds.bits(name, d), BITS) for d in seeds.columns}
+        row = [*(cells[d] for d in seeds.pure), _text(seeds.mean(name), BITS), *(cells[d] for d in seeds.mixed)]
+        if seeds.anchor:
+            row.append(f"{worst[1].text(CHANGE)} {worst[0]}" if worst and model.kind != "anchor" else "")
+        rows.append([model.label, *row, _text(seeds.over(name, Results.own_mass), MASS)])
+    return markdown(_header(seeds, "bits per byte"), rows)
+
+
+def accuracy(seeds: Seeds, models: Sequence[ModelRow]) -> str:
+    rows = []
+    for model in models:
+        found = [seeds.over(model.name, _accuracy, domain=d) for d in seeds.columns]
+        rows.append((model.label, [_td(value, SHARE) for value in found]))
+    return table(["model", *seeds.columns], rows)
+
+
+def kept_gain(seeds: Seeds) -> list[str]:
+    """How much of the gain over the anchor is kept with fewer active experts."""
+    rows = []
+    for models in seeds.variants("active").values() if seeds.anchor else ():
+        most = max(models, key=lambda model: model.active or 0).name
+        for model in models:
+            kept = seeds.over(model.name, _kept, most=most)
+            rows.append((model.name, [Td(str(model.active)), _td(seeds.mean(model.name), BITS), _td(kept, SHARE)]))
+    return [table(["model", "active", "mean", "gain kept"], rows)] if rows else []
+
+
+def opt_out(seeds: Seeds) -> list[str]:
+    """Without each expert in turn: the change on every domain."""
+    parts = []
+    for whole, models in seeds.variants("opt-out").items():
+        experts = next((model.experts or [] for model in seeds.models if model.name == whole), [])
+        rows = []
+        for model in models:
+            left = set(experts) - set(model.experts or ())
+            rows.append((model.name, [_left(seeds, model.name, whole, d, d in left) for d in seeds.columns]))
+        said = (
+            f"Bits per byte without one expert, against {whole} with all. Outlined: the domain of the expert that left, "
+            "and how far it then is from the anchor."
+        )
+        parts += [paragraph(said), table(["model", *seeds.columns], rows)]
+    return parts
+
+
+def _left(seeds: Seeds, model: str, whole: str, domain: str, own: bool) -> Td:
+    change, anchor = seeds.over(model, Results.change, domain=domain, other=whole), seeds.change(model, domain)
+    if change is None:
+        return Td("")
+    notes = (f"{SMALL_CHANGE(anchor.mean)} to anchor",) if own and anchor else ()
+    return Td(change.text(SMALL_CHANGE), notes, change.mean, 0.02, own)
+
+
+def _header(seeds: Seeds, first: str) -> list[str]:
+    worst = ["worst against anchor"] if seeds.anchor else []
+    return [first, *seeds.pure, "mean", *seeds.mixed, *worst, "own mass"]
+
+
+def _bits(value: Spread | None, change: Spread | None) -> Td:
+    if value is None:
+        return Td("")
+    notes = [] if value.deviation is None else [f"±{value.deviation:.3f} ({value.range:.3f})"]
+    notes += [] if change is None else [CHANGE(change.mean)]
+    return Td(BITS(value.mean), tuple(notes), change.mean if change else None)
+
+
+def _td(value: Spread | None, show: Show) -> Td:
+    return Td(_text(value, show))
+
+
+def _text(value: Spread | None, show: Show) -> str:
+    return "" if value is None else value.text(show)
+
+
+def _accuracy(results: Results, model: str, domain: str) -> float:
+    return results.cell(model, domain).accuracy
+
+
+def _kept(results: Results, model: str, most: str) -> float | None:
+    all_of, part = results.change(most), results.change(model)
+    return part / all_of if all_of and part is not None else None
