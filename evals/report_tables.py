@@ -74,7 +74,7 @@ def opt_out(seeds: Seeds) -> list[str]:
             left = set(experts) - set(model.experts or ())
             rows.append((model.name, [_left(seeds, model.name, whole, d, d in left) for d in seeds.columns]))
         said = (
-            f"Bits per byte without one expert, against {whole} with all. Outlined: the domain of the expert that left, "
+            f"Bits per byte without one expert, against {whole} with all. Outlined: the domain of the one that left, "
             "and how far it then is from the anchor."
         )
         parts += [paragraph(said), table(["model", *seeds.columns], rows)]

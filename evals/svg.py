@@ -64,7 +64,7 @@ def heat_map(
                 f'<rect x="{side + wide * c:.0f}" y="{top}" width="{wide}" height="{high * len(rows)}" fill="none" '
                 'stroke="#d1495b" stroke-width="2"/>'
             )
-    return _svg(max(width, side + _width(title)), height, title, parts)
+    return _svg(max(width, side + len(title) * LETTER * 1.2), height, title, parts)
 
 
 def chart(title: str, places: Sequence[int], lines: Sequence[Line], base: float | None = None) -> str:
@@ -136,7 +136,8 @@ def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
     named = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}"{named}>{_short(text)}</text>'
+    said = escape(text) if kind == "title" else _short(text)
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}"{named}>{said}</text>'
 
 
 def _short(name: str) -> str:
