@@ -23,13 +23,14 @@ def matrix(seeds: Seeds, models: Sequence[ModelRow]) -> str:
         name, base = model.name, model.kind == "anchor"
         cells = {d: _bits(seeds.bits(name, d), None if base else seeds.change(name, d)) for d in seeds.columns}
         mean = _bits(seeds.mean(name), None if base else seeds.over(name, Results.change))
-        row = [*(cells[d] for d in seeds.pure), mean, *(cells[d] for d in seeds.mixed)]
+        row = [mean]
         if seeds.anchor:
             worst = seeds.worst(name)
             row.append(Td(worst[1].text(CHANGE), (worst[0],), worst[1].mean, 0.05) if worst and not base else Td(""))
         row.append(_td(seeds.over(name, Results.own_mass), MASS))
-        rows.append((model.label, row))
-    return table(_header(seeds, "model"), rows, bold=[seeds.anchor.label] if seeds.anchor else [])
+        rows.append((model.label, row + [cells[d] for d in seeds.columns]))
+    header = ["model", "mean", *(["worst"] if seeds.anchor else []), "own mass", *seeds.columns]
+    return table(header, rows, bold=[seeds.anchor.label] if seeds.anchor else [])
 
 
 def markdown_report(seeds: Seeds) -> str:
@@ -42,7 +43,8 @@ def markdown_report(seeds: Seeds) -> str:
         if seeds.anchor:
             row.append(f"{worst[1].text(CHANGE)} {worst[0]}" if worst and model.kind != "anchor" else "")
         rows.append([model.label, *row, _text(seeds.over(name, Results.own_mass), MASS)])
-    return markdown(_header(seeds, "bits per byte"), rows)
+    worst_header = ["worst against anchor"] if seeds.anchor else []
+    return markdown(["bits per byte", *seeds.pure, "mean", *seeds.mixed, *worst_header, "own mass"], rows)
 
 
 def accuracy(seeds: Seeds, models: Sequence[ModelRow]) -> str:
@@ -87,11 +89,6 @@ def _left(seeds: Seeds, model: str, whole: str, domain: str, own: bool) -> Td:
         return Td("")
     notes = (f"{SMALL_CHANGE(anchor.mean)} to anchor",) if own and anchor else ()
     return Td(change.text(SMALL_CHANGE), notes, change.mean, 0.02, own)
-
-
-def _header(seeds: Seeds, first: str) -> list[str]:
-    worst = ["worst against anchor"] if seeds.anchor else []
-    return [first, *seeds.pure, "mean", *seeds.mixed, *worst, "own mass"]
 
 
 def _bits(value: Spread | None, change: Spread | None) -> Td:

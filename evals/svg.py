@@ -108,13 +108,15 @@ def chart(title: str, places: Sequence[int], lines: Sequence[Line], base: float 
     return _svg(width, height, title, parts)
 
 
-def legend(names: Sequence[str]) -> str:
-    """The colours of a chart's lines."""
+def legend(names: Sequence[str], base: bool) -> str:
+    """The colours of a chart's lines, and the dashed line of the anchor if there is one."""
     items = [
         f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
         for name, colour in zip(names, _colours(len(names)), strict=True)
     ]
-    return f'<p class="legend">{"".join(items)}<span><i class="dashed"></i>anchor</span></p>'
+    if base:
+        items.append('<span><i class="dashed"></i>anchor</span>')
+    return f'<p class="legend">{"".join(items)}</p>'
 
 
 def _colours(count: int) -> list[str]:
