@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from evals.page import Td, paragraph, table
 from evals.results import ModelRow, Results, markdown
@@ -26,7 +27,9 @@ def matrix(seeds: Seeds, models: Sequence[ModelRow]) -> str:
         row = [mean]
         if seeds.anchor:
             worst = seeds.worst(name)
-            row.append(Td(worst[1].text(CHANGE), (worst[0],), worst[1].mean, 0.05) if worst and not base else Td(""))
+            row.append(
+                _td(worst[1], CHANGE, worst[0], share=worst[1].mean, full=0.05) if worst and not base else Td("")
+            )
         row.append(_td(seeds.over(name, Results.own_mass), MASS))
         rows.append((model.label, row + [cells[d] for d in seeds.columns]))
     header = ["model", "mean", *(["worst"] if seeds.anchor else []), "own mass", *seeds.columns]
@@ -87,20 +90,19 @@ def _left(seeds: Seeds, model: str, whole: str, domain: str, own: bool) -> Td:
     change, anchor = seeds.over(model, Results.change, domain=domain, other=whole), seeds.change(model, domain)
     if change is None:
         return Td("")
-    notes = (f"{SMALL_CHANGE(anchor.mean)} to anchor",) if own and anchor else ()
-    return Td(change.text(SMALL_CHANGE), notes, change.mean, 0.02, own)
+    note = f"{SMALL_CHANGE(anchor.mean)} to anchor" if own and anchor else ""
+    return _td(change, SMALL_CHANGE, note, share=change.mean, full=0.02, own=own)
 
 
 def _bits(value: Spread | None, change: Spread | None) -> Td:
+    return _td(value, BITS, CHANGE(change.mean) if change else "", share=change.mean if change else None)
+
+
+def _td(value: Spread | None, show: Show, note: str = "", **look: Any) -> Td:
+    """A figure; below it its spread, if there are several seeds, and a note."""
     if value is None:
         return Td("")
-    notes = [] if value.deviation is None else [f"±{value.deviation:.3f} ({value.range:.3f})"]
-    notes += [] if change is None else [CHANGE(change.mean)]
-    return Td(BITS(value.mean), tuple(notes), change.mean if change else None)
-
-
-def _td(value: Spread | None, show: Show) -> Td:
-    return Td(_text(value, show))
+    return Td(show(value.mean), tuple(filter(None, (value.around(show), note))), **look)
 
 
 def _text(value: Spread | None, show: Show) -> str:

@@ -34,9 +34,13 @@ class Spread:
 
     def text(self, show: Callable[[float], str]) -> str:
         """The mean, and for several seeds deviation and range: `1.950 ±0.003 (0.006)`."""
+        return f"{show(self.mean)} {self.around(show)}".rstrip()
+
+    def around(self, show: Callable[[float], str]) -> str:
+        """Deviation and range alone; nothing for one seed."""
         if self.deviation is None:
-            return show(self.mean)
-        return f"{show(self.mean)} ±{show(self.deviation).lstrip('+')} ({show(self.range).lstrip('+')})"
+            return ""
+        return f"±{show(self.deviation).lstrip('+')} ({show(self.range).lstrip('+')})"
 
 
 @dataclass(frozen=True)
