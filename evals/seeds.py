@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from evals.results import DomainText, ModelRow, Results, Variant, is_mixed, read_results
+from evals.results import DomainText, ModelRow, Results, Variant, badness, is_mixed, read_results
 from merge.errors import InputError
 
 
@@ -108,7 +108,7 @@ class Seeds:
     def worst(self, model: str) -> tuple[str, Spread] | None:
         """The domain that is worst against the anchor in the mean over seeds."""
         changes = {domain: change for domain in self.pure if (change := self.change(model, domain))}
-        return max(changes.items(), key=lambda pair: pair[1].mean, default=None)
+        return max(changes.items(), key=lambda pair: badness(pair[1].mean), default=None)
 
 
 def read_seeds(paths: Sequence[Path]) -> Seeds:

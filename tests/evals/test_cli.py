@@ -70,6 +70,7 @@ def test_many_domains_are_not_cut_off(tiny_anchor: Path, tmp_path: Path, capsys:
         (["--data", "{data}", "--json", "{data}"], "a folder stands where the output file should go"),
         (["--data", "{data}", "--json", "{data}/manifest.json/x"], "cannot be written"),
         (["--data", "{data}", "--dtype", "int4"], "--dtype int4: expected one of"),
+        (["--data", "{data}", "--cache", "{data}/manifest.json"], "manifest.json/README: cannot be written"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_message(
@@ -121,7 +122,7 @@ def test_what_was_measured_is_not_measured_again(
     next(cells.rglob("*.json")).write_text("{")
     assert evaluate(tiny_anchor, merged, *options) == 0
     assert calls == 1
-    assert {path.suffix for path in cells.rglob("*") if path.is_file()} == {".json"}
+    assert {path.suffix for path in cells.rglob("*") if path.is_file()} == {".json", ""}
 
 
 @pytest.mark.parametrize(
