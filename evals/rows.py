@@ -76,7 +76,7 @@ def rows_of(given: Sequence[Given], bench: Bench, asked: Asked) -> list[Row]:
             raise InputError(f"--active {number}: no model here has as many experts.")
     if asked.pairs and not any(model.holds_anchor for model in merged):
         raise InputError(
-            "--pairs: no merged folder here is made of expert files, beside which the anchor is unchanged."
+            "--pairs: no merged folder here was made of expert files, which alone leaves the anchor in it."
         )
     rows = [row for model in given for row in _rows_of_one(model, bench, asked, len(merged) == 1)]
     if asked.pairs and not any(row.about.kind == "anchor" for row in rows):
