@@ -17,15 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from inference.blocks import RowsBlock, SelectedBlock, SequencesBlock
-from merge.assemble import MANIFEST, read_manifest
 from merge.errors import InputError
+from merge.manifest import MANIFEST, read_manifest
+from merge.names import refuse_unknown
 
 
 def expert_names(model: PreTrainedModel) -> list[str]:
@@ -102,11 +102,7 @@ def _count(model: Any, experts: int, top_k: int) -> None:
 
 
 def _indices(names: Sequence[str], known: list[str]) -> list[int]:
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"{name!r}: no such expert in this model. It has {', '.join(known)}.{hint}")
+    refuse_unknown(names, known, "this model")
     if not names or len(set(names)) != len(names):
         raise InputError(f"experts {', '.join(names) or '(none)'}: expected at least one, each named once.")
     return sorted(known.index(name) for name in names)
