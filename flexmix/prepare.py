@@ -3,7 +3,7 @@
     prepared/train/, test/       token shards (see `flexmix.tokens`)
     prepared/statistics.json     what became of every document; statistics.png if matplotlib is there
 
-The input is cut into tasks once; any number of processes, SLURM or Ray jobs do the tasks, in any order; then their results
+The input is cut into tasks once; any number of processes, SLURM or Ray jobs do them, in any order; then their results
 are put together in the order of the tasks. So the result depends on the input and the settings alone. Until it is
 complete it is `.prepared.preparing` beside the output, from where the same command goes on after any interruption:
 tasks that are done are not done again, and one that was cut off is done anew as a whole.
