@@ -134,19 +134,22 @@ def prepare(
     from flexmix.hub import TOKENIZER, local_folder
     from flexmix.prepare import Options
     from flexmix.prepare import prepare as run_prepare
-    from flexmix.ray_cluster import Ray
     from flexmix.sets import find_source
     from flexmix.statistics import print_table
 
-    cluster: Any = None
     if ray and slurm:
         raise typer.BadParameter("one of --slurm and --ray, not both", param_hint="--ray")
+    cluster = on_ray = None
     if slurm:
         from flexmix.executors import Slurm
 
         if partition is None:
             raise typer.BadParameter("--slurm needs one (sinfo lists them)", param_hint="--partition")
         cluster = Slurm(partition, time, mem, qos, detach, _pairs(sbatch, "--sbatch"))
+    if ray:
+        from flexmix.ray_cluster import Ray
+
+        on_ray = Ray(mem)
     given: dict[str, Any] = {
         "text": text, "subset": subset, "split": split, "revision": revision, "documents": documents,
         "where": _pairs(where, "--where"), "min_length": min_length, "keep": tuple(keep or ()),
@@ -161,7 +164,7 @@ def prepare(
             Options(duplicates, held_out, scrub, task_size << 20),
             workers=workers,
             slurm=cluster,
-            ray=Ray(mem) if ray else None,
+            ray=on_ray,
             say=typer.echo,
         )
     except KeyboardInterrupt:

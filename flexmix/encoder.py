@@ -44,7 +44,8 @@ class Encoder:
         byte-level tokenizers split anyway (see `pieces`), so for them the tokens are those of the whole.
         """
         flat = ((n, piece) for n, text in enumerate(texts) for piece in pieces(text, PIECE))
-        end, lengths, runs = np.array([self.end_of_text], self.dtype), np.zeros(len(texts), np.int64), []
+        end, lengths = np.array([self.end_of_text], self.dtype), np.zeros(len(texts), np.int64)
+        runs: list[Ids] = []
         for batch in batches(flat, len(texts), lambda item: len(item[1])):
             for (n, _), ids in zip(batch, self._ids([piece for _, piece in batch]), strict=True):
                 runs += [ids] if lengths[n] else [end, ids]
