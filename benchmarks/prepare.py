@@ -2,11 +2,11 @@
 
     python benchmarks/prepare.py --text data/corpora            (text as flexo-data sample makes it, or any JSON lines)
     python benchmarks/prepare.py --memory 100 500 2000          (MB; minutes)
+    python benchmarks/prepare.py --rounds 0 --pairs 8           (the encoder, with and without its memory of words)
 
 Speeds are ratios taken side by side in one run: the three ways alternate, and the median of the rounds counts. The bare
 tokenizer gets its text as a list in memory and writes nothing; `prepare` reads files, hashes, splits and writes shards,
-and its start-up counts. Beside the clock, the user and system time of all processes of a way is taken, imports and all:
-on a machine with other work it says more.
+and its start-up counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -77,6 +76,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--memory", type=int, nargs="*", default=[], help="MB of input for memory")
+    parser.add_argument("--pairs", type=int, default=0, help="slices of 2 MB to encode both ways")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -88,6 +88,8 @@ def main() -> None:
         )
         if options.rounds:
             _speed(text, model, work, options.size, options.workers, options.rounds)
+        if options.pairs:
+            _encode_pairs(text, model, options.pairs)
         for size in options.memory:
             _memory(text, model, work, size, options.workers)
 
@@ -95,39 +97,55 @@ def main() -> None:
 def _speed(text: Path, model: Path, work: Path, size: int, workers: int, rounds: int) -> None:
     files = _write(text, work / "speed", size * MB)
     seconds: dict[str, list[float]] = defaultdict(list)
-    spent: dict[str, list[float]] = defaultdict(list)
     for n in range(rounds):
-        before = _cpu()
         env = {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(workers)}
         seconds["bare"].append(float(_python(BARE, [model, *files], env)))
-        spent["bare"].append(_cpu() - before)
-        before = _cpu()
         start = time.perf_counter()
         _prepare(files[0].parent, work / f"out-{n}", model, workers).wait()
         seconds["prepare"].append(time.perf_counter() - start)
-        spent["prepare"].append(_cpu() - before)
         script = work / "map.py"
         script.write_text(MAP)
         env = {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
         for kind in ("tokenizers", "transformers"):
-            cache, before = work / f"cache-{kind}-{n}", _cpu()
+            cache = work / f"cache-{kind}-{n}"
             mapped, loaded = _output(sys.executable, script, model, cache, workers, kind, *files, env=env).split()
             seconds[f"map, {kind}"].append(float(mapped))
             seconds[f"load and map, {kind}"].append(float(loaded))
-            spent[f"map, {kind}"].append(_cpu() - before)
     amount = sum(path.stat().st_size for path in files) / MB
     print(f"\n{amount:.0f} MB of JSON lines, {workers} workers, seconds in {rounds} rounds")
-    for name, cost in spent.items():
-        print(f"  processor, {name:24} {' '.join(f'{t:6.2f}' for t in cost)}")
     for name, took in seconds.items():
         middle = statistics.median(took)
         print(f"  {name:24} {' '.join(f'{t:6.2f}' for t in took)}   median {middle:6.2f}, {amount / middle:.2f} MB/s")
     for name, goal in (("bare", 0.85), ("map, tokenizers", 1.3), ("map, transformers", 1.3)):
-        clock, cpu = (
-            statistics.median(other / ours for other, ours in zip(took[name], took["prepare"], strict=True))
-            for took in (seconds, spent)
+        pairs = zip(seconds[name], seconds["prepare"], strict=True)
+        print(f"  throughput over {name}: {statistics.median(other / ours for other, ours in pairs):.2f} (goal {goal})")
+
+
+def _encode_pairs(text: Path, model: Path, pairs: int) -> None:
+    """One slice after the other of the text, each encoded both ways in turns; processor time of this one thread."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from flexmix.encoder import load_encoder
+
+    ways = {"plain": load_encoder(model), "words": load_encoder(model, one_core=True)}
+    assert ways["words"].words is not None, "this tokenizer allows no memory of words"
+    documents, ratios = _documents(text), []
+    for pair in range(pairs):
+        batches, size = [], 0
+        while size < 2 * MB:
+            batches.append([next(documents) for _ in range(200)])
+            size += sum(map(len, batches[-1]))
+        spent, ids = {}, {}
+        for way in sorted(ways, reverse=bool(pair % 2)):
+            start = time.process_time()
+            ids[way] = [ways[way].encode(batch)[0].tobytes() for batch in batches]
+            spent[way] = time.process_time() - start
+        assert ids["plain"] == ids["words"], "the ids differ"
+        ratios.append(spent["plain"] / spent["words"])
+        print(
+            f"  {size / MB:.1f} MB: plain {spent['plain']:.2f} s, words {spent['words']:.2f} s, ratio {ratios[-1]:.2f}",
+            flush=True,
         )
-        print(f"  throughput over {name}: {clock:.2f} by the clock (goal {goal}), {cpu:.2f} by processor time")
+    print(f"  median {statistics.median(ratios):.2f}")
 
 
 def _memory(text: Path, model: Path, work: Path, size: int, workers: int) -> None:
@@ -226,12 +244,6 @@ def _descendants(pid: int) -> list[int]:
     for child in _read(f"/proc/{pid}/task/{pid}/children").split():
         found += [int(child), *_descendants(int(child))]
     return found
-
-
-def _cpu() -> float:
-    """User and system seconds of all processes that were started here and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _memory_of(pid: int, name: str) -> int:
