@@ -20,7 +20,7 @@ class ShardedAdafactor(torch.optim.Adafactor):
     """`torch.optim.Adafactor` over `DTensor`s that are cut along their first dimension; its options and state names."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -53,7 +53,7 @@ class Reader:
     def requeue(self, n: int) -> None:
         """Puts a job of the array back into the queue while it trains, half way or later."""
         metrics = self.folder / f"experts/{DOMAINS[n]}.run/metrics/version_0/metrics.csv"
-        end = time.monotonic() + 300
+        end = time.monotonic() + 900
         while not metrics.exists() or metrics.read_text().count("\n") < 10:  # it is written every hundred steps
             assert self.process.poll() is None and time.monotonic() < end, self.said()
             time.sleep(0.05)
@@ -63,7 +63,7 @@ class Reader:
 
     def model(self) -> dict[str, Any]:
         """What the commands left behind: experts and weights as bytes, and the manifest but for its date."""
-        assert self.process.wait(600) == 0, self.said()
+        assert self.process.wait(1800) == 0, self.said()
         assert subprocess.run(["bash", LOCAL_SLURM, "status"], env=self.environment, stdout=-3).returncode == 1
         manifest = json.loads((self.folder / "model/manifest.json").read_text())
         files = [*self.folder.glob("experts/*.pt"), *self.folder.glob("model/*.safetensors")]
@@ -90,7 +90,7 @@ def test_followed_word_for_word_it_survives_a_requeue(
     train_small_anchor(
         corpora / "public", anchor,
         anchor=AnchorOptions(
-            vocab_size=320, hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
+            vocab_size=320, hidden_size=32, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=256, reference_bytes=20_000,
         ),
     )  # fmt: skip
