@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,13 +43,14 @@ class Reader:
         }.items():  # fmt: skip
             (folder / name).symlink_to(what)
         self.slurm = tempfile.mkdtemp(prefix="slurm-", dir="/tmp")  # its own, for the last command ends it
-        self.environment = {name: value for name, value in cluster.items() if name != "SLURM_CONF"} | {
-            "FLEXO_SLURM": self.slurm, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{cluster['PATH']}"
-        }  # fmt: skip
+        self.environment = {name: value for name, value in cluster.items() if name != "SLURM_CONF"}
+        self.environment |= {"FLEXO_SLURM": self.slurm, "FLEXO_SLURM_CPUS": "3"}
+        self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{cluster['PATH']}"
         with (folder / "said").open("w") as said:
             self.process = subprocess.Popen(
-                ["bash", "-ec", commands()], cwd=folder, env=self.environment, stdout=said, stderr=said
-            )
+                ["bash", "-ec", commands()], cwd=folder, env=self.environment, stdout=said, stderr=said,
+                start_new_session=True,
+            )  # fmt: skip
 
     def requeue(self, n: int) -> None:
         """Puts a job of the array back into the queue while it trains, half way or later."""
@@ -77,6 +79,8 @@ class Reader:
         return (self.folder / "said").read_text() + "".join(map(self.log, range(len(DOMAINS))))
 
     def close(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
         subprocess.run(["bash", LOCAL_SLURM, "down", "--purge"], env=self.environment, check=True)
 
 
@@ -94,13 +98,13 @@ def test_followed_word_for_word_it_survives_a_requeue(
             num_key_value_heads=2, max_position_embeddings=256, reference_bytes=20_000,
         ),
     )  # fmt: skip
-    made = []
+    readers = []
     for name in ("undisturbed", "requeued"):
-        reader = Reader(tmp_path / name, corpora, anchor, cluster)
-        request.addfinalizer(reader.close)
-        if name == "requeued":
-            reader.requeue(0)
-        made.append(reader.model())
-    assert {*made[0]} == {"math.pt", "news.pt", "code.pt", "model.safetensors", "manifest"}
-    assert made[0] == made[1]
-    assert "stopped at step " in reader.log(0) and "resuming from experts/math.run/last.ckpt" in reader.log(0)
+        readers.append(Reader(tmp_path / name, corpora, anchor, cluster))
+        request.addfinalizer(readers[-1].close)
+    undisturbed, requeued = readers
+    requeued.requeue(0)
+    expected, made = undisturbed.model(), requeued.model()
+    assert {*expected} == {"math.pt", "news.pt", "code.pt", "model.safetensors", "manifest"}
+    assert made == expected
+    assert "stopped at step " in requeued.log(0) and "resuming from experts/math.run/last.ckpt" in requeued.log(0)
