@@ -53,10 +53,10 @@ class Reader:
             )  # fmt: skip
 
     def requeue(self, n: int) -> None:
-        """Puts a job of the array back into the queue while it trains, half way or later."""
+        """Puts a job of the array back into the queue while it trains, nearly half way."""
         metrics = self.folder / f"experts/{DOMAINS[n]}.run/metrics/version_0/metrics.csv"
         end = time.monotonic() + 900
-        while not metrics.exists() or metrics.read_text().count("\n") < 10:  # it is written every hundred steps
+        while not metrics.exists() or metrics.read_text().count("\n") < 10:  # one every ten steps
             assert self.process.poll() is None and time.monotonic() < end, self.said()
             time.sleep(0.05)
         (script,) = self.folder.rglob("*.sbatch")
