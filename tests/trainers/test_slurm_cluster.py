@@ -37,7 +37,7 @@ class Multirun:
     def slurm(self, *command: str) -> str:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
-    def wait_for(self, what: Callable[[], bool], seconds: float = 300) -> None:
+    def wait_for(self, what: Callable[[], bool], seconds: float = 1200) -> None:
         end = time.monotonic() + seconds
         while not what():
             assert self.process.poll() is None, self.said()
@@ -57,7 +57,7 @@ class Multirun:
         return "\n".join(path.read_text() for path in self.folder.glob(f"logs/*_{n}.log"))
 
     def said(self) -> str:
-        return self.process.communicate(timeout=600)[0]
+        return self.process.communicate(timeout=1200)[0]
 
     def digests(self, domain: str = "math") -> dict[str, str]:
         """Of the tensors, once the multirun has ended well."""
