@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from trainers.adafactor import ShardedAdafactor
@@ -45,6 +53,31 @@ def test_steps_and_state_are_those_of_pytorch(mesh: DeviceMesh) -> None:
             assert held.keys() == wanted.keys()
             for key, value in wanted.items():
                 torch.testing.assert_close(full(held[key]), value)
+
+
+def test_its_state_goes_through_a_checkpoint(mesh: DeviceMesh) -> None:
+    model = nn.Linear(4, 6)
+    fully_shard(model, mesh=mesh)
+
+    def steps(optimizer: torch.optim.Optimizer, n: int) -> None:
+        for _ in range(n):
+            model(torch.eye(4)).square().sum().backward()
+            optimizer.step(), optimizer.zero_grad()
+
+    options, whole = OptimizerOptions(lr=0.3, kind="adafactor"), StateDictOptions(full_state_dict=True)
+    first = options.build(model.named_parameters())
+    steps(first, 3)
+    weights = {name: full(value).clone() for name, value in model.state_dict().items()}
+    saved = deepcopy(get_optimizer_state_dict(model, first, options=whole))
+    steps(first, 2)
+    expected = [full(parameter).clone() for parameter in model.parameters()]
+
+    set_model_state_dict(model, weights, options=whole)
+    again = options.build(model.named_parameters())
+    set_optimizer_state_dict(model, again, saved, options=whole)
+    steps(again, 2)
+    for parameter, value in zip(model.parameters(), expected, strict=True):
+        assert torch.equal(full(parameter), value)
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:

@@ -61,7 +61,7 @@ def test_two_nodes_train_the_expert_of_one_node_also_when_one_of_them_was_stoppe
         (tmp_path / name).mkdir()
     output = tmp_path / "two/math.pt"
     stopped = TwoNodes(small_anchor, shards, output, *settings)
-    checkpoint, deadline = output.with_suffix(".run") / "last.ckpt", time.monotonic() + 300
+    checkpoint, deadline = output.with_suffix(".run") / "last.ckpt", time.monotonic() + 1200
     while not checkpoint.exists() and stopped.nodes[0].poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     stopped.nodes[1].send_signal(signal.SIGTERM)
