@@ -70,7 +70,7 @@ class Reader:
         manifest = json.loads((self.folder / "model/manifest.json").read_text())
         files = [*self.folder.glob("experts/*.pt"), *self.folder.glob("model/*.safetensors")]
         made = {path.name: path.read_bytes() for path in files}
-        return made | {"manifest": {name: value for name, value in manifest.items() if name != "created"}}
+        return made | {"manifest": {name: value for name, value in manifest.items() if name != "made"}}
 
     def log(self, n: int) -> str:
         return "".join(path.read_text() for path in self.folder.rglob(f"*_{n}.log"))
