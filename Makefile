@@ -33,7 +33,7 @@ slow: $(VENV)/ready ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
 
 slurm: $(VENV)/ready ## the tests on a SLURM made for them; where there can be none, the reason
-	@bash launch/local_slurm.sh run $(BIN)/python -m pytest -q -m slurm -rs || [ $$? = 77 ]
+	@FLEXO_SLURM_CPUS=2 bash launch/local_slurm.sh run $(BIN)/python -m pytest -q -m slurm -rs || [ $$? = 77 ]
 
 lint: $(VENV)/ready ## ruff, formatting and types
 	@$(BIN)/ruff check .

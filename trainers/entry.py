@@ -29,6 +29,7 @@ from merge.errors import InputError
 T = TypeVar("T")
 NOISE = (
     "does not have many workers", "srun", "exists and is not empty", "smaller than the logging interval", "LeafSpec",
+    "It is recommended to use `self.log",  # every device reads all held-out text
 )  # fmt: skip
 
 
