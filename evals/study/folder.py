@@ -46,7 +46,7 @@ def find_text(folder: Path, domains: Sequence[str] | None, split: str) -> Text:
     names = [name for name in there if name != PUBLIC] if domains is None else list(domains)
     if not names:
         raise InputError(f"{folder}: no domain in it but {PUBLIC}. Expected a folder with train and test for each.")
-    files = {}
+    files: dict[str, Path] = {}
     for name in (PUBLIC, *names):
         if name not in there:
             raise InputError(f"{folder}: no domain {name!r} in it. There are {', '.join(there)}.")

@@ -148,9 +148,8 @@ class _Seed:
         files = [f"domain.train={place.files[f'{domain}/train']}", f"domain.test={held_out}"]
         if overlap:
             other = place.domains[(place.domains.index(domain) + 1) % len(place.domains)]
-            weights = {domain: 1 - overlap, other: overlap}
             files[0] = "domain.train=null"
-            files.append(_mixture(weights))
+            files.append(_mixture((domain, other), (1 - overlap, overlap)))
         return ["+domain=local", f"domain.name={domain}", *files]
 
     def _whole(self, name: str, recipe: Recipe) -> Iterator[Step]:
@@ -158,37 +157,31 @@ class _Seed:
         output = f"{self.folder}/models/{name}"
         before = output if recipe.router is None else f"{self.folder}/{name}/start"
         parts = tuple(self.parts(name).values())
-        needs = (self.anchor, *parts)
+        needs, anchor = [self.anchor, *parts], ("--anchor", self.anchor)
+        command: tuple[str, ...] = ()
         if recipe.merge is not None:
-            yield Step(
-                before, ("flexo-merge", *parts, "-o", before, "--anchor", self.anchor, *recipe.merge), needs, name
-            )
+            command = ("flexo-merge", *parts, "-o", before, *anchor, *recipe.merge)
         elif recipe.soup is not None:
-            weight = recipe.soup / (1 - recipe.soup) * len(parts)
-            models = parts if not weight else (self.anchor, *parts)
-            weights = ",".join(f"{w:g}" for w in ([weight] if weight else []) + [1] * len(parts))
-            yield Step(before, ("flexo-soup", *models, "-o", before, "--weights", weights), needs, name)
+            models = dict.fromkeys(parts, 1.0)
+            if recipe.soup:
+                models = {self.anchor: recipe.soup / (1 - recipe.soup) * len(parts)} | models
+            weights = ",".join(f"{weight:g}" for weight in models.values())
+            command = ("flexo-soup", *models, "-o", before, "--weights", weights)
         elif recipe.btx is not None:
-            rows = ("--rows", f"{self.folder}/models/{recipe.rows}") if recipe.rows else ("--seed", str(self.seed))
-            command = ("flexo-btx", *parts, "--anchor", self.anchor, "-o", before, *rows, *recipe.btx)
-            yield Step(before, command, (*needs, *rows[1:]) if recipe.rows else needs, name)
+            rows = ("--seed", str(self.seed))
+            if recipe.rows is not None:
+                needs.append(f"{self.folder}/models/{recipe.rows}")
+                rows = ("--rows", needs[-1])
+            command = ("flexo-btx", *parts, "-o", before, *anchor, *rows, *recipe.btx)
         elif recipe.pooled is not None:
-            options = (f"domain.name={name}", "domain.train=null", f"anchor.path={self.anchor}", f"output={before}")
+            text = ("+domain=local", f"domain.name={name}", "domain.train=null", _mixture(self.place.domains))
+            options = (f"anchor.path={self.anchor}", f"output={before}", *self.shared, *self.study.train)
             match = f"model.match=[{','.join(parts)}]"
-            text = _mixture(dict.fromkeys(self.place.domains, 1.0))
-            command = (
-                "train_expert",
-                "+domain=local",
-                *options,
-                *self.shared,
-                *self.study.train,
-                "model=mixture",
-                match,
-                text,
-            )
-            yield Step(before, (*command, *recipe.pooled), needs, name)
+            command = ("train_expert", *text, *options, "model=mixture", match, *recipe.pooled)
         elif recipe.router is not None:
             before = f"{self.folder}/models/{recipe.of}"
+        if command:
+            yield Step(before, command, tuple(needs), name)
         if recipe.router is not None:
             yield from self._router(name, recipe, before, output)
 
@@ -200,8 +193,8 @@ class _Seed:
         options = (f"merged={merged}", f"output={output}", f"anchor.path={self.anchor}", *self.shared)
         proxies = (f"+proxies.{domain}={path}" for domain, path in chosen.items())
         tokens = f"data.tokens={self.study.router_tokens}"
-        command = ("train_router", *options, tokens, *proxies, *self.study.train_router, *(recipe.router or ()))
-        yield Step(output, command, (merged, self.anchor, *chosen.values()), name)
+        training = ("train_router", *options, tokens, *proxies, *self.study.train_router, *(recipe.router or ()))
+        yield Step(output, training, (merged, self.anchor, *chosen.values()), name)
 
     def _measured(self, name: str, recipe: Recipe) -> Step:
         """What a recipe ends in, or else its parts, beside the anchor."""
@@ -217,8 +210,7 @@ class _Seed:
         return Step(output, command, (self.anchor, *models.values()), name, measures=True)
 
 
-def _mixture(weights: dict[str, float]) -> str:
-    """Several owners' text, as `data.mixture` takes it."""
-    return (
-        f"data.mixture=[{','.join(f'{{path:{CORPORA}/{name},weight:{weight:g}}}' for name, weight in weights.items())}]"
-    )
+def _mixture(domains: Sequence[str], weights: Sequence[float] | None = None) -> str:
+    """Several owners' text, as `data.mixture` takes it; without weights, every owner's counts the same."""
+    pairs = zip(domains, weights or [1.0] * len(domains), strict=True)
+    return f"data.mixture=[{','.join(f'{{path:{CORPORA}/{name},weight:{weight:g}}}' for name, weight in pairs)}]"

@@ -1,4 +1,4 @@
-"""What a study is made of: recipes, each a few settings of the public commands, as `configs/study/` writes them down."""
+"""What a study is made of: recipes, each a few settings of the public commands, as `configs/study/` has them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ class Recipe:
 
     experts: tuple[str, ...] | None = None  # train_expert.py, one expert a domain, each in a process of its own
     specialists: tuple[str, ...] | None = None  # train_expert.py model=dense, one model a domain
-    pooled: tuple[str, ...] | None = (
-        None  # train_expert.py model=mixture, one model on all text; matches the FLOPs of `of`
-    )
+    pooled: tuple[str, ...] | None = None  # train_expert.py model=mixture, one on all text, FLOPs as of `of`
     start: str | None = None  # the recipe whose expert files `experts` go on from
     embedding: tuple[str, ...] | None = None  # flexo-embed: the rows of `experts` start from its files
     overlap: float = 0.0  # share of an owner's windows that comes from the next owner's text
@@ -113,6 +111,9 @@ def _check(where: str, name: str, recipe: Recipe, before: dict[str, Recipe]) -> 
         raise InputError(f"{where}: longer needs experts, and of for the other domains'.")
     if sum(way is not None for way in (recipe.merge, recipe.soup, recipe.btx, recipe.pooled)) > 1:
         raise InputError(f"{where}: give one of merge, soup, btx and pooled.")
+    if recipe.makes_one and sum(way is not None for way in (recipe.merge, recipe.soup, recipe.btx, recipe.pooled)) == 0:
+        if recipe.of is None or not before[recipe.of].makes_one:
+            raise InputError(f"{where}: a router of what? Give merge or btx, or as `of` a recipe that has one.")
     if recipe.soup is not None and not 0 <= recipe.soup < 1:
         raise InputError(f"{where}.soup={recipe.soup}: expected the share of the anchor, from 0 up to 1.")
     if not 0 <= recipe.overlap < 1:

@@ -33,9 +33,7 @@ def join_results(parts: Sequence[Path], output: Path) -> None:
             continue
         for key in ("seed", "split", "max_bytes", "domains"):
             if part[key] != whole[key]:
-                raise InputError(
-                    f"{path}: {key} is not that of {parts[0]}. Was the text changed? Delete and measure again."
-                )
+                raise InputError(f"{path}: another {key} than {parts[0]}. Delete both and measure again.")
         new = [model for model in part["models"] if model["name"] not in {model["name"] for model in whole["models"]}]
         names = {model["name"] for model in new}
         whole["models"] += new

@@ -93,7 +93,8 @@ class Runner:
         before = _first_line(log)
         if before != _line(step):
             raise InputError(
-                f"{path}: made by another command before.\n  then: {before or 'no log says how'}\n  now:  {_line(step)}\n"
+                f"{path}: made by another command before.\n  then: {before or 'no log says how'}\n"
+                f"  now:  {_line(step)}\n"
                 f"Choose another folder with output=, or delete {path} and {log} to make it anew."
             )
         return True
