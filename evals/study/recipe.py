@@ -109,11 +109,11 @@ def _check(where: str, name: str, recipe: Recipe, before: dict[str, Recipe]) -> 
         raise InputError(f"{where}: both experts and specialists. Make two recipes of it.")
     if recipe.longer is not None and (recipe.of is None or recipe.experts is None):
         raise InputError(f"{where}: longer needs experts, and of for the other domains'.")
-    if sum(way is not None for way in (recipe.merge, recipe.soup, recipe.btx, recipe.pooled)) > 1:
+    ways = sum(way is not None for way in (recipe.merge, recipe.soup, recipe.btx, recipe.pooled))
+    if ways > 1:
         raise InputError(f"{where}: give one of merge, soup, btx and pooled.")
-    if recipe.makes_one and sum(way is not None for way in (recipe.merge, recipe.soup, recipe.btx, recipe.pooled)) == 0:
-        if recipe.of is None or not before[recipe.of].makes_one:
-            raise InputError(f"{where}: a router of what? Give merge or btx, or as `of` a recipe that has one.")
+    if recipe.router is not None and not ways and not (recipe.of and before[recipe.of].makes_one):
+        raise InputError(f"{where}: a router of what? Give merge or btx, or as `of` a recipe that has one.")
     if recipe.soup is not None and not 0 <= recipe.soup < 1:
         raise InputError(f"{where}.soup={recipe.soup}: expected the share of the anchor, from 0 up to 1.")
     if not 0 <= recipe.overlap < 1:

@@ -42,6 +42,7 @@ class Runner:
     keep_going: bool = False  # after a failure: with all that does not need what failed
     say: Say = print
     then: Callable[[Step], None] = lambda _step: None  # told each step that is done, earlier ones not
+    argv: Callable[[Sequence[str]], list[str]] = lambda command: argv_of(command)  # how a command is called
     times: dict[str, list[float]] = field(default_factory=dict)  # of steps alike, in seconds
 
     def run(self, steps: Sequence[Step]) -> None:
@@ -108,7 +109,7 @@ class Runner:
             file.flush()
             threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
             return subprocess.Popen(
-                argv_of(step.command),
+                self.argv(step.command),
                 cwd=self.folder,
                 env=os.environ | threads | {"TOKENIZERS_PARALLELISM": "false"},
                 stdin=subprocess.DEVNULL,
