@@ -202,10 +202,12 @@ class _Seed:
         models = {name: f"{self.folder}/models/{name}"}
         if not recipe.makes_one:
             models = {f"{recipe.of or name} {domain}": path for domain, path in self.parts(name).items()}
-        named = [f"{row}={path}" for row, path in ({"anchor": self.anchor} | models).items()]
+        named = [f"{row}={path}" for row, path in models.items()]
         options = ["--data", CORPORA, "--domains", ",".join((PUBLIC, *self.place.domains)), "--split", self.place.split]
         options += ["--max-bytes", str(self.study.max_bytes), "--cache", f"{CACHE}/measured", "--seed", str(self.seed)]
-        options += ["--anchor", self.anchor, "--json", output]
+        options += ["--anchor", self.anchor, "--no-pairs", "--json", output]
+        if active := [number for number in recipe.active if number <= len(self.place.domains) + 1]:
+            options += ["--active", ",".join(map(str, active))]
         command = ("flexo-eval", *named, *options, *self.study.measure, *recipe.measure)
         return Step(output, command, (self.anchor, *models.values()), name, measures=True)
 

@@ -38,6 +38,7 @@ class Recipe:
     router: tuple[str, ...] | None = None  # train_router.py, afterwards
     proxies: bool = True  # of router: beside public text
     measure: tuple[str, ...] = ()  # flexo-eval
+    active: tuple[int, ...] = ()  # of flexo-eval: also with so many active experts, where there are as many
 
     @property
     def leans_on(self) -> list[str]:

@@ -5,17 +5,15 @@ Each recipe is measured by a run of its own, so that whatever is there can be re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from evals.results import read_results
 from evals.study.plan import Step
 from merge.checkpoint import write_json
 from merge.errors import InputError
 from merge.files import new_file
-
-FORMAT = ("flexo.results", 1)
 
 
 def join_results(parts: Sequence[Path], output: Path) -> None:
@@ -25,31 +23,20 @@ def join_results(parts: Sequence[Path], output: Path) -> None:
 
     Raises `InputError` if files are no results, or not of the same text.
     """
-    whole: dict[str, Any] = {}
-    for path in parts:
+    whole = read_results(parts[0])
+    for path in parts[1:]:
         part = read_results(path)
-        if not whole:
-            whole = part
-            continue
-        for key in ("seed", "split", "max_bytes", "domains"):
-            if part[key] != whole[key]:
-                raise InputError(f"{path}: another {key} than {parts[0]}. Delete both and measure again.")
-        new = [model for model in part["models"] if model["name"] not in {model["name"] for model in whole["models"]}]
-        names = {model["name"] for model in new}
-        whole["models"] += new
-        whole["cells"] += [cell for cell in part["cells"] if cell["model"] in names]
+        for what in ("seed", "split", "max_bytes", "domains"):
+            if getattr(part, what) != getattr(whole, what):
+                raise InputError(f"{path}: another {what} than {parts[0]}. Delete the older one and measure again.")
+        known = {model.name for model in whole.models}
+        whole = replace(
+            whole,
+            models=whole.models + [model for model in part.models if model.name not in known],
+            cells=whole.cells + [cell for cell in part.cells if cell.model not in known],
+        )
     with new_file(output, replace=True) as partial:
-        write_json(partial, whole)
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if (found["format"], found["version"]) != FORMAT:
-            raise ValueError("another format")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no results of flexo-eval ({error}). Delete it and measure again.") from None
-    return found
+        write_json(partial, whole.to_dict())
 
 
 def measured_so_far(folder: Path, steps: Sequence[Step]) -> dict[Path, list[Path]]:
