@@ -81,6 +81,9 @@ class Runner:
                     left = self._left([*waiting, *(step for step, _ in running.values())])
                     self.say(f"[{place[step.makes]}/{len(steps)}] {step.name} done in {_clock(seconds)}; {left}")
                     self.then(step)
+        except (KeyboardInterrupt, SystemExit):
+            self.say("stopping: what is done is kept, and the same command goes on")
+            raise
         finally:
             _stop(running)
         if failed:
