@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from evals.results import read_results
-from evals.study.plan import Step
 from merge.checkpoint import write_json
 from merge.errors import InputError
 from merge.files import new_file
@@ -39,15 +38,12 @@ def join_results(parts: Sequence[Path], output: Path) -> None:
         write_json(partial, whole.to_dict())
 
 
-def measured_so_far(folder: Path, steps: Sequence[Step]) -> dict[Path, list[Path]]:
-    """For each seed's results file, the measurements that are there, in the order of the plan."""
-    found: dict[Path, list[Path]] = {}
-    for step in steps:
-        if step.measures and (folder / step.makes).exists():
-            seed, split, _ = step.makes.split("/")
-            found.setdefault(folder / seed / f"{results_name(split)}.json", []).append(folder / step.makes)
-    return found
+def seeds_of(folder: Path) -> list[str]:
+    """The folders of seeds in a study's folder, by their numbers."""
+    found = (path.name for path in folder.glob("seed*") if path.name[4:].isdecimal())
+    return sorted(found, key=lambda name: int(name[4:]))
 
 
-def results_name(split: str) -> str:
-    return "results" if split == "test" else f"results-{split}"
+def named(what: str, split: str) -> str:
+    """What is of another split than `test` says so in its name."""
+    return what if split == "test" else f"{what}-{split}"

@@ -51,7 +51,7 @@ class Runner:
         Raises:
             InputError: something was made by another command, or a step failed. What was made is kept.
         """
-        waiting = [step for step in steps if not self.is_done(step)]
+        waiting = self.missing(steps)
         for step in steps:
             self._remember(step)
         self.say(f"{len(steps)} runs, {len(steps) - len(waiting)} of them done before")
@@ -88,6 +88,10 @@ class Runner:
             _stop(running)
         if failed:
             raise InputError(self._failure(failed, len(waiting)))
+
+    def missing(self, steps: Sequence[Step]) -> list[Step]:
+        """The steps that are still to be run; raises `InputError` like `run`."""
+        return [step for step in steps if not self.is_done(step)]
 
     def is_done(self, step: Step) -> bool:
         """Whether what a step makes is there, made by this very command; commands write all or nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -13,11 +14,16 @@ from pathlib import Path
 from evals.study.folder import Text, check_anchor, find_text, keep_text, link, study_folder, text_to_come
 from evals.study.plan import CORPORA, PUBLIC, Step, make_plan
 from evals.study.recipe import Study
-from evals.study.results import join_results, measured_so_far, results_name
+from evals.study.results import join_results, named, seeds_of
 from evals.study.runner import Runner, argv_of
 from merge.errors import InputError
 
 MOST_JOBS = 8
+EXTRAS = {  # a word of a command -> what must be installed for it
+    "proxies": ("proxies", "sklearn"),
+    "--classifier": ("proxies", "sklearn"),
+    "--encoder": ("encoder", "sentence_transformers"),
+}
 SAMPLE_LOG = f"{CORPORA}.log"
 
 
@@ -48,9 +54,8 @@ class Asked:
 
     @property
     def jobs_at_once(self) -> int:
-        return self.jobs or min(
-            MOST_JOBS, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        )
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        return self.jobs or min(MOST_JOBS, cores)
 
 
 def run_study(study: Study, asked: Asked, say: Callable[[str], None] = print) -> None:
@@ -78,11 +83,13 @@ def run_study(study: Study, asked: Asked, say: Callable[[str], None] = print) ->
         steps = make_plan(study, text.place(asked.split, given), asked.only)
         keep_text(folder, text)
         say(_about(study, text.domains, given))
-        report = Report(folder, steps, asked.split)
-        Runner(folder, asked.jobs_at_once, asked.threads, asked.keep_going, say, report.after).run(steps)
-        report.write()
-        say((folder / f"{results_name(asked.split)}.md").read_text(encoding="utf-8"))
-        say(f"wrote {report.html}")
+        report = Report(folder, list(study.all), asked.split, say)
+        runner = Runner(folder, asked.jobs_at_once, asked.threads, asked.keep_going, say, report.after)
+        require_extras(runner.missing(steps))
+        runner.run(steps)
+        if report.write():
+            say(report.table.read_text(encoding="utf-8"))
+            say(f"wrote {report.html}")
 
 
 @dataclass
@@ -90,30 +97,58 @@ class Report:
     """The report on what has been measured so far."""
 
     folder: Path
-    steps: Sequence[Step]
+    recipes: Sequence[str]  # in the order of their rows
     split: str
+    say: Callable[[str], None]
 
     @property
     def html(self) -> Path:
-        return self.folder / results_name(self.split).replace("results", "report")
+        return self.folder / f"{named('report', self.split)}.html"
+
+    @property
+    def table(self) -> Path:
+        return self.folder / f"{named('results', self.split)}.md"
 
     def after(self, step: Step) -> None:
+        """Writes the report anew after a measurement; if that fails, the study goes on, for it can be written later."""
         if step.measures:
-            self.write()
+            try:
+                self.write()
+            except InputError as error:
+                self.say(f"the report could not be written: {error}")
 
-    def write(self) -> None:
-        """Joins the measurements of each seed, and has `flexo-report` write the tables and pictures of all."""
-        seeds = measured_so_far(self.folder, self.steps)
-        for results, parts in seeds.items():
-            join_results(parts, results)
-        name = results_name(self.split)
-        html = name.replace("results", "report") + ".html"
-        files = [str(path.relative_to(self.folder)) for path in seeds]
-        command = ("flexo-report", *files, "-o", html, "--markdown", f"{name}.md")
-        done = subprocess.run(argv_of(command), cwd=self.folder, capture_output=True, text=True)
-        (self.folder / "report.log").write_text(f"$ {shlex.join(command)}\n{done.stdout}{done.stderr}")
-        if done.returncode:
-            raise InputError(f"flexo-report failed. Its log is {self.folder / 'report.log'}:\n{done.stderr}".rstrip())
+    def write(self) -> bool:
+        """Joins the measurements of each seed, and has `flexo-report` write the tables and pictures of all.
+
+        Returns whether there was anything to report; raises `InputError` if it cannot be written.
+        """
+        files = []
+        for seed in seeds_of(self.folder):
+            measured = [self.folder / seed / self.split / f"{name}.json" for name in self.recipes]
+            if parts := [path for path in measured if path.exists()]:
+                files.append(f"{seed}/{named('results', self.split)}.json")
+                join_results(parts, self.folder / files[-1])
+        if not files:
+            return False
+        command = ("flexo-report", *files, "-o", self.html.name, "--markdown", self.table.name)
+        log = self.folder / "report.log"
+        with log.open("w") as said:
+            failed = subprocess.run(argv_of(command), cwd=self.folder, stdout=said, stderr=said).returncode
+        if failed:
+            raise InputError(
+                f"flexo-report failed. Its log {log} ends with:\n{log.read_text(errors='replace')[-1000:]}"
+            )
+        return True
+
+
+def require_extras(steps: Sequence[Step]) -> None:
+    """Refuses a plan at once for what is not installed, rather than after the hours before it."""
+    for step in steps:
+        for word, (extra, module) in EXTRAS.items():
+            if word in step.command and importlib.util.find_spec(module) is None:
+                raise InputError(
+                    f"{step.name} needs {module}: pip install 'flexo[{extra}]'. Or name other recipes with only=[...]."
+                )
 
 
 def _text(study: Study, asked: Asked) -> Text:
