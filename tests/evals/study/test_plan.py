@@ -13,12 +13,12 @@ from hydra import compose, initialize_config_dir
 
 from evals.cli import app as eval_app
 from evals.study.plan import Place, Step, make_plan
-from evals.study.recipe import Study
 from flexmix.cli import app as data_app
 from flexmix.paths import config_dir
 from merge.cli import merge_app
 from merge.dense_cli import btx_app, soup_app
 from merge.errors import InputError
+from tests.evals.study.studies import study
 from trainers.embed import app as embed_app
 from trainers.entry import read
 from trainers.lit import LossOptions
@@ -36,11 +36,6 @@ APPS = {
 DOMAINS = ("math", "code-2", "news_3")
 FILES = {f"{name}/{part}": f"corpora/{name}/{part}.jsonl.gz" for name in DOMAINS for part in ("train", "test")}
 PLACE = Place(DOMAINS, FILES | {"math/valid": "corpora/math/valid.jsonl"})
-
-
-def study(name: str, *overrides: str) -> Study:
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return read(compose("run_study", [f"study={name}", *overrides]), "study", Study)
 
 
 def understood(step: Step) -> None:
