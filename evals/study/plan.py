@@ -191,7 +191,7 @@ class _Seed:
             command = ("flexo-data", "proxies", f"{CORPORA}/{domain}", "--public", f"{CORPORA}/{PUBLIC}", "-o", path)
             yield Step(path, (*command, *self.study.choose), (), "proxies")
         options = (f"merged={merged}", f"output={output}", f"anchor.path={self.anchor}", *self.shared)
-        proxies = (f"+proxies.{domain}={path}" for domain, path in chosen.items())
+        proxies = [f"+proxies={{{','.join(f'{domain}:{path}' for domain, path in chosen.items())}}}"] if chosen else []
         tokens = f"data.tokens={self.study.router_tokens}"
         training = ("train_router", *options, tokens, *proxies, *self.study.train_router, *(recipe.router or ()))
         yield Step(output, training, (merged, self.anchor, *chosen.values()), name)

@@ -64,7 +64,8 @@ def run_study(study: Study, asked: Asked, say: Callable[[str], None] = print) ->
     Raises `InputError` if text, anchor or settings are unusable or not those the study was begun with, or a run fails.
     """
     study = replace(study, seeds=asked.seeds)
-    if asked.anchor.path is not None:  # both refused before anything is made
+    study.needed(asked.only or ())  # a mistyped name, anchor or folder is refused before anything is made
+    if asked.anchor.path is not None:
         check_anchor(asked.anchor.path)
     if asked.corpora is not None:
         find_text(asked.corpora, asked.domains, asked.split)

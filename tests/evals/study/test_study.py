@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evals.results import read_results
+from evals.study.folder import find_text, keep_text, link, study_folder
 from evals.study.results import join_results
 from evals.study.study import Asked, GivenAnchor, run_study
 from merge.errors import InputError
@@ -24,8 +26,8 @@ def corpora(tmp_path: Path) -> Path:
     return tmp_path / "corpora"
 
 
-def asked(corpora: Path, **changes: Any) -> Asked:
-    values = {"output": corpora.parent / "study", "seeds": (0,), "corpora": corpora, "jobs": 2}
+def asked(folder: Path, **changes: Any) -> Asked:
+    values = {"output": folder.parent / "study", "seeds": (0,), "corpora": folder, "jobs": 2}
     return Asked(**(values | changes))
 
 
@@ -60,7 +62,7 @@ def test_a_plan_says_what_would_be_run_and_makes_nothing(corpora: Path) -> None:
     assert not (corpora.parent / "study").exists()
     said.clear()
     run_study(study("small"), asked(corpora, plan=True, corpora=None), said.append)
-    assert "domain.train=corpora/creative/train.jsonl.gz" in " ".join(said)
+    assert "domain.train=corpora/creative/train.jsonl.gz" in " ".join(said)  # text that is still to be built
 
 
 def test_text_and_anchor_must_be_usable_and_stay_what_they_were(corpora: Path, tmp_path: Path) -> None:
@@ -68,15 +70,21 @@ def test_text_and_anchor_must_be_usable_and_stay_what_they_were(corpora: Path, t
 
     def refused(match: str, **changes: Any) -> None:
         with pytest.raises(InputError, match=match):
-            run_study(small, asked(corpora, only=("none",), **changes))
+            run_study(small, asked(corpora, **changes))
 
     refused("no domain 'law' in it", domains=("law",))
     refused("no such folder", corpora=tmp_path / "nowhere")
     refused("nowhere", anchor=GivenAnchor(tmp_path / "nowhere"))
     refused("expected one of test", split="tset")
+    refused("no recipe 'none'", only=("none",))
     assert not folder.exists()
-    refused("no recipe 'none'")
-    refused("begun with another corpora", corpora=shard(tmp_path / "b/public/test.jsonl.gz", "public", 2).parents[1])
+    with study_folder(folder):
+        refused("another study is running")
+        link(folder, "corpora", corpora)
+        keep_text(folder, find_text(corpora, None, "test"))
+    refused("begun with another corpora", corpora=Path(shutil.copytree(corpora, tmp_path / "other")))
+    shard(corpora / "math/test.jsonl.gz", "math", 30)
+    refused(r"math/test\.jsonl\.gz: not the text that this study was begun with")
 
 
 def test_results_of_other_text_are_not_joined(tmp_path: Path) -> None:
