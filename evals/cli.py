@@ -108,7 +108,7 @@ def evaluate(
     alone = len(given) == 1 and bool(given[0].experts)
     if alone and not variants and "=" not in models[0]:
         given = [given[0].renamed("merged")]
-    asked = Asked(_numbers(active), opt_out, growing, alone if pairs is None else pairs)
+    asked = Asked(_numbers(active), opt_out, growing, alone and given[0].holds_anchor if pairs is None else pairs)
     limit = min(model.config.get("max_position_embeddings", LENGTH) for model in given)
     length = length or min(LENGTH, limit)
     if length > limit:

@@ -9,7 +9,7 @@ from html import escape
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff }
-body { margin: 0 auto; padding: 1rem; max-width: 1240px }
+body { margin: 0 auto; padding: 1rem; max-width: 1500px }
 h1 { font-size: 1.5rem; margin: .3rem 0 }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; border-top: 1px solid #ddd; padding-top: 1rem }
 h3 { font-size: 1rem; margin: 1.2rem 0 .2rem }
@@ -18,7 +18,7 @@ details { margin: .5rem 0 }
 summary { cursor: pointer; font-weight: 600 }
 .wide { overflow-x: auto; margin: .6rem 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .55rem; text-align: right; white-space: nowrap; border: 1px solid #e4e4e4; font-weight: 400 }
+th, td { padding: .2rem .45rem; text-align: right; white-space: nowrap; border: 1px solid #e4e4e4; font-weight: 400 }
 thead th { background: #f4f4f4; font-weight: 600 }
 tbody th, thead th:first-child { text-align: left; position: sticky; left: 0 }
 tbody th { background: #fff }
@@ -37,7 +37,7 @@ svg text.light { fill: #fff }
 .legend i.dashed { height: 0; border-top: 2px dashed #555; vertical-align: middle }
 @media (max-width: 600px) {
   body { padding: .6rem; font-size: 14px }
-  tbody th, thead th:first-child { max-width: 8.5rem; white-space: normal; overflow-wrap: anywhere }
+  tbody th, thead th:first-child { min-width: 6.5rem; white-space: normal; overflow-wrap: anywhere }
 }
 """
 

@@ -70,7 +70,7 @@ def _charts(seeds: Seeds, lines: dict[str, dict[int, str]], said: str) -> list[s
         drawn = [Line(name, [figure(rows[n]) if n in rows else None for n in places]) for name, rows in lines.items()]
         base = figure(seeds.anchor.name) if seeds.anchor else None
         pictures.append(chart(domain or "mean", places, drawn, base.mean if base else None))
-    return [paragraph(said), legend(list(lines)), maps(pictures)]
+    return [paragraph(said), legend(list(lines), seeds.anchor is not None), maps(pictures)]
 
 
 def _maps_of(found: dict[str, CellRouting]) -> str:

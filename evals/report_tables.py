@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from evals.page import Td, paragraph, table
 from evals.results import ModelRow, Results, markdown
@@ -23,13 +24,14 @@ def matrix(seeds: Seeds, models: Sequence[ModelRow]) -> str:
         name, base = model.name, model.kind == "anchor"
         cells = {d: _bits(seeds.bits(name, d), None if base else seeds.change(name, d)) for d in seeds.columns}
         mean = _bits(seeds.mean(name), None if base else seeds.over(name, Results.change))
-        row = [*(cells[d] for d in seeds.pure), mean, *(cells[d] for d in seeds.mixed)]
+        row = [mean]
         if seeds.anchor:
-            worst = seeds.worst(name)
-            row.append(Td(worst[1].text(CHANGE), (worst[0],), worst[1].mean, 0.05) if worst and not base else Td(""))
+            domain, worst = seeds.worst(name) or ("", None)
+            row.append(_td(None if base else worst, CHANGE, domain, share=worst.mean if worst else None, full=0.05))
         row.append(_td(seeds.over(name, Results.own_mass), MASS))
-        rows.append((model.label, row))
-    return table(_header(seeds, "model"), rows, bold=[seeds.anchor.label] if seeds.anchor else [])
+        rows.append((model.label, row + [cells[d] for d in seeds.columns]))
+    header = ["model", "mean", *(["worst"] if seeds.anchor else []), "own mass", *seeds.columns]
+    return table(header, rows, bold=[seeds.anchor.label] if seeds.anchor else [])
 
 
 def markdown_report(seeds: Seeds) -> str:
@@ -42,7 +44,8 @@ def markdown_report(seeds: Seeds) -> str:
         if seeds.anchor:
             row.append(f"{worst[1].text(CHANGE)} {worst[0]}" if worst and model.kind != "anchor" else "")
         rows.append([model.label, *row, _text(seeds.over(name, Results.own_mass), MASS)])
-    return markdown(_header(seeds, "bits per byte"), rows)
+    worst_header = ["worst against anchor"] if seeds.anchor else []
+    return markdown(["bits per byte", *seeds.pure, "mean", *seeds.mixed, *worst_header, "own mass"], rows)
 
 
 def accuracy(seeds: Seeds, models: Sequence[ModelRow]) -> str:
@@ -74,7 +77,7 @@ def opt_out(seeds: Seeds) -> list[str]:
             left = set(experts) - set(model.experts or ())
             rows.append((model.name, [_left(seeds, model.name, whole, d, d in left) for d in seeds.columns]))
         said = (
-            f"Bits per byte without one expert, against {whole} with all. Outlined: the domain of the expert that left, "
+            f"Bits per byte without one expert, against {whole} with all. Outlined: the domain of the one that left, "
             "and how far it then is from the anchor."
         )
         parts += [paragraph(said), table(["model", *seeds.columns], rows)]
@@ -85,25 +88,19 @@ def _left(seeds: Seeds, model: str, whole: str, domain: str, own: bool) -> Td:
     change, anchor = seeds.over(model, Results.change, domain=domain, other=whole), seeds.change(model, domain)
     if change is None:
         return Td("")
-    notes = (f"{SMALL_CHANGE(anchor.mean)} to anchor",) if own and anchor else ()
-    return Td(change.text(SMALL_CHANGE), notes, change.mean, 0.02, own)
-
-
-def _header(seeds: Seeds, first: str) -> list[str]:
-    worst = ["worst against anchor"] if seeds.anchor else []
-    return [first, *seeds.pure, "mean", *seeds.mixed, *worst, "own mass"]
+    note = f"{SMALL_CHANGE(anchor.mean)} to anchor" if own and anchor else ""
+    return _td(change, SMALL_CHANGE, note, share=change.mean, full=0.02, own=own)
 
 
 def _bits(value: Spread | None, change: Spread | None) -> Td:
+    return _td(value, BITS, CHANGE(change.mean) if change else "", share=change.mean if change else None)
+
+
+def _td(value: Spread | None, show: Show, note: str = "", **look: Any) -> Td:
+    """A figure; below it its spread, if there are several seeds, and a note."""
     if value is None:
         return Td("")
-    notes = [] if value.deviation is None else [f"±{value.deviation:.3f} ({value.range:.3f})"]
-    notes += [] if change is None else [CHANGE(change.mean)]
-    return Td(BITS(value.mean), tuple(notes), change.mean if change else None)
-
-
-def _td(value: Spread | None, show: Show) -> Td:
-    return Td(_text(value, show))
+    return Td(show(value.mean), tuple(filter(None, (value.around(show), note))), **look)
 
 
 def _text(value: Spread | None, show: Show) -> str:

@@ -169,7 +169,7 @@ class Results:
     def worst(self, model: str) -> tuple[str, float] | None:
         """The domain on which a model is worst against the public anchor, and by how much."""
         changes = [(domain, change) for domain in self.pure if (change := self.change(model, domain)) is not None]
-        return max(changes, key=lambda pair: pair[1], default=None)
+        return max(changes, key=lambda pair: badness(pair[1]), default=None)
 
     def own_mass(self, model: str) -> float | None:
         """In-domain router mass, mean over layers and over the pure domains that have an expert."""
@@ -182,6 +182,11 @@ class Results:
 
 
 READ = TypeAdapter(Results)
+
+
+def badness(change: float) -> float:
+    """A change to compare by: what is no number is worse than all."""
+    return math.inf if math.isnan(change) else change
 
 
 def is_mixed(domain: str) -> bool:

@@ -74,12 +74,14 @@ def rows_of(given: Sequence[Given], bench: Bench, asked: Asked) -> list[Row]:
     for number in asked.active:
         if not any(1 <= number <= len(model.experts or ()) for model in merged):
             raise InputError(f"--active {number}: no model here has as many experts.")
+    if asked.pairs and not any(model.holds_anchor for model in merged):
+        raise InputError(
+            "--pairs: no merged folder here was made of expert files, which alone leaves the anchor in it."
+        )
     rows = [row for model in given for row in _rows_of_one(model, bench, asked, len(merged) == 1)]
     if asked.pairs and not any(row.about.kind == "anchor" for row in rows):
-        holder = next((model for model in merged if model.holds_anchor), None)
-        if holder is not None:
-            alone = _chosen(holder, bench, "anchor", [PUBLIC], 1)
-            rows.insert(0, replace(alone, about=ModelRow("anchor", "anchor")))
+        holder = next(model for model in merged if model.holds_anchor)
+        rows.insert(0, replace(_chosen(holder, bench, "anchor", [PUBLIC], 1), about=ModelRow("anchor", "anchor")))
     return rows
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from evals.results import DomainText, ModelRow, Results, Variant, is_mixed, read_results
+from evals.results import DomainText, ModelRow, Results, Variant, badness, is_mixed, read_results
 from merge.errors import InputError
 
 
@@ -34,9 +34,13 @@ class Spread:
 
     def text(self, show: Callable[[float], str]) -> str:
         """The mean, and for several seeds deviation and range: `1.950 ±0.003 (0.006)`."""
+        return f"{show(self.mean)} {self.around(show)}".rstrip()
+
+    def around(self, show: Callable[[float], str]) -> str:
+        """Deviation and range alone; nothing for one seed."""
         if self.deviation is None:
-            return show(self.mean)
-        return f"{show(self.mean)} ±{show(self.deviation).lstrip('+')} ({show(self.range).lstrip('+')})"
+            return ""
+        return f"±{show(self.deviation).lstrip('+')} ({show(self.range).lstrip('+')})"
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Seeds:
     def worst(self, model: str) -> tuple[str, Spread] | None:
         """The domain that is worst against the anchor in the mean over seeds."""
         changes = {domain: change for domain in self.pure if (change := self.change(model, domain))}
-        return max(changes.items(), key=lambda pair: pair[1].mean, default=None)
+        return max(changes.items(), key=lambda pair: badness(pair[1].mean), default=None)
 
 
 def read_seeds(paths: Sequence[Path]) -> Seeds:

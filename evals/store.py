@@ -27,9 +27,16 @@ class Store:
     """Finds and keeps measurements by what they depend on."""
 
     def __init__(self, folder: Path | None) -> None:
-        """`folder` may not exist yet; None keeps measurements in memory alone."""
+        """`folder` may not exist yet; None keeps measurements in memory alone.
+
+        Raises:
+            InputError: the folder cannot be written, which is better known before the first measurement than after it.
+        """
         self.folder = folder
         self._seen: dict[str, Measurement] = {}
+        if folder is not None:
+            with new_file(folder / "README", replace=True) as path:
+                path.write_text("Measurements of flexo-eval --cache. Any of them may be deleted.\n", encoding="utf-8")
 
     def find(self, key: Key) -> Measurement | None:
         """What was measured under a key before; a damaged file counts as none."""

@@ -64,7 +64,7 @@ def heat_map(
                 f'<rect x="{side + wide * c:.0f}" y="{top}" width="{wide}" height="{high * len(rows)}" fill="none" '
                 'stroke="#d1495b" stroke-width="2"/>'
             )
-    return _svg(max(width, side + _width(title)), height, title, parts)
+    return _svg(max(width, side + len(title) * LETTER * 1.2), height, title, parts)
 
 
 def chart(title: str, places: Sequence[int], lines: Sequence[Line], base: float | None = None) -> str:
@@ -108,13 +108,15 @@ def chart(title: str, places: Sequence[int], lines: Sequence[Line], base: float 
     return _svg(width, height, title, parts)
 
 
-def legend(names: Sequence[str]) -> str:
-    """The colours of a chart's lines."""
+def legend(names: Sequence[str], base: bool) -> str:
+    """The colours of a chart's lines, and the dashed line of the anchor if there is one."""
     items = [
         f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
         for name, colour in zip(names, _colours(len(names)), strict=True)
     ]
-    return f'<p class="legend">{"".join(items)}<span><i class="dashed"></i>anchor</span></p>'
+    if base:
+        items.append('<span><i class="dashed"></i>anchor</span>')
+    return f'<p class="legend">{"".join(items)}</p>'
 
 
 def _colours(count: int) -> list[str]:
@@ -136,7 +138,8 @@ def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
     named = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}"{named}>{_short(text)}</text>'
+    said = escape(text) if kind == "title" else _short(text)
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}"{named}>{said}</text>'
 
 
 def _short(name: str) -> str:
