@@ -141,7 +141,7 @@ def _pair(model: Given, bench: Bench) -> Row:
         return measure(bench.shelf.merged(made), text, experts=experts, length=bench.length, advance=advance)
 
     about = ModelRow(model.name, "pair", experts=experts, active=2)
-    return Row(about, bench.key([model], anchor=made.anchor.digest, experts=experts, active=2), score)
+    return Row(about, bench.key([model], anchor=made.base.about["digest"], experts=experts, active=2), score)
 
 
 def ensemble_row(given: Sequence[Given], bench: Bench, top_k: int) -> Row:

@@ -22,12 +22,13 @@ from transformers import PreTrainedModel
 from evals.results import PUBLIC
 from inference.load import load_model
 from merge.anchor import SHARED, tokenizer_digest
-from merge.assemble import MANIFEST, Plan, execute, plan
+from merge.assemble import Plan, execute, plan
 from merge.checkpoint import Checkpoint, read_json
 from merge.dense import ABOUT
 from merge.errors import InputError
 from merge.expert_file import open_expert
 from merge.files import sha256_file
+from merge.manifest import MANIFEST
 from merge.merged import Merged, open_merged
 
 

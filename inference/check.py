@@ -1,7 +1,8 @@
 """Is a merged folder sound? Checked by running it, so that nobody ships gibberish.
 
-1. The public expert alone must be the anchor: its logits differ by no more than `TOLERANCE`. Both run in float32; one
-   expert of a mixture and a dense layer sum in another order, so the bits may differ; on CPU we saw none that did.
+1. The public expert alone must be the anchor: its logits differ by no more than `TOLERANCE`. Both run in float32,
+   the anchor rounded first where the merge has rounded. One expert of a mixture and a dense layer sum in another order,
+   so the bits may differ; on CPU we saw none that did.
 2. Hidden states, router logits and logits are finite in every layer.
 3. No expert but the public one takes nearly all of a public text in a layer (`COLLAPSE`).
 4. The merged model reads public text about as well as its anchor (`WORST_LOSS`). The worst recipe that `docs/log.md`
@@ -26,6 +27,7 @@ from inference.load import load_model
 from inference.routing import Routing, measure_routing
 from inference.select import expert_names, select_experts
 from merge.anchor import REFERENCE, SHARED
+from merge.checkpoint import Checkpoint
 from merge.errors import CheckpointError, InputError
 
 TOLERANCE = 1e-3  # of logits, over the largest of the anchor's; rounding gives about 1e-6 of it
@@ -56,7 +58,10 @@ def check(folder: Path, anchor: Path, device: str = "auto") -> Check:
     names = expert_names(model)
     x_BT, text = reference_tokens(anchor, tokenizer, model.config)
     x_BT = x_BT.to(model.device)
-    dense, _ = load_model(anchor, "float32", device)
+    stored = Checkpoint(folder).dtype("model.embed_tokens.weight")
+    rounded = {torch.bfloat16: "bfloat16", torch.float16: "float16"}.get(stored, "float32")
+    dense, _ = load_model(anchor, rounded, device)  # as the merge may have rounded the anchor's weights, too
+    torch.nn.Module.float(dense)
     if dense.config.vocab_size != model.config.vocab_size:
         raise InputError(f"{anchor}: another vocabulary than {folder} has. Is it the anchor of this model?")
     expected = _logits(dense, x_BT)

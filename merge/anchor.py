@@ -18,16 +18,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from merge.checkpoint import Checkpoint, combined_digest, read_json, save_tensors, tensor_digest, write_json
+from merge.arithmetic import all_finite
+from merge.checkpoint import Checkpoint, read_json, write_json
 from merge.errors import CheckpointError
 from merge.files import new_file, sha256_file
 from merge.flexolmo import ROUTER_WEIGHT, Architecture, Shapes, anchor_tensors, architecture_of
+from merge.stored import Stored, combined_digest, read_table
+
+if TYPE_CHECKING:
+    import torch
 
 SHARED = "flexo"
 ROUTER = "public_router.safetensors"
@@ -44,7 +45,7 @@ class Anchor:
     folder: Path
     checkpoint: Checkpoint
     architecture: Architecture
-    router: dict[str, torch.Tensor] = field(repr=False)
+    shared: dict[str, Stored] = field(repr=False)  # what `public_router.safetensors` holds
     advance: Callable[[float], None] = field(default=lambda _amount: None, repr=False)
 
     @cached_property
@@ -58,7 +59,14 @@ class Anchor:
 
     @cached_property
     def router_digest(self) -> str:
-        return router_digest(self.router)
+        """Over the public rows alone: what a pair was trained against."""
+        rows = (stored for name, stored in self.shared.items() if name.endswith("router.weight"))
+        return combined_digest((stored.name, stored.digest()) for stored in rows)
+
+    @cached_property
+    def router(self) -> dict[str, torch.Tensor]:
+        """The tensors of `public_router.safetensors`."""
+        return _loaded(self.shared)
 
     @property
     def reference(self) -> Path:
@@ -69,10 +77,15 @@ class Anchor:
         """The public router row [D] of layer `n`."""
         return self.router[ROUTER_WEIGHT.format(n=n)]
 
+    @cached_property
+    def moment_table(self) -> dict[str, Stored]:
+        """Where the tensors of `public_moments.safetensors` lie; empty if the anchor ships none."""
+        path = self.folder / SHARED / MOMENTS
+        return _table(path) if path.exists() else {}
+
     def moments(self) -> dict[str, torch.Tensor] | None:
         """`layers.N.mean` [D] and `layers.N.second_moment` [D, D] of the router input on public text, if shipped."""
-        folder = self.folder / SHARED
-        return _read_all(folder, MOMENTS) if (folder / MOMENTS).exists() else None
+        return _loaded(self.moment_table) or None
 
 
 def open_anchor(folder: Path) -> Anchor:
@@ -88,14 +101,14 @@ def open_anchor(folder: Path) -> Anchor:
             f"{folder}: no {SHARED}/{ROUTER}. Every owner needs the same public router rows, so they come with the "
             f"anchor. Make them once: python train_anchor.py anchor.path={folder} data.path=PUBLIC_TEXT output=NEW"
         )
-    router = _read_all(path.parent, ROUTER)
+    shared = _table(path)
     for name, shape in _router_tensors(arch).items():
-        if name not in router or tuple(router[name].shape) != shape:
-            found = tuple(router[name].shape) if name in router else "nothing"
+        if name not in shared or shared[name].shape != shape:
+            found = shared[name].shape if name in shared else "nothing"
             raise CheckpointError(f"{path}: {name} is {found}, this anchor needs {shape}.")
-        if not router[name].isfinite().all():
+        if not all_finite(shared[name].read(), shared[name].dtype):
             raise CheckpointError(f"{path}: {name} holds NaN or infinite values.")
-    return Anchor(folder, checkpoint, arch, router)
+    return Anchor(folder, checkpoint, arch, shared)
 
 
 def open_olmo2(folder: Path) -> Checkpoint:
@@ -117,6 +130,8 @@ def write_shared(
         moments: the tensors of `public_moments.safetensors`, or None to ship none.
         about: how the rows were made, kept in `anchor.json`.
     """
+    from merge.tensors import save_tensors
+
     shared = folder / SHARED
     shared.mkdir(exist_ok=True)
     for name, tensors in ((ROUTER, router), (MOMENTS, moments)):
@@ -153,12 +168,6 @@ def tokenizer_digest(folder: Path) -> str:
     return sha256_file(path)
 
 
-def router_digest(router: dict[str, torch.Tensor]) -> str:
-    """Over the public rows alone: what a pair was trained against."""
-    rows = ((name, tensor) for name, tensor in router.items() if name.endswith("router.weight"))
-    return combined_digest((name, tensor_digest(tensor)) for name, tensor in rows)
-
-
 def _router_tensors(arch: Architecture) -> Shapes:
     shapes: Shapes = {}
     for n in range(arch.num_hidden_layers):
@@ -167,8 +176,14 @@ def _router_tensors(arch: Architecture) -> Shapes:
     return shapes
 
 
-def _read_all(folder: Path, name: str) -> dict[str, torch.Tensor]:
+def _table(path: Path) -> dict[str, Stored]:
     try:
-        return load_file(folder / name)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / name}: not a whole safetensors file ({error}). Copy it again.") from None
+        return read_table(path)[0]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error}). Copy it again.") from None
+
+
+def _loaded(table: dict[str, Stored]) -> dict[str, torch.Tensor]:
+    from merge.tensors import load_tensor
+
+    return {name: load_tensor(stored) for name, stored in table.items()}

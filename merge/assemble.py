@@ -1,15 +1,14 @@
 """Planning a merge and carrying it out: expert files in, one FlexOlmo folder out, no training and no data.
 
-`plan` reads headers and shapes, and the anchor once for its digest, and refuses whatever does not fit together;
-`execute` streams the tensors into a folder that appears whole or not at all, and refuses damaged values as they pass.
-Between them the plan can be shown (`flexo-merge --dry-run`).
+`plan` reads headers and shapes and refuses whatever does not fit together (`merge.rearrange` does the same for a folder
+that was merged before). `execute` streams the tensors into a folder that appears whole
+or not at all, and refuses damaged values, or another anchor, as they pass. Between them the plan can be shown.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,162 +17,167 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from merge.anchor import BIAS_ERROR, Anchor, open_anchor
+from merge.arithmetic import all_finite, rounded, to_float32
+from merge.base import AnchorBase, Base, MergedBase
 from merge.card import model_card
-from merge.checkpoint import TOKENIZER_FILES, TensorSpec, combined_digest, read_json, write_json, write_tensors
-from merge.console import progress
-from merge.errors import CheckpointError, ExpertFileError
+from merge.checkpoint import TOKENIZER_FILES, write_json
+from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import ExpertFile, open_expert
 from merge.files import new_folder
-from merge.flexolmo import (
-    FFN,
-    ROUTER_BIAS,
-    ROUTER_WEIGHT,
-    anchor_ffn,
-    expert_ffn,
-    merged_config,
-    merged_ffn,
-    merged_router,
-    merged_tensors,
-)  # fmt: skip
+from merge.flexolmo import FFN, expert_ffn, merged_ffn, merged_router, merged_tensors, with_dtype
+from merge.manifest import MANIFEST, expert_entry, made_at
 from merge.screening import folded_row, screen_rows
 from merge.signing import TrustedKeys, Voucher
+from merge.stored import DTYPES, FLOATS, Stored
+from merge.stream import Advance, Digests, Piece, write_pieces
 
-MANIFEST = "manifest.json"
 DEFAULT_TOP_K = 4
 MAX_SHARD_SIZE = 5_000_000_000
+
+Member = int | ExpertFile  # an expert that the base holds, by its index there, or one that joins
 
 
 @dataclass(frozen=True)
 class Plan:
     """A merge that fits together: what goes where, before a byte is written."""
 
-    anchor: Anchor
-    experts: list[ExpertFile]
-    top_k: int
-    specs: list[TensorSpec]
-    warnings: list[str] = field(default_factory=list)  # about router rows, see `screening`
+    base: Base
+    members: list[Member]
+    anchor: Anchor | None  # absent where a merged folder is changed and no bias has to be folded
+    top_k_at_most: int
+    max_shard_size: int
+    pieces: list[Piece]
+    history: dict[str, Any] = field(default_factory=dict)  # what the manifest keeps of earlier merges, and of this one
     vouchers: dict[str, Voucher] = field(default_factory=dict)  # domain -> who signed, where signatures were checked
+    warnings: list[str] = field(default_factory=list)  # about router rows, see `screening`
+    dtype: str | None = None  # what all weights are rounded to; None keeps the base's
+
+    @property
+    def top_k(self) -> int:
+        return min(self.top_k_at_most, len(self.members))
+
+    @property
+    def experts(self) -> list[ExpertFile]:
+        """The experts that join."""
+        return [member for member in self.members if isinstance(member, ExpertFile)]
 
     @property
     def domains(self) -> list[str]:
         """Expert names in the order of their indices; the anchor's own expert is `public`, index 0."""
-        return ["public", *(expert.domain for expert in self.experts)]
+        return [entry["domain"] for entry in self.entries]
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """What the manifest says of each expert, without its index."""
+        return [
+            self.base.experts[m] if isinstance(m, int) else expert_entry(m, self.vouchers.get(m.domain))
+            for m in self.members
+        ]
+
+    @property
+    def converted_from(self) -> str | None:
+        """The dtype that the experts were trained in, where it is not the one that is written."""
+        trained = self.base.converted_from or self.base.ffn(0, 0, FFN[0]).dtype
+        return None if self.dtype in (None, trained) else trained
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors of the merged model."""
-        return sum(spec.nbytes for spec in self.specs)
+        return sum(piece.nbytes for piece in self.pieces)
 
     def bias_errors(self) -> list[float] | None:
         """Root mean square of the folding error on public text per layer, for a bias of 1; None without any bias."""
-        if not any(expert.has_bias for expert in self.experts):
+        if not any(entry.get("router_bias") for entry in self.entries):
             return None
-        return [
-            self.anchor.router[BIAS_ERROR.format(n=n)].item() for n in range(self.anchor.architecture.num_hidden_layers)
-        ]
+        if self.anchor is None:
+            kept: list[float] | None = self.history["router_bias_folding_rms"]
+            return kept
+        layers = range(self.base.architecture.num_hidden_layers)
+        errors = [self.anchor.shared[BIAS_ERROR.format(n=n)] for n in layers]
+        return [to_float32(stored.read(), stored.dtype).item() for stored in errors]
 
 
 def plan(
     paths: Sequence[Path],
     anchor_path: Path | None = None,
     top_k: int | None = None,
+    max_shard_size: int = MAX_SHARD_SIZE,
     trusted: TrustedKeys | None = None,
     signed: bool = False,
+    dtype: str | None = None,
 ) -> Plan:
-    """Reads all headers, and the anchor for its digest, and decides where every tensor of every input goes.
+    """Reads all headers and decides where every tensor of every input goes.
 
     Args:
         paths: expert files; their order is the order of the experts, after the public one.
         anchor_path: the anchor folder; None looks where the headers say, as seen from here and from the files.
         top_k: active experts per token of the merged model, public included; None takes all, at most 4.
+        max_shard_size: bytes of tensors per file.
         trusted: keys to check the signatures beside the files with; None looks at none.
         signed: with `trusted`, whether every file must have a signature.
+        dtype: `F32`, `BF16` or `F16`, which all weights are rounded to; None keeps the anchor's.
 
     Raises:
         ExpertFileError, CheckpointError: an input is damaged, or does not belong with the others.
         SignatureError: a signature is missing or does not hold.
     """
-    _refuse_repeats(paths)
+    refuse_repeats(paths)
     experts = [open_expert(path) for path in paths]
-    for domain, count in Counter(expert.domain for expert in experts).items():
-        if count > 1:
-            same = ", ".join(str(expert.path) for expert in experts if expert.domain == domain)
-            raise ExpertFileError(
-                f"{same}: {count} experts for the domain {domain!r}. A merge takes one per domain; rename or drop one."
-            )
-    vouchers = {expert.domain: trusted.verify(expert, signed) for expert in experts} if trusted else {}
-    anchor = open_anchor(anchor_path or _find_anchor(experts))
-    with progress("reading the anchor", anchor.checkpoint.nbytes) as anchor.advance:
-        for expert in experts:
-            check_belongs(expert, anchor)
-    total = len(experts) + 1
-    top_k = min(total, DEFAULT_TOP_K) if top_k is None else top_k
-    if not 1 <= top_k <= total:
-        raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
-    specs, used = _specs(anchor, experts)
-    _check_used_once(anchor, experts, used)
-    warnings = screen_rows(anchor, experts)
-    return Plan(
-        anchor, experts, top_k, specs, warnings, {domain: voucher for domain, voucher in vouchers.items() if voucher}
-    )
+    refuse_twins(experts)
+    vouchers = vouchers_of(experts, trusted, signed)
+    anchor = open_anchor(anchor_path or find_anchor(experts))
+    reference = experts[0].header.anchor
+    base = AnchorBase(anchor, reference.name, reference.digest)
+    for expert in experts:
+        check_belongs(expert, base)
+    return lay_out(base, [0, *experts], anchor, top_k, DEFAULT_TOP_K, max_shard_size, {}, vouchers, dtype)
 
 
 def execute(
     plan: Plan,
     output: Path,
-    max_shard_size: int = MAX_SHARD_SIZE,
-    advance: Callable[[float], None] = lambda _amount: None,
+    advance: Advance = lambda _amount: None,
+    verify: bool = True,
     accept: Callable[[Path], None] = lambda _folder: None,
 ) -> None:
     """Writes the merged model into `output`, which must be free; it appears whole or not at all.
 
-    Every expert tensor is checked against its header's sha256, and against NaN and infinity, as it passes.
-    `advance` is told the bytes written. `accept` gets the finished folder before it appears, and may refuse it by
-    raising.
+    With `verify`, every tensor is checked against the sha256 that its header or manifest states, the anchor against the
+    digest that its experts name, and all against NaN and infinity, as they pass. `advance` is told the bytes written.
+    `accept` gets the finished folder before it appears, and may refuse it by raising.
     """
     with new_folder(output) as folder:
-        write_tensors(folder, plan.specs, max_shard_size, advance)
-        config = merged_config(plan.anchor.checkpoint.config, len(plan.domains), plan.top_k)
-        write_json(folder / "config.json", config)
+        digests = write_pieces(folder, plan.pieces, plan.max_shard_size, advance, verify)
+        if verify:
+            plan.base.check(digests.read)
+        config = plan.base.config(len(plan.members), plan.top_k)
+        write_json(folder / "config.json", with_dtype(config, DTYPES[plan.dtype][0]) if plan.dtype else config)
         for name in TOKENIZER_FILES:
-            if (source := plan.anchor.folder / name).exists():
+            if (source := plan.base.folder / name).exists():
                 shutil.copyfile(source, folder / name)
-        manifest = _manifest(plan)
+        manifest = _manifest(plan, digests)
         write_json(folder / MANIFEST, manifest)
         (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
         accept(folder)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a merged folder; raises `CheckpointError` if the folder is not one of ours."""
-    if not (folder / MANIFEST).exists():
-        raise CheckpointError(f"{folder}: no {MANIFEST}. Is it a folder made by flexo-merge?")
-    manifest = read_json(folder / MANIFEST)
-    experts = manifest.get("experts")
-    if manifest.get("format") != "flexo.manifest" or manifest.get("version") != 1 or not isinstance(experts, list):
-        raise CheckpointError(f"{folder / MANIFEST}: not a flexo manifest of version 1.")
-    return manifest
-
-
-def made_at() -> str:
-    """The time for a manifest: now, or SOURCE_DATE_EPOCH, under which two runs give the same bytes."""
-    made = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
-
-
-def _refuse_repeats(paths: Sequence[Path]) -> None:
-    if not paths:
+def refuse_repeats(paths: Sequence[Path], needed: bool = True) -> None:
+    """Raises `ExpertFileError` for a file given twice, and for none where one is needed."""
+    if needed and not paths:
         raise ExpertFileError("no expert files given. Example: flexo-merge experts/*.pt -o model/")
     for path, count in Counter(os.path.realpath(path) for path in paths).items():
         if count > 1:
             raise ExpertFileError(f"{path}: this file was given {count} times.")
 
 
-def _find_anchor(experts: list[ExpertFile]) -> Path:
-    """The first folder that a header names and that is there, as seen from here or from beside the expert file."""
+def find_anchor(experts: list[ExpertFile]) -> Path:
+    """The first folder that a header names and that is there, as seen from here or from beside the expert file.
+
+    Raises `CheckpointError` if none is.
+    """
     for expert in experts:
         beside = expert.path.resolve().parent
         for folder in (Path(), beside, beside.parent):
@@ -187,29 +191,45 @@ def _find_anchor(experts: list[ExpertFile]) -> Path:
     )
 
 
-def check_belongs(expert: ExpertFile, anchor: Anchor) -> None:
+def refuse_twins(experts: list[ExpertFile]) -> None:
+    """Raises `ExpertFileError` for two experts of one domain."""
+    for domain, count in Counter(expert.domain for expert in experts).items():
+        if count > 1:
+            same = ", ".join(str(expert.path) for expert in experts if expert.domain == domain)
+            raise ExpertFileError(
+                f"{same}: {count} experts for the domain {domain!r}. A merge takes one per domain; rename or drop one."
+            )
+
+
+def vouchers_of(experts: list[ExpertFile], trusted: TrustedKeys | None, signed: bool) -> dict[str, Voucher]:
+    """Who vouches for which domain, among the keys `trusted`; raises `SignatureError`, also for none where `signed`."""
+    found = {expert.domain: trusted.verify(expert, signed) for expert in experts} if trusted else {}
+    return {domain: voucher for domain, voucher in found.items() if voucher}
+
+
+def check_belongs(expert: ExpertFile, base: Base) -> None:
     """The expert was trained against exactly this anchor, tokenizer and public rows, in the anchor's dtype."""
     reference = expert.header.anchor
-    for name, size in anchor.architecture.to_dict().items():
+    for name, size in base.architecture.to_dict().items():
         if (found := reference.architecture.to_dict()[name]) != size:
             raise ExpertFileError(
-                f"{expert.path}: its anchor has {name} {found}, {anchor.folder} has {size}. "
+                f"{expert.path}: its anchor has {name} {found}, {base.folder} has {size}. "
                 "Was it trained against another anchor?"
             )
     digests = (
-        ("tokenizer", reference.tokenizer_digest, anchor.tokenizer_digest),
-        ("public router", reference.router_digest, anchor.router_digest),
-        ("anchor", reference.digest, anchor.digest),
+        ("tokenizer", reference.tokenizer_digest, base.about["tokenizer_digest"]),
+        ("public router", reference.router_digest, base.about["router_digest"]),
+        ("anchor", reference.digest, base.about["digest"]),
     )
     for what, theirs_hex, ours_hex in digests:
         if theirs_hex != ours_hex:
             raise ExpertFileError(
-                f"{expert.path}: trained against the {what} {theirs_hex[:12]}, {anchor.folder} has {ours_hex[:12]}. "
+                f"{expert.path}: trained against the {what} {theirs_hex[:12]}, {base.folder} has {ours_hex[:12]}. "
                 f"Experts only fit the anchor that they were trained with (theirs was called {reference.name!r})."
             )
-    for n in range(anchor.architecture.num_hidden_layers):
+    for n in range(base.architecture.num_hidden_layers):
         for part in FFN:
-            ours, theirs = anchor.checkpoint.dtype(anchor_ffn(n, part)), expert.dtype(expert_ffn(n, part))
+            ours, theirs = base.converted_from or base.ffn(0, n, part).dtype, expert.tensors[expert_ffn(n, part)].dtype
             if ours != theirs:
                 raise ExpertFileError(
                     f"{expert.path}: {expert_ffn(n, part)} has dtype {theirs}, the anchor's tensors are {ours}. "
@@ -217,82 +237,81 @@ def check_belongs(expert: ExpertFile, anchor: Anchor) -> None:
                 )
 
 
-def _specs(anchor: Anchor, experts: list[ExpertFile]) -> tuple[list[TensorSpec], list[Counter[str]]]:
-    """The tensors of the merged model, and per input (anchor first) how often each of its tensors was used."""
-    arch, checkpoint = anchor.architecture, anchor.checkpoint
-    used: list[Counter[str]] = [Counter() for _ in range(len(experts) + 1)]
-    sources: dict[str, tuple[torch.dtype, Callable[[], torch.Tensor]]] = {}
+def lay_out(
+    base: Base,
+    members: list[Member],
+    anchor: Anchor | None,
+    top_k: int | None,
+    at_most: int,
+    max_shard_size: int,
+    history: dict[str, Any],
+    vouchers: dict[str, Voucher],
+    dtype: str | None,
+) -> Plan:
+    """The plan of a merge of `members`, which have been found to belong to `base`; `history` is for its manifest."""
+    total = len(members)
+    if top_k is not None and not 1 <= top_k <= total:
+        raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
+    pieces = _pieces(base, members, anchor, dtype)
+    warnings = screen_rows(base, anchor, [member for member in members if isinstance(member, ExpertFile)])
+    at_most = at_most if top_k is None else top_k
+    return Plan(base, members, anchor, at_most, max_shard_size, pieces, history, vouchers, warnings, dtype)
 
-    def from_anchor(name: str) -> tuple[torch.dtype, Callable[[], torch.Tensor]]:
-        used[0][name] += 1
-        return checkpoint.dtype(name), partial(checkpoint.tensor, name)
 
-    def from_expert(e: int, name: str) -> tuple[torch.dtype, Callable[[], torch.Tensor]]:
-        used[e][name] += 1
-        return experts[e - 1].dtype(name), partial(experts[e - 1].tensor, name)
-
-    for n in range(arch.num_hidden_layers):
-        for e, expert in enumerate(experts, 1):
-            used[e][ROUTER_WEIGHT.format(n=n)] += 1
-            used[e][ROUTER_BIAS.format(n=n)] += expert.has_bias
+def _pieces(base: Base, members: list[Member], anchor: Anchor | None, to: str | None) -> list[Piece]:
+    """Every tensor of the merged model with its source; asserts that every tensor of every input has one place."""
+    sources: dict[str, Stored] = {}
+    routers: dict[str, partial[bytes]] = {}
+    for n in range(base.architecture.num_hidden_layers):
+        dtype = to or base.ffn(0, n, FFN[0]).dtype
+        routers[merged_router(n)] = partial(_router, base, members, anchor, n, dtype)
+        for index, member in enumerate(members):
             for part in FFN:
-                sources[merged_ffn(n, e, part)] = from_expert(e, expert_ffn(n, part))
-        for part in FFN:
-            sources[merged_ffn(n, 0, part)] = from_anchor(anchor_ffn(n, part))
-        dtype = checkpoint.dtype(anchor_ffn(n, FFN[0]))
-        sources[merged_router(n)] = dtype, partial(_router_rows, anchor, experts, n, dtype)
-    specs = []
-    for name, shape in merged_tensors(arch, len(experts) + 1).items():
-        dtype, load = sources.pop(name) if name in sources else from_anchor(name)
-        specs.append(TensorSpec(name, dtype, shape, load))
-    assert not sources, f"planned but without a place in the merged model: {sorted(sources)[:4]}"
-    return specs, used
+                stored = base.ffn(member, n, part) if isinstance(member, int) else member.tensors[expert_ffn(n, part)]
+                sources[merged_ffn(n, index, part)] = stored
+    pieces = []
+    for name, shape in merged_tensors(base.architecture, len(members)).items():
+        if name in routers:
+            n_dtype = routers[name].args[-1]
+            pieces.append(Piece(name, n_dtype, shape, routers[name]))
+        else:
+            stored = sources[name] if name in sources else base.tensor(name)
+            pieces.append(Piece(name, to if to and stored.dtype in FLOATS else stored.dtype, shape, stored))
+    places = Counter((piece.source.path, piece.source.name) for piece in pieces if isinstance(piece.source, Stored))
+    assert not (twice := [place for place, count in places.items() if count > 1]), f"used more than once: {twice[:4]}"
+    if isinstance(base, AnchorBase):
+        unused = [name for name in base.checkpoint.names if (base.checkpoint.stored(name).path, name) not in places]
+        assert not unused, f"{base.folder}: not used: {sorted(unused)[:4]}"
+    return pieces
 
 
-def _router_rows(anchor: Anchor, experts: list[ExpertFile], n: int, dtype: torch.dtype) -> torch.Tensor:
-    """The router [E, D] of layer `n`: the public row, then the owners' rows with their bias folded in (r + b v)."""
-    rows = [anchor.public_row(n).float(), *(folded_row(anchor, expert, n) for expert in experts)]
-    return torch.stack(rows).to(dtype)
+def _router(base: Base, members: list[Member], anchor: Anchor | None, n: int, dtype: str) -> bytes:
+    """The router [E, D] of layer `n`: the base's rows, then the owners' with their bias folded in (r + b v)."""
+    before = base.rows(n)
+    rows = [before[member] if isinstance(member, int) else folded_row(anchor, member, n) for member in members]
+    data = rounded(np.stack(rows), dtype)
+    if not all_finite(data, dtype):
+        raise InputError(f"the router rows of layer {n} hold values that {dtype} cannot hold. Choose another --dtype.")
+    return data
 
 
-def _check_used_once(anchor: Anchor, experts: list[ExpertFile], used: list[Counter[str]]) -> None:
-    inputs = [(str(anchor.folder), anchor.checkpoint.names)]
-    inputs += [(str(expert.path), set(expert.header.tensors)) for expert in experts]
-    for (where, names), counts in zip(inputs, used, strict=True):
-        wrong = sorted(name for name in names | set(+counts) if (name in names) != (counts[name] == 1))
-        assert not wrong, f"{where}: not used exactly once: {wrong[:4]}"
-
-
-def _manifest(plan: Plan) -> dict[str, Any]:
-    anchor = plan.anchor
-    reference = plan.experts[0].header.anchor
-    public = {"index": 0, "domain": "public", "title": "the anchor's own feed-forward network"}
-    return {
+def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
+    history = plan.history
+    manifest = {
         "format": "flexo.manifest",
         "version": 1,
         "made": made_at(),
-        "how": "merged without training",
+        "how": history.get("how") or "merged without training",
+        "router_training": history.get("router_training"),
         "top_k": plan.top_k,
-        "anchor": {
-            "name": reference.name,
-            "digest": anchor.digest,
-            "tokenizer_digest": anchor.tokenizer_digest,
-            "router_digest": anchor.router_digest,
-            "architecture": anchor.architecture.to_dict(),
-        },
-        "experts": [public]
-        + [
-            _manifest_entry(index, expert, plan.vouchers.get(expert.domain))
-            for index, expert in enumerate(plan.experts, 1)
-        ],
+        "top_k_at_most": plan.top_k_at_most,
+        "max_shard_size": plan.max_shard_size,
+        "anchor": plan.base.about,
+        "experts": [{"index": index} | entry for index, entry in enumerate(plan.entries)],
         "router_bias_folding_rms": plan.bias_errors(),
     }
-
-
-def _manifest_entry(index: int, expert: ExpertFile, voucher: Voucher | None) -> dict[str, Any]:
-    about = expert.header.to_dict()
-    tensors = about.pop("tensors")
-    about.pop("anchor")
-    digest = combined_digest((name, info["sha256"]) for name, info in tensors.items())
-    vouched = {"vouched": voucher.to_dict()} if voucher else {}
-    return {"index": index, "file": expert.path.name, "digest": digest} | about | vouched
+    if plan.converted_from:
+        manifest["converted_from"] = plan.converted_from
+    manifest |= {name: history[name] for name in ("left", "replaced") if history.get(name)}
+    unknown = isinstance(plan.base, MergedBase) and plan.base.digests is None  # nothing could be compared
+    return manifest | {"tensors": None if unknown else digests.written or None}

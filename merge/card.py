@@ -37,7 +37,8 @@ from transformers import pipeline
 print(pipeline("text-generation", "{name}")("The", max_new_tokens=40)[0]["generated_text"])
 ```
 
-`echo "The" | flexo-generate {name}/` does the same; `--experts public,{experts[-1]["domain"]}` uses only these experts.
+`echo "The" | flexo-generate {name}/` puts the end-of-text token before the prompt, as before each document in training;
+`--experts public,{experts[-1]["domain"]}` uses only these experts, `--attribution` shows which expert made which token.
 """
 
 
@@ -45,13 +46,13 @@ def _trained(manifest: dict[str, Any]) -> str:
     """What was trained when the experts were together."""
     if "training" in manifest:
         return f"All weights were trained together on {manifest['training']['tokens']:,} tokens of pooled text."
-    if (router := manifest.get("router_training")) is None:
+    if not manifest.get("router_training"):
         return (
             "The experts were trained apart from each other; no training and no data went into putting them together."
         )
     return (
-        f"The router rows were trained on {router['tokens']:,} tokens of {' and '.join(router['text'])} text, "
-        "none of it private; nothing else was."
+        "The router rows were trained after the merge, on public text and public proxies of the domains; nothing else "
+        "was. `manifest.json` says how much."
     )
 
 

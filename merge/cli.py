@@ -2,6 +2,7 @@
 
 flexo-merge experts/*.pt -o model/
 flexo-merge experts/*.pt -o model/ --dry-run
+flexo-merge model/ experts/legal.pt --replace math=experts/math-v2.pt -o model2/
 flexo-inspect experts/math.pt
 flexo-inspect model/
 """
@@ -16,6 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from merge.console import new_app, progress, run
+from merge.sizes import parse_size, size_text
+from merge.stored import DTYPES, FLOATS
 
 merge_app = new_app("Assemble expert files into one FlexOlmo model. No training, no data.")
 inspect_app = new_app("Show what an expert file, a merged model or an anchor says about itself.")
@@ -33,21 +36,62 @@ def inspect() -> None:
     run(inspect_app)
 
 
+def _parse_dtype(text: str) -> str:
+    names = {DTYPES[name][0]: name for name in FLOATS if name != "F64"}
+    if text not in names:
+        raise typer.BadParameter(f"{text!r}: expected one of {', '.join(sorted(names))}.")
+    return names[text]
+
+
 @merge_app.command(
     epilog="Examples:\n\n"
     "`flexo-merge experts/*.pt -o model/`\n\n"
     "`flexo-merge experts/math.pt experts/news.pt -o model/ --anchor anchor/ --top-k 2`\n\n"
     "`flexo-merge experts/*.pt -o model/ --require-signatures --trusted-keys keys/`\n\n"
+    "`flexo-merge experts/*.pt -o model/ --dtype bfloat16 --max-shard-size 2GB`\n\n"
+    "`flexo-merge model/ experts/legal.pt -o model2/`\n\n"
+    "`flexo-merge model/ --replace math=experts/math-v2.pt -o model2/`\n\n"
     "`flexo-merge experts/*.pt -o model/ --dry-run`"
 )
 def merge_command(
-    experts: Annotated[list[Path], typer.Argument(help="Expert files; their order is the order of the experts.")],
+    experts: Annotated[
+        list[Path],
+        typer.Argument(help="Expert files, in the order of the experts; before them, a merged folder that they join."),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN=FILE", help="Put another expert in the place of one of the folder; repeated."),
+    ] = None,
     anchor: Annotated[Path | None, typer.Option(help="The anchor folder. [default: where the headers say]")] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Active experts per token, public included. [default: all, at most 4]")
+        int | None,
+        typer.Option(help="Active experts per token, public included. [default: the folder's, or all, at most 4]"),
     ] = None,
-    max_shard_size: Annotated[float, typer.Option(help="Gigabytes of tensors per file.", min=0.001)] = 5.0,
+    max_shard_size: Annotated[
+        Any,
+        typer.Option(
+            parser=parse_size,
+            metavar="SIZE",
+            help="Tensors per file: 5GB, 500MB, or bytes. [default: the folder's, or 5GB]",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Any,
+        typer.Option(
+            parser=_parse_dtype,
+            metavar="DTYPE",
+            help="Round all weights to float32, bfloat16 or float16. [default: the anchor's or the folder's]",
+        ),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Compare every tensor with its sha256, and the anchor with its digest. Without, tensors are copied as "
+            "they are, and a damaged or exchanged one is not noticed.",
+        ),
+    ] = True,
     trusted_keys: TrustedKeysOption = None,
     require_signatures: Annotated[
         bool, typer.Option("--require-signatures", help="Refuse an expert that no trusted key has signed.")
@@ -61,36 +105,70 @@ def merge_command(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check what fits, print the plan, write nothing.")] = False,
 ) -> None:
-    """Assemble expert files into one FlexOlmo model folder that transformers and vLLM load."""
-    from merge.assemble import execute, plan
+    """Assemble expert files into one FlexOlmo model folder that transformers and vLLM load.
+
+    A folder that was merged before, given first, is taken as it is: experts join it, or make way for newer ones.
+    """
+    from merge.assemble import MAX_SHARD_SIZE, execute, plan
     from merge.checking import SMALL, can_check, check_by_running
     from merge.files import refuse_occupied
+    from merge.rearrange import refuse_inside, replan
     from merge.signing import read_trusted_keys
 
     if require_signatures and not trusted_keys:
         raise typer.BadParameter("--require-signatures needs --trusted-keys FOLDER: whose signatures?")
+    if trusted_keys and not verify:
+        raise typer.BadParameter("a signature is for tensors that are compared with it: --no-verify cannot go with it.")
+    newer = _replacements(replace or [])
+    folder = experts[0] if experts[0].is_dir() else None
+    if newer and not folder:
+        raise typer.BadParameter("--replace changes a merged folder. Give that first: flexo-merge model/ --replace ...")
+    if folder and not newer and len(experts) == 1:
+        raise typer.BadParameter(f"{folder}: a folder and no expert to join it. Give expert files, or --replace.")
     refuse_occupied(output)
     trusted = read_trusted_keys(trusted_keys) if trusted_keys else None
-    made = plan(experts, anchor, top_k, trusted, require_signatures)
+    if folder:
+        refuse_inside(folder, output)
+        made = replan(folder, (), experts[1:], newer, anchor, top_k, max_shard_size, trusted, require_signatures, dtype)
+    else:
+        made = plan(experts, anchor, top_k, max_shard_size or MAX_SHARD_SIZE, trusted, require_signatures, dtype)
     typer.echo(_plan_text(made))
     for warning in made.warnings:
         sys.stderr.write(f"warning: {_printable(warning)}\n")
+    if made.history.get("router_training"):
+        sys.stderr.write("note: this model's router was trained after its merge; the rows of who joins were not.\n")
     if dry_run:
+        with progress("reading the anchor", made.base.checkpoint.nbytes) as advance:
+            made.base.verify(advance)
         typer.echo("dry run: nothing was written.")
         return
+    anchor = made.anchor.folder if made.anchor else None
     if check and not can_check():
         raise typer.BadParameter("--check needs transformers, which is not installed here.")
+    if check and not anchor:
+        raise typer.BadParameter("--check compares with the anchor, which is not where the headers say: add --anchor.")
     wanted = made.nbytes <= SMALL and can_check() if check is None else check
     report: list[str] = []
 
-    def accept(folder: Path) -> None:
-        if wanted:
-            report.append(check_by_running(folder, made.anchor.folder))
+    def accept(finished: Path) -> None:
+        if wanted and anchor:
+            report.append(check_by_running(finished, anchor))
 
     with progress("merging", made.nbytes) as advance:
-        execute(made, output, int(max_shard_size * 1e9), advance, accept)
-    typer.echo("\n".join(report) if wanted else f"not checked; run: flexo-check {output} --anchor {made.anchor.folder}")
+        execute(made, output, advance, verify, accept)
+    typer.echo("\n".join(report) or f"not checked; run: flexo-check {output} --anchor {anchor or 'ANCHOR'}")
     typer.echo(f"wrote {output}/  try: echo 'Once upon a time' | flexo-generate {output}")
+
+
+def _replacements(given: list[str]) -> dict[str, Path]:
+    """`DOMAIN=FILE` by domain."""
+    pairs = [text.partition("=") for text in given]
+    for domain, _, file in pairs:
+        if not domain or not file:
+            raise typer.BadParameter("--replace takes DOMAIN=FILE, as in --replace math=experts/math-v2.pt.")
+    if len({domain for domain, _, _ in pairs}) != len(pairs):
+        raise typer.BadParameter("--replace names a domain twice; one expert can take its place.")
+    return {domain: Path(file) for domain, _, file in pairs}
 
 
 @inspect_app.command(epilog="Examples:\n\n`flexo-inspect experts/math.pt`\n\n`flexo-inspect model/ --json`")
@@ -102,6 +180,8 @@ def inspect_command(
 ) -> None:
     """Show what an expert file, a merged model or an anchor says about itself."""
     about = _about(path, verify, trusted_keys)
+    if path.is_dir() and not as_json and isinstance(about.get("tensors"), dict):
+        about["tensors"] = f"{len(about['tensors'])}, each with its sha256; --json lists them"
     typer.echo(
         json.dumps(about, indent=2, ensure_ascii=False) if as_json else "\n".join(map(_printable, _lines(about)))
     )
@@ -116,7 +196,7 @@ def _about(path: Path, verify: bool, trusted_keys: Path | None) -> dict[str, Any
         if verify:
             with progress("verifying", expert.nbytes) as advance:
                 for name in expert.header.tensors:
-                    advance(expert.tensor(name).nbytes)
+                    advance(len(expert.read(name)))
         about = {"file": str(path), "bytes": path.stat().st_size, "verified": verify} | expert.header.to_dict()
         about["signature"] = signature_about(expert, trusted_keys)
         about["tensors"] = {
@@ -125,7 +205,7 @@ def _about(path: Path, verify: bool, trusted_keys: Path | None) -> dict[str, Any
         return about
     from merge.anchor import SHARED
     from merge.anchor import about as about_anchor
-    from merge.assemble import read_manifest
+    from merge.manifest import read_manifest
 
     return about_anchor(path) if (path / SHARED).is_dir() else read_manifest(path)
 
@@ -152,20 +232,21 @@ def _printable(line: str) -> str:
 
 
 def _plan_text(plan: Any) -> str:
-    arch = plan.anchor.architecture
+    arch = plan.base.architecture
     lines = [
-        f"anchor   {plan.anchor.folder}  {arch.num_hidden_layers} layers, hidden {arch.hidden_size}, "
-        f"FFN {arch.intermediate_size}, vocabulary {arch.vocab_size}  digest {plan.anchor.digest[:12]}",
-        "expert 0 public",
+        f"{plan.base.kind:8} {plan.base.folder}  {arch.num_hidden_layers} layers, hidden {arch.hidden_size}, "
+        f"FFN {arch.intermediate_size}, vocabulary {arch.vocab_size}  anchor's digest {plan.base.about['digest'][:12]}"
     ]
-    lines += [
-        f"expert {index} {expert.domain}  {expert.path}  {_size(expert.nbytes)}  {expert.header.licence}"
-        + (f"  signed by {plan.vouchers[expert.domain].name}" if expert.domain in plan.vouchers else "")
-        for index, expert in enumerate(plan.experts, 1)
-    ]
+    for index, (member, domain) in enumerate(zip(plan.members, plan.domains, strict=True)):
+        if isinstance(member, int):
+            lines.append(f"expert {index} {_printable(domain)}" + ("  from the model" if member else ""))
+        else:
+            signed = f"  signed by {plan.vouchers[domain].name}" if domain in plan.vouchers else ""
+            size = size_text(member.nbytes)
+            lines.append(f"expert {index} {domain}  {member.path}  {size}  {member.header.licence}{signed}")
     lines.append(
-        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.specs)} tensors, "
-        f"{_size(plan.nbytes)}"
+        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.pieces)} tensors, "
+        f"{size_text(plan.nbytes)}" + (f", rounded from {plan.converted_from}" if plan.converted_from else "")
     )
     if errors := plan.bias_errors():
         worst = max(range(len(errors)), key=errors.__getitem__)
@@ -174,7 +255,3 @@ def _plan_text(plan: Any) -> str:
             f"of 1: {sum(errors) / len(errors):.2f} over layers, worst {errors[worst]:.2f} in layer {worst}"
         )
     return "\n".join(lines)
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"

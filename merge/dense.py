@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from merge.anchor import Anchor, open_anchor, open_olmo2, tokenizer_digest
-from merge.assemble import DEFAULT_TOP_K, MANIFEST, MAX_SHARD_SIZE, made_at
+from merge.assemble import DEFAULT_TOP_K, MAX_SHARD_SIZE
 from merge.card import model_card
-from merge.checkpoint import TOKENIZER_FILES, Checkpoint, TensorSpec, read_json, write_json, write_tensors
+from merge.checkpoint import TOKENIZER_FILES, Checkpoint, read_json, write_json
 from merge.console import progress
 from merge.errors import CheckpointError
 from merge.files import new_folder
@@ -36,7 +36,10 @@ from merge.flexolmo import (
     merged_tensors,
 )  # fmt: skip
 from merge.header import check_domain
+from merge.manifest import MANIFEST, made_at
 from merge.merged import open_merged
+from merge.stream import Piece, write_pieces
+from merge.tensors import made_piece
 
 ABOUT = "flexo.json"  # of a model trained whole: what it is and how it was made
 
@@ -59,8 +62,8 @@ class Average:
             raise CheckpointError(f"{self.models[0].folder}: the average of {name} is not finite. Which model failed?")
         return total.to(first.dtype)
 
-    def spec(self, name: str, shape: tuple[int, ...]) -> TensorSpec:
-        return TensorSpec(name, self.models[0].dtype(name), shape, partial(self.tensor, name))
+    def piece(self, name: str, shape: tuple[int, ...]) -> Piece:
+        return made_piece(name, shape, self.models[0].dtype(name), partial(self.tensor, name))
 
 
 def average(folders: Sequence[Path], weights: Sequence[float] | None = None) -> Average:
@@ -106,7 +109,7 @@ def write_soup(soup: Average, output: Path, advance: Callable[[float], None] = l
     first = soup.models[0]
     shapes = anchor_tensors(architecture_of(first.config, str(first.folder)))
     with new_folder(output) as folder:
-        write_tensors(folder, [soup.spec(name, shape) for name, shape in shapes.items()], MAX_SHARD_SIZE, advance)
+        write_pieces(folder, [soup.piece(name, shape) for name, shape in shapes.items()], MAX_SHARD_SIZE, advance)
         write_json(folder / "config.json", first.config)
         copy_tokenizer(first.folder, folder)
         write_json(
@@ -167,16 +170,15 @@ def write_mixture(
         merged_ffn(n, e, part): (model, anchor_ffn(n, part))
         for e, model in enumerate(whole.models) for n in range(arch.num_hidden_layers) for part in FFN
     }  # fmt: skip
-    specs = []
+    pieces, dtype = [], anchor.checkpoint.dtype(anchor_ffn(0, FFN[0]))
     for name, shape in merged_tensors(arch, experts).items():
         if name in sources:
-            dtype = anchor.checkpoint.dtype(anchor_ffn(0, FFN[0]))
-            specs.append(TensorSpec(name, dtype, shape, partial(sources[name].to, dtype)))
+            pieces.append(made_piece(name, shape, dtype, partial(sources.__getitem__, name)))
         elif name in parts:
             model, own = parts[name]
-            specs.append(TensorSpec(name, model.dtype(own), shape, partial(model.tensor, own)))
+            pieces.append(Piece(name, model.stored(own).dtype, shape, model.stored(own)))
         else:
-            specs.append(whole.spec(name, shape))
+            pieces.append(whole.piece(name, shape))
     manifest: dict[str, Any] = {
         "format": "flexo.manifest", "version": 1, "made": made_at(), "how": how, "top_k": top_k,
         "anchor": {
@@ -190,7 +192,7 @@ def write_mixture(
         "rows": f"of {name_of(rows)}" if rows else f"random, seed {seed}",
     }  # fmt: skip
     with new_folder(output) as folder:
-        write_tensors(folder, specs, MAX_SHARD_SIZE, advance)
+        write_pieces(folder, pieces, MAX_SHARD_SIZE, advance)
         write_json(folder / "config.json", merged_config(anchor.checkpoint.config, experts, top_k))
         copy_tokenizer(anchor.folder, folder)
         write_json(folder / MANIFEST, manifest)

@@ -8,20 +8,22 @@ whatever is not exactly as specified is refused.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
-from merge.checkpoint import DTYPE_NAMES, DTYPES, save_tensors, tensor_digest
+from merge.arithmetic import Values, all_finite, to_float32
 from merge.errors import ExpertFileError
 from merge.files import new_file
 from merge.flexolmo import expert_tensors
 from merge.header import Header, TensorInfo, parse_header
-from merge.torch_zip import check_zip
+from merge.stored import Stored, read_table
+from merge.torch_zip import read_zip
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = "flexo.expert"
 VERSION = 1
@@ -30,11 +32,11 @@ WEIGHT_DTYPES = ("F32", "BF16", "F16")
 
 @dataclass(frozen=True)
 class ExpertFile:
-    """An opened expert file: its header, and functions that bring its tensors when they are needed."""
+    """An opened expert file: its header, and where its tensors lie."""
 
     path: Path
     header: Header
-    load: Callable[[str], torch.Tensor]
+    tensors: Mapping[str, Stored]
 
     @property
     def domain(self) -> str:
@@ -49,19 +51,28 @@ class ExpertFile:
     def has_bias(self) -> bool:
         return "layers.0.router.bias" in self.header.tensors
 
-    def dtype(self, name: str) -> torch.dtype:
-        return DTYPES[self.header.tensors[name].dtype]
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """One tensor, checked against the header: sha256, and no NaN or infinity. Raises `ExpertFileError`."""
-        tensor = self.load(name)
-        if tensor_digest(tensor) != self.header.tensors[name].sha256:
+    def read(self, name: str) -> bytearray:
+        """The bytes of one tensor, checked against the header: sha256, no NaN or infinity. Raises `ExpertFileError`."""
+        stored = self.tensors[name]
+        data = stored.read()
+        if hashlib.sha256(stored.title + data).hexdigest() != stored.sha256:
             raise ExpertFileError(
                 f"{self.path}: {name} does not match the sha256 in the header. The file was damaged or altered; "
                 "ask its owner for a new copy."
             )
-        _check_finite(self.path, name, tensor)
-        return tensor
+        if not all_finite(data, stored.dtype):
+            raise _not_finite(self.path, name)
+        return data
+
+    def values(self, name: str) -> Values:
+        """One tensor in float32 [n], checked like `read`."""
+        return to_float32(self.read(name), self.tensors[name].dtype)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor, checked like `read`."""
+        from merge.tensors import as_tensor
+
+        return as_tensor(self.read(name), self.tensors[name])
 
 
 def write_expert(
@@ -88,15 +99,21 @@ def write_expert(
         ExpertFileError: `open_expert` or a merge would refuse the file.
         InputError: the file cannot be written here.
     """
+    import torch
+
+    from merge.tensors import dtype_name, save_tensors, tensor_digest
+
     for name, tensor in tensors.items():
-        dtype = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
-        _check_dtype(path, name, dtype, stated=dtype)
-        _check_finite(path, name, tensor)
+        _check_dtype(path, name, dtype_name(tensor), stated=dtype_name(tensor))
+        if not tensor.isfinite().all():
+            raise _not_finite(path, name)
     owned = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(tensors.items())}
-    header = header.with_tensors({name: TensorInfo.of(tensor, tensor_digest(tensor)) for name, tensor in owned.items()})
+    header = header.with_tensors(
+        {name: TensorInfo(dtype_name(t), tuple(t.shape), tensor_digest(t)) for name, t in owned.items()}
+    )
     text = header.to_json()
     parse_header(text, str(path))  # what we refuse to read we do not write
-    _check_tensors(path, header, owned)
+    _check_table(path, header, {name: tuple(tensor.shape) for name, tensor in owned.items()})
     before(header)
     with new_file(path, replace) as partial:
         if path.suffix == ".safetensors":
@@ -130,45 +147,40 @@ def open_expert(path: Path) -> ExpertFile:
 
 
 def _open_zip(path: Path) -> ExpertFile:
-    check_zip(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a stranger's file can make the unpickler fail in any way; the answer is the same
-        raise ExpertFileError(
-            f"{path}: PyTorch cannot load it ({type(error).__name__}: {str(error)[:200]!r}). The file was damaged or "
-            "altered; ask its owner for a new copy."
-        ) from None
+    content = read_zip(path)
     header = _header(path, "PyTorch", content, {"format", "version", "header", "tensors"})
-    tensors = content["tensors"]
-    if not isinstance(tensors, dict) or any(type(tensor) is not torch.Tensor for tensor in tensors.values()):
+    if not isinstance(tensors := content["tensors"], dict):
         raise ExpertFileError(f"{path}: tensors is a {type(tensors).__name__}, expected a dictionary of plain tensors.")
-    _check_names(path, tensors)
-    _check_tensors(path, header, tensors)
-    return ExpertFile(path, header, tensors.__getitem__)
+    return _opened(path, header, tensors)
 
 
 def _open_safetensors(path: Path) -> ExpertFile:
     try:
-        file: Any = safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError) as error:
+        tensors, metadata = read_table(path)
+    except (OSError, ValueError) as error:
         raise ExpertFileError(
             f"{path}: neither a PyTorch zip nor a safetensors file, or cut short ({str(error)[:200]!r}). Expert files "
             "are written by train_expert.py; copy the file again if it came over a network."
         ) from None
-    content = dict(file.metadata() or {})
+    content: dict[str, Any] = dict(metadata)
     if content.get("version") == str(VERSION):  # metadata holds text only
         content["version"] = VERSION
-    header = _header(path, "safetensors", content, {"format", "version", "header"})
-    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - a safetensors handle is no mapping
-    _check_table(path, header, {name: tuple(part.get_shape()) for name, part in slices.items()})
-    for name, part in slices.items():
-        _check_dtype(path, name, part.get_dtype(), header.tensors[name].dtype)
-    return ExpertFile(path, header, file.get_tensor)
+    return _opened(path, _header(path, "safetensors", content, {"format", "version", "header"}), tensors)
+
+
+def _opened(path: Path, header: Header, tensors: Mapping[str, Stored]) -> ExpertFile:
+    _check_table(path, header, {name: stored.shape for name, stored in tensors.items()})
+    for name, stored in tensors.items():
+        _check_dtype(path, name, stored.dtype, header.tensors[name].dtype)
+    return ExpertFile(
+        path,
+        header,
+        {name: stored.stated(header.tensors[name].sha256, ExpertFileError) for name, stored in tensors.items()},
+    )
 
 
 def _header(path: Path, container: str, content: dict[str, Any], names: set[str]) -> Header:
     """The header of either container, where its other entries are as specified."""
-    _check_names(path, content)
     if content.get("format") != FORMAT:
         raise ExpertFileError(
             f"{path}: a {container} file, but not an expert file (no format {FORMAT!r} in it). Expert files are "
@@ -186,22 +198,6 @@ def _header(path: Path, container: str, content: dict[str, Any], names: set[str]
     if not isinstance(text := content["header"], str):
         raise ExpertFileError(f"{path}: header is a {type(text).__name__}, expected JSON text.")
     return parse_header(text, str(path))
-
-
-def _check_names(path: Path, entries: Mapping[Any, Any]) -> None:
-    if any(not isinstance(name, str) for name in entries):
-        raise ExpertFileError(f"{path}: an entry whose name is no text. Expert files are written by train_expert.py.")
-
-
-def _check_tensors(path: Path, header: Header, tensors: Mapping[str, torch.Tensor]) -> None:
-    _check_table(path, header, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    for name, tensor in tensors.items():
-        _check_dtype(path, name, DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), header.tensors[name].dtype)
-        if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
-            raise ExpertFileError(
-                f"{path}: {name} is a view into {tensor.untyped_storage().nbytes()} bytes, it should own exactly its "
-                f"{tensor.nbytes}. Whatever else is in there must not travel with it."
-            )
 
 
 def _check_table(path: Path, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -230,9 +226,8 @@ def _check_dtype(path: Path, name: str, dtype: str, stated: str) -> None:
         )
 
 
-def _check_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
-    if not tensor.isfinite().all():
-        raise ExpertFileError(f"{path}: {name} holds NaN or infinite values. The training that made it failed.")
+def _not_finite(path: Path, name: str) -> ExpertFileError:
+    return ExpertFileError(f"{path}: {name} holds NaN or infinite values. The training that made it failed.")
 
 
 def _check_file_size(expert: ExpertFile) -> None:

@@ -152,6 +152,11 @@ def merged_config(anchor: Mapping[str, Any], experts: int, top_k: int) -> dict[s
     }
 
 
+def with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """`config` for weights in another dtype, by PyTorch's name, under the key of transformers 5 and the older one."""
+    return {**config, "dtype": name} | ({"torch_dtype": name} if "torch_dtype" in config else {})
+
+
 def _rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Rotary settings under the names of transformers 5, whichever of its three generations of names was used."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}

@@ -16,11 +16,9 @@ import typing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
-from merge.checkpoint import DTYPE_NAMES, DTYPES
 from merge.errors import ExpertFileError
 from merge.flexolmo import Architecture
+from merge.stored import DTYPES, once
 
 MAX_HEADER = 8 << 20
 MAX_TEXT = 2000
@@ -89,15 +87,11 @@ class TensorInfo:
 
     dtype: str  # safetensors names: F32, BF16, F16
     shape: tuple[int, ...]
-    sha256: str  # over dtype, shape and bytes, see checkpoint.tensor_digest
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor, sha256: str) -> TensorInfo:
-        return cls(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), sha256)
+    sha256: str  # over dtype, shape and bytes, see tensors.tensor_digest
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * DTYPES[self.dtype][1]
 
 
 @dataclass(frozen=True)
@@ -166,14 +160,6 @@ def check_domain(domain: str, where: str) -> None:
         )
     if domain == "public":
         raise ExpertFileError(f"{where}: the domain name 'public' is taken by the anchor's own expert.")
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object in which no name comes twice; the second would hide the first."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("the same name twice")
-    return found
 
 
 def _build(kind: Any, value: Any, where: str, path: str) -> Any:

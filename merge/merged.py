@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 
-from merge.assemble import MANIFEST, MAX_SHARD_SIZE, read_manifest
+from merge.assemble import MAX_SHARD_SIZE
 from merge.card import model_card
-from merge.checkpoint import Checkpoint, TensorSpec, write_json, write_tensors
+from merge.checkpoint import Checkpoint, write_json
 from merge.errors import CheckpointError
 from merge.files import new_folder
 from merge.flexolmo import Architecture, architecture_of, merged_router, merged_tensors
+from merge.manifest import MANIFEST, read_manifest
+from merge.stream import Piece, write_pieces
+from merge.tensors import made_piece
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
@@ -69,19 +72,21 @@ def write_rows(
         advance: told the bytes written.
     """
     source = merged.checkpoint
-    specs = []
-    for name, shape in merged_tensors(merged.architecture, len(merged.domains)).items():
-        specs.append(TensorSpec(name, source.dtype(name), shape, partial(source.tensor, name)))
     new = {merged_router(n): tensor for n, tensor in rows.items()}
     assert new.keys() <= source.names, f"no such routers: {sorted(new.keys() - source.names)[:4]}"
-    specs = [
-        TensorSpec(s.name, s.dtype, s.shape, partial(new[s.name].to, s.dtype)) if s.name in new else s for s in specs
-    ]
+    pieces = []
+    for name, shape in merged_tensors(merged.architecture, len(merged.domains)).items():
+        if name in new:
+            pieces.append(made_piece(name, shape, source.dtype(name), partial(new.__getitem__, name)))
+        else:
+            pieces.append(Piece(name, source.stored(name).dtype, shape, source.stored(name)))
     left = {path for pattern in WEIGHTS for path in merged.folder.glob(pattern)}
     with new_folder(output) as folder:
-        write_tensors(folder, specs, MAX_SHARD_SIZE, advance)
+        digests = write_pieces(folder, pieces, manifest.get("max_shard_size") or MAX_SHARD_SIZE, advance)
         for path in merged.folder.iterdir():
             if path.is_file() and path not in left and not path.name.startswith("."):
                 shutil.copyfile(path, folder / path.name)
+        if manifest.get("tensors"):
+            manifest = manifest | {"tensors": digests.written}
         write_json(folder / MANIFEST, manifest)
         (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")

@@ -14,13 +14,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from safetensors import safe_open
+import numpy as np
 
 from merge.anchor import BIAS_DIRECTION, MOMENTS, SHARED, Anchor
+from merge.arithmetic import Values, to_float32
+from merge.base import Base
 from merge.errors import CheckpointError, ExpertFileError
 from merge.expert_file import ExpertFile
 from merge.flexolmo import ROUTER_BIAS, ROUTER_WEIGHT
+from merge.stored import Stored
 
 # exp(-745) is the smallest number that float64 can hold: beyond, the softmax is exactly 0 or 1 and its gradient exactly
 # zero, so that no training leads there.
@@ -48,11 +50,14 @@ class Margin:
         return 1 / (1 + math.exp(-scaled)) if scaled > -700 else 0.0
 
 
-def screen_rows(anchor: Anchor, experts: Sequence[ExpertFile]) -> list[str]:
-    """Warnings about unusual router rows, one line an expert; raises `ExpertFileError` for rows beyond reason."""
+def screen_rows(base: Base, anchor: Anchor | None, experts: Sequence[ExpertFile]) -> list[str]:
+    """Warnings about unusual router rows, one line an expert; raises `ExpertFileError` for rows beyond reason.
+
+    Without an `anchor`, or one that ships moments, only the norm of a row beside the public one of `base` can tell.
+    """
     warnings = []
     for expert in experts:
-        judged = (_judge(anchor, expert, n) for n in range(anchor.architecture.num_hidden_layers))
+        judged = (_judge(base, anchor, expert, n) for n in range(base.architecture.num_hidden_layers))
         unusual = [text for text in judged if text]
         if unusual:
             more = f", and the like in {len(unusual) - 1} more layers" if len(unusual) > 1 else ""
@@ -60,46 +65,46 @@ def screen_rows(anchor: Anchor, experts: Sequence[ExpertFile]) -> list[str]:
     return warnings
 
 
-def folded_row(anchor: Anchor, expert: ExpertFile, n: int) -> torch.Tensor:
-    """The router row [D] of layer `n` in float32, with its bias folded in (r + b v)."""
-    row = expert.tensor(ROUTER_WEIGHT.format(n=n)).float()
-    if expert.has_bias:
-        bias = expert.tensor(ROUTER_BIAS.format(n=n)).float()
-        row = row + bias * anchor.router[BIAS_DIRECTION.format(n=n)].float()
-    return row
+def folded_row(anchor: Anchor | None, expert: ExpertFile, n: int) -> Values:
+    """The router row [D] of layer `n` in float32, with its bias folded in (r + b v); only a bias needs the anchor."""
+    row_D = expert.values(ROUTER_WEIGHT.format(n=n))
+    if not expert.has_bias:
+        return row_D
+    assert anchor is not None, f"{expert.path}: a bias and no anchor to fold it with"
+    folded_D: Values = row_D + expert.values(ROUTER_BIAS.format(n=n)) * _values(
+        anchor.shared[BIAS_DIRECTION.format(n=n)]
+    )
+    return folded_D
 
 
-def margin_of(anchor: Anchor, n: int, row_D: torch.Tensor) -> Margin | None:
+def margin_of(anchor: Anchor, n: int, row_D: Values) -> Margin | None:
     """The margin of a row over the public one in layer `n`; None if the anchor ships no moments.
 
     Moments are read one layer at a time: at full width they weigh gigabytes.
     """
-    path = anchor.folder / SHARED / MOMENTS
+    path, size = anchor.folder / SHARED / MOMENTS, anchor.architecture.hidden_size
     if not path.exists():
         return None
-    size = anchor.architecture.hidden_size
-    try:
-        with safe_open(path, framework="pt") as file:
-            mean_D = file.get_tensor(f"layers.{n}.mean").double()
-            second_DD = file.get_tensor(f"layers.{n}.second_moment").double()
-    except Exception as error:  # safetensors raises errors of its own kind for missing names
-        raise CheckpointError(f"{path}: no moments of layer {n} in it ({str(error)[:200]!r}). Copy it again.") from None
-    if mean_D.shape != (size,) or second_DD.shape != (size, size) or not (mean_D.sum() + second_DD.sum()).isfinite():
-        raise CheckpointError(f"{path}: the moments of layer {n} do not fit this anchor. Copy the file again.")
-    over_D = row_D.double() - anchor.public_row(n).double()
-    mean = (over_D @ mean_D).item()
-    return Margin(mean, math.sqrt(max(0.0, (over_D @ second_DD @ over_D).item() - mean**2)))
+    found = [anchor.moment_table.get(f"layers.{n}.{kind}") for kind in ("mean", "second_moment")]
+    if [stored and (stored.dtype, stored.shape) for stored in found] != [("F32", (size,)), ("F32", (size, size))]:
+        raise CheckpointError(f"{path}: no moments of layer {n} that fit this anchor. Copy the file again.")
+    mean_D, second_DD = (_values(stored).astype(np.float64).reshape(stored.shape) for stored in found if stored)
+    if not np.isfinite(mean_D.sum() + second_DD.sum()):
+        raise CheckpointError(f"{path}: the moments of layer {n} are not finite. Copy the file again.")
+    over_D = row_D.astype(np.float64) - _values(anchor.shared[ROUTER_WEIGHT.format(n=n)])
+    mean = float(over_D @ mean_D)
+    return Margin(mean, math.sqrt(max(0.0, float(over_D @ second_DD @ over_D) - mean**2)))
 
 
-def _judge(anchor: Anchor, expert: ExpertFile, n: int) -> str | None:
+def _judge(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> str | None:
     row_D = folded_row(anchor, expert, n)
-    norm, public = row_D.double().norm().item(), anchor.public_row(n).double().norm().item()
-    margin = margin_of(anchor, n, row_D)
+    norm, public = (float(np.linalg.norm(row.astype(np.float64))) for row in (row_D, base.rows(n)[0]))
+    margin = margin_of(anchor, n, row_D) if anchor else None
     if margin is None:
-        absurd, size = norm > LARGEST_RATIO * max(public, 1e-6), f"norm {norm:.3g}, the public row's is {public:.3g}"
+        sane, size = norm <= LARGEST_RATIO * max(public, 1e-6), f"norm {norm:.3g}, the public row's is {public:.3g}"
     else:
-        absurd, size = margin.rms > LARGEST_MARGIN, f"a router margin of {margin.rms:.3g} on public text (rms)"
-    if absurd:
+        sane, size = margin.rms <= LARGEST_MARGIN, f"a router margin of {margin.rms:.3g} on public text (rms)"
+    if not sane:
         raise ExpertFileError(
             f"{expert.path}: the router row of layer {n} has {size}. It would take or refuse every token for "
             "certain, and no training leads there. Do not merge this file."
@@ -109,3 +114,7 @@ def _judge(anchor: Anchor, expert: ExpertFile, n: int) -> str | None:
     if margin and margin.rms > UNUSUAL_MARGIN:
         return f"layer {n} has {size}, usual are 1 to 10"
     return None
+
+
+def _values(stored: Stored) -> Values:
+    return to_float32(stored.read(), stored.dtype)

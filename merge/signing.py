@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from merge.errors import InputError
 from merge.expert_file import ExpertFile
 from merge.files import new_file
-from merge.header import SHA256, Header, once
+from merge.header import SHA256, Header
+from merge.stored import once
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -105,6 +106,17 @@ class TrustedKeys:
                 f"{path}: not made by the key {name!r} that it names. The signature was altered; do not use the file."
             ) from None
         return Voucher(name, found.key, ours, found.signature)
+
+    def vouched(self, entry: Any) -> bool:
+        """Whether `entry`, of a manifest, is a `Voucher` by one of these keys; what header it is about is believed."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            _, key = self.keys[entry["key"]]
+            key.verify(base64.b64decode(entry["signature"]), statement(entry["header"]))
+        except (InvalidSignature, KeyError, TypeError, ValueError):
+            return False
+        return True
 
 
 def signature_path(expert: Path) -> Path:

@@ -1,7 +1,7 @@
-"""Whether a zip is what `torch.save` makes of an expert, decided before anything in it is unpickled.
+"""Reads the zip that `torch.save` makes of an expert, without PyTorch and without unpickling anything.
 
 A pickle is a program. The only programs accepted are those that build `{str: str | int | {str: dense tensor}}`,
-recognised instruction by instruction; nothing is run to find out.
+recognised instruction by instruction before the first is followed; `pickled` then follows them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import re
 import zipfile
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from merge.errors import ExpertFileError
 from merge.header import MAX_HEADER
+from merge.pickled import Tensor, build
+from merge.stored import Stored
 
 MAX_PICKLE = 4 * MAX_HEADER + (4 << 20)  # the header in UTF-8, and about 300 bytes a tensor
 
@@ -40,8 +43,8 @@ _TENSOR = rf"[gm]\(\([sm][gm][sm][sm]i\)pi{_SHAPE}{_SHAPE}f[gm]0r\)r"
 PICKLE = re.compile(_dict_of(rf"(?:[sm]|i|{_dict_of(_TENSOR)})") + r"\.")
 
 
-def check_zip(path: Path) -> None:
-    """Refuses what is not laid out as an expert file by torch.save, before anything of it is unpickled."""
+def read_zip(path: Path) -> dict[str, Any]:
+    """The dictionary in the file, tensors as places in it; refuses what torch.save does not make of an expert."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -66,11 +69,48 @@ def check_zip(path: Path) -> None:
                     f"{MAX_PICKLE / 1e6:.0f} MB."
                 )
             program = archive.read(pickles[0])
+            files = {entry.filename: entry for entry in entries}
+            folder = pickles[0].filename.removesuffix("data.pkl")
+            if folder + "byteorder" in files and archive.read(folder + "byteorder") != b"little":
+                raise ExpertFileError(f"{path}: values in big-endian order. Expert files are little-endian.")
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
         raise ExpertFileError(
             f"{path}: a damaged or cut-off zip ({str(error)[:200]!r}). Copy the file again."
         ) from None
     _check_pickle(path, program)
+    content = build(program)
+    if content is None:
+        raise _foreign(path)
+    places = {
+        name: _place(path, name, tensor, files.get(f"{folder}data/{tensor.storage}"))
+        for value in content.values()
+        if isinstance(value, dict)
+        for name, tensor in value.items()
+    }
+    if len({stored.start for stored in places.values()}) != len(places):
+        raise ExpertFileError(f"{path}: tensors that share their bytes, where each should own its own.")
+    return {
+        name: {key: places[key] for key in value} if isinstance(value, dict) else value
+        for name, value in content.items()
+    }
+
+
+def _place(path: Path, name: str, tensor: Tensor, entry: zipfile.ZipInfo | None) -> Stored:
+    """Where the values of a tensor lie, if they are all that its zip entry holds."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset if entry else 0)
+        local = file.read(30)
+    if entry is None or entry.flag_bits & 1 or len(local) < 30 or not local.startswith(b"PK\x03\x04"):
+        raise ExpertFileError(f"{path}: {name[:80]!r} has no values in the zip. The file was damaged or altered.")
+    if not tensor.plain or entry.file_size != tensor.nbytes:
+        raise ExpertFileError(
+            f"{path}: {name[:80]!r} is a view into {entry.file_size} bytes, it should own exactly its {tensor.nbytes}. "
+            "Whatever else is in there must not travel with it."
+        )
+    start = entry.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+    if start + tensor.nbytes > path.stat().st_size:
+        raise ExpertFileError(f"{path}: {name[:80]!r} ends behind the end of the file. Copy the file again.")
+    return Stored(path, name, tensor.dtype, tensor.shape, start, tensor.nbytes)
 
 
 def _ends_plainly(path: Path) -> bool:
@@ -94,7 +134,11 @@ def _check_pickle(path: Path, program: bytes) -> None:
     except ValueError:
         letters.append("?")
     if not PICKLE.fullmatch("".join(letters)):
-        raise ExpertFileError(
-            f"{path}: a PyTorch file, but not laid out like an expert file (a dictionary with format, version, header "
-            "and dense CPU tensors). Nothing in it was run. Expert files are written by train_expert.py."
-        )
+        raise _foreign(path)
+
+
+def _foreign(path: Path) -> ExpertFileError:
+    return ExpertFileError(
+        f"{path}: a PyTorch file, but not laid out like an expert file (a dictionary with format, version, header "
+        "and dense CPU tensors). Nothing in it was run. Expert files are written by train_expert.py."
+    )

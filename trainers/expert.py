@@ -21,6 +21,7 @@ from flexmix.embedding import read_embedding
 from flexmix.tokens import text_digest
 from merge.anchor import Anchor
 from merge.assemble import check_belongs
+from merge.base import AnchorBase
 from merge.console import progress
 from merge.errors import InputError
 from merge.expert_file import ExpertFile, open_expert, write_expert
@@ -219,7 +220,7 @@ def _rows(
         return [anchor.public_row(n) for n in layers]
     if options.router_init == "kept":
         assert begun is not None, "checked with the options"
-        return [folded_row(anchor, begun, n) for n in layers]
+        return [torch.from_numpy(folded_row(anchor, begun, n)) for n in layers]
     start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
     if options.embedding is not None:
         return embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
@@ -234,7 +235,7 @@ def _begun(path: Path, owner: Owner) -> ExpertFile:
     begun = open_expert(path)
     if begun.domain != owner.domain.name:
         raise InputError(f"{path}: the expert of {begun.domain}, and this run is of {owner.domain.name}.")
-    check_belongs(begun, owner.anchor)
+    check_belongs(begun, AnchorBase(owner.anchor, owner.anchor.folder.name, owner.anchor.digest))
     return begun
 
 

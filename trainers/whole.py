@@ -23,15 +23,18 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from merge.anchor import Anchor
-from merge.assemble import DEFAULT_TOP_K, MANIFEST, MAX_SHARD_SIZE, made_at, read_manifest
+from merge.assemble import DEFAULT_TOP_K, MAX_SHARD_SIZE
 from merge.card import model_card
-from merge.checkpoint import TensorSpec, read_json, write_json, write_tensors
+from merge.checkpoint import read_json, write_json
 from merge.console import progress
 from merge.dense import ABOUT, average, copy_tokenizer, name_of, write_mixture
 from merge.errors import InputError
 from merge.expert_file import open_expert
 from merge.files import new_folder, refuse_occupied
 from merge.flexolmo import FFN, Shapes, anchor_ffn, anchor_tensors, merged_tensors
+from merge.manifest import MANIFEST, made_at, read_manifest
+from merge.stream import write_pieces
+from merge.tensors import made_piece
 from trainers.curves import draw_curves
 from trainers.devices import is_first
 from trainers.fit import RunOptions, fit, resolve_precision, work_folder
@@ -180,13 +183,12 @@ def write_whole(model: PreTrainedModel, anchor: Anchor, start: Path, output: Pat
     arch, mixed = anchor.architecture, (start / MANIFEST).exists()
     shapes: Shapes = merged_tensors(arch, model.config.num_experts) if mixed else anchor_tensors(arch)
     state = model.state_dict()
-    specs = []
+    pieces = []
     for name, shape in shapes.items():
         known = name if name in anchor.checkpoint.names else anchor_ffn(0, FFN[0])
-        specs.append(TensorSpec(name, anchor.checkpoint.dtype(known), shape, partial(_tensor, state, name)))
-    specs = [replace(spec, load=partial(_rounded, spec.load, spec.dtype)) for spec in specs]
-    with new_folder(output) as folder, progress("writing", sum(spec.nbytes for spec in specs)) as advance:
-        write_tensors(folder, specs, MAX_SHARD_SIZE, advance)
+        pieces.append(made_piece(name, shape, anchor.checkpoint.dtype(known), partial(_tensor, state, name)))
+    with new_folder(output) as folder, progress("writing", sum(piece.nbytes for piece in pieces)) as advance:
+        write_pieces(folder, pieces, MAX_SHARD_SIZE, advance)
         write_json(folder / "config.json", read_json(start / "config.json"))
         copy_tokenizer(start, folder)
         if not mixed:
@@ -216,7 +218,3 @@ def _tensor(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
         return state[whole + "down_proj"][int(e)]
     gate, up = state[whole + "gate_up_proj"][int(e)].chunk(2)
     return gate if part == "gate_proj" else up
-
-
-def _rounded(load: Callable[[], torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    return load().detach().to("cpu", dtype)

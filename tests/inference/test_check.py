@@ -46,6 +46,11 @@ def test_a_sound_model_passes(merged: Path, anchor: Path, tiny_anchor: Path) -> 
     assert without.faults == [] and without.text == "random tokens" and without.loss_merged is None
 
 
+def test_a_rounded_model_is_compared_with_its_rounded_anchor(make_expert: Make, anchor: Path, tmp_path: Path) -> None:
+    assert call(merge.cli.merge, make_expert("math"), "-o", tmp_path / "m", "--dtype", "bfloat16", "--no-check") == 0
+    assert check(tmp_path / "m", anchor).public_difference < 1e-5
+
+
 def test_what_is_wrong_is_named(copied: Path, anchor: Path, capsys: pytest.CaptureFixture[str]) -> None:
     swallow = "model.layers.1.mlp.gate.weight"
     change(copied, swallow, lambda rows_ED: rows_ED * torch.tensor([0.0, 0.0, 1e4, 0.0])[:, None])

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from merge.anchor import about, open_anchor
-from merge.assemble import execute, plan, read_manifest
-from merge.checkpoint import Checkpoint
+from merge.assemble import execute, plan
 from merge.errors import CheckpointError, ExpertFileError, InputError
-from merge.expert_file import ExpertFile, open_expert, write_expert
+from merge.expert_file import open_expert, write_expert
 from merge.flexolmo import FFN
+from merge.manifest import read_manifest
+from merge.rearrange import replan
 from tests.merge.tiny import expert_header, expert_values
 from tests.merge.tools import listing
 
@@ -27,7 +28,7 @@ X = torch.randint(0, 96, (2, 24), generator=torch.Generator().manual_seed(0))
 
 
 def merged(paths: list[Path], output: Path, top_k: int | None = None, **options: Any) -> Path:
-    execute(plan(paths, top_k=top_k), output, **options)
+    execute(plan(paths, top_k=top_k, **options), output)
     return output
 
 
@@ -163,31 +164,6 @@ def test_names_and_bits_on_disk(make_anchor: Make, make_expert: Make, tmp_path: 
         assert torch.equal(anchor[name], found[name])
 
 
-def test_every_tensor_of_every_input_is_read_once(
-    make_expert: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reads: list[tuple[str, str]] = []
-
-    def counted(kind: Any, where: Callable[[Any], str]) -> None:
-        original = kind.tensor
-
-        def tensor(self: Any, name: str) -> torch.Tensor:
-            reads.append((where(self), name))
-            read: torch.Tensor = original(self, name)
-            return read
-
-        monkeypatch.setattr(kind, "tensor", tensor)
-
-    counted(ExpertFile, lambda expert: expert.domain)
-    counted(Checkpoint, lambda checkpoint: "anchor")
-    made = plan([make_expert("math", bias=True), make_expert("news", path=tmp_path / "news.safetensors")])
-    reads.clear()
-    execute(made, tmp_path / "m")
-    inputs = {(expert.domain, name) for expert in made.experts for name in expert.header.tensors}
-    inputs |= {("anchor", name) for name in made.anchor.checkpoint.names}
-    assert sorted(reads) == sorted(inputs)
-
-
 def test_transformers_saves_the_same_tensors_again(make_expert: Make, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -213,7 +189,8 @@ def test_nothing_is_reported_missing_or_new_by_transformers(make_expert: Make, t
 def test_sharding_changes_files_and_nothing_else(make_expert: Make, tmp_path: Path) -> None:
     experts = [make_expert("math")]
     told: list[float] = []
-    whole = merged(experts, tmp_path / "whole", advance=told.append)
+    whole = tmp_path / "whole"
+    execute(plan(experts), whole, told.append)
     sharded = merged(experts, tmp_path / "sharded", max_shard_size=30_000)
     assert sum(told) == plan(experts).nbytes
     assert same_bits(weights(whole), weights(sharded)) and torch.equal(logits(whole), logits(sharded))
@@ -323,6 +300,59 @@ def test_a_bias_is_folded_into_the_row_and_reported(
     assert made.bias_errors() == read_manifest(tmp_path / "m")["router_bias_folding_rms"] == errors
 
 
+# --- who leaves
+
+
+@pytest.mark.parametrize("drop", [["math"], ["news"], ["law"], ["math", "law"]])
+@pytest.mark.parametrize("size", [30_000, 10**9])
+def test_who_leaves_was_never_there(make_expert: Make, tmp_path: Path, drop: list[str], size: int) -> None:
+    """First, middle and last, with biases, several shards: every file but manifest and card is the same to the byte."""
+    paths = [make_expert(domain, bias=domain != "code") for domain in DOMAINS[:4]]
+    stay = [path for path in paths if path.stem not in drop]
+    whole = merged(paths, tmp_path / "whole", max_shard_size=size)
+    never = merged(stay, tmp_path / "never", max_shard_size=size)
+    execute(replan(whole, drop=drop), tmp_path / "left")
+    assert listing(tmp_path / "left") == listing(never)
+    for name in listing(never) - {"manifest.json", "README.md"}:
+        assert (tmp_path / "left" / name).read_bytes() == (never / name).read_bytes(), name
+    left, expected = read_manifest(tmp_path / "left"), read_manifest(never)
+    assert [entry["domain"] for entry in left.pop("left")] == drop
+    left.pop("made"), expected.pop("made")
+    assert left == expected
+
+
+def _named_anchor(path: Path, target: Path, name: str) -> Path:
+    """A copy of an expert file whose header calls its anchor `name`."""
+    expert = open_expert(path)
+    header = replace(expert.header, anchor=replace(expert.header.anchor, name=name))
+    write_expert(target, header, {tensor: expert.tensor(tensor) for tensor in expert.tensors})
+    return target
+
+
+def test_who_joins_or_is_replaced_was_always_there(
+    tiny_anchor: Path, make_anchor: Make, make_expert: Make, tmp_path: Path
+) -> None:
+    math, news, law = (make_expert(domain, bias=domain == "law") for domain in [*DOMAINS[:2], "law"])
+    newer = make_expert("math", seed=1)
+    both = merged([math, news], tmp_path / "both")
+    execute(replan(both, join=[law], anchor_path=tiny_anchor), tmp_path / "joined")
+    execute(replan(both, replace={"math": newer}), tmp_path / "newer")
+    for found, paths in (("joined", [math, news, law]), ("newer", [newer, news])):
+        expected = merged(paths, tmp_path / f"{found}-together")
+        for name in ("model.safetensors", "tokenizer.json"):
+            assert (tmp_path / found / name).read_bytes() == (expected / name).read_bytes()
+    lost = _named_anchor(law, tmp_path / "lost.pt", "nowhere")
+    assert replan(both, join=[law]).anchor and replan(both, join=[news], drop=["news"]).anchor  # where the header says
+    with pytest.raises(ExpertFileError, match=r"has a router bias, .* --anchor FOLDER"):
+        replan(both, join=[lost])
+    with pytest.raises(CheckpointError, match="not the anchor of"):
+        replan(both, join=[lost], anchor_path=make_anchor(seed=7))
+    with pytest.raises(ExpertFileError, match="has an expert for 'math' already"):
+        replan(both, join=[newer])
+    with pytest.raises(ExpertFileError, match="cannot replace 'news'"):
+        replan(both, replace={"news": newer})
+
+
 # --- top-k
 
 
@@ -364,7 +394,7 @@ def test_experts_of_another_anchor_are_refused_with_the_reason(
         other = replace(header, anchor=replace(header.anchor, **zeros))
         write_expert(tmp_path / f"{field}.pt", other, values)
         with pytest.raises(ExpertFileError, match=rf"{field}\.pt: trained against the {what} 000000000000, "):
-            plan([tmp_path / f"{field}.pt"])
+            plan([make_expert("news"), tmp_path / f"{field}.pt"])
     others: list[tuple[dict[str, Any], str]] = [
         ({"num_hidden_layers": 2}, "its anchor has num_hidden_layers 3, .* has 2"),
         ({"hidden_size": 16}, "its anchor has hidden_size 32, .* has 16"),
@@ -401,15 +431,16 @@ def test_other_weights_or_another_tokenizer_of_the_same_size_are_refused(
     changed[0] += 1e-6
     (anchor / "model.safetensors").unlink()
     save_file(tensors | {"model.norm.weight": changed}, anchor / "model.safetensors")
-    with pytest.raises(ExpertFileError, match=r"trained against the anchor .* \(theirs was called "):
-        plan([path], anchor)
+    with pytest.raises(CheckpointError, match=r"trained against the anchor .* \(theirs was called "):
+        execute(plan([path], anchor), tmp_path / "m")
+    assert listing(tmp_path) == {"anchor"}
 
 
 def test_an_expert_in_another_dtype_is_refused(tiny_anchor: Path, tmp_path: Path) -> None:
     anchor = open_anchor(tiny_anchor)
     values = {name: tensor.bfloat16() for name, tensor in expert_values("math", anchor).items()}
     write_expert(tmp_path / "math.pt", expert_header("math", anchor), values)
-    with pytest.raises(ExpertFileError, match=r"has dtype torch\.bfloat16, the anchor's tensors are torch\.float32"):
+    with pytest.raises(ExpertFileError, match=r"has dtype BF16, the anchor's tensors are F32"):
         plan([tmp_path / "math.pt"])
 
 
@@ -430,7 +461,7 @@ def test_the_anchor_is_found_from_here_and_from_beside_the_file(
     beside = named("anchor", tmp_path / "home" / "math.pt")
     above = named("anchor", tmp_path / "home" / "experts" / "news.pt")
     for path in (beside, above):
-        assert plan([path]).anchor.folder.resolve() == (tmp_path / "home" / "anchor").resolve()
+        assert plan([path]).base.folder.resolve() == (tmp_path / "home" / "anchor").resolve()
     lost = [
         named(name, tmp_path / "else" / f"{i}.pt") for i, name in enumerate(["gone", "x" * 2000, "/", "allenai/OLMo"])
     ]

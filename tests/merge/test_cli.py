@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import merge.cli
-from merge.assemble import read_manifest
 from merge.expert_file import open_expert
 from merge.files import partial_of
+from merge.manifest import read_manifest
 from tests.merge.tools import call, listing
 
 Make = Callable[..., Path]
@@ -67,7 +67,7 @@ def test_a_dry_run_writes_nothing(
 
 def test_shards_are_as_large_as_asked_for(make_anchor: Make, make_expert: Make, tmp_path: Path) -> None:
     path = make_expert("math", anchor=make_anchor(hidden_size=128, intermediate_size=512))
-    assert call(merge.cli.merge, path, "-o", tmp_path / "m", "--max-shard-size", 0.001) == 0
+    assert call(merge.cli.merge, path, "-o", tmp_path / "m", "--max-shard-size", "1MB") == 0
     shards = list((tmp_path / "m").glob("model-*-of-*.safetensors"))
     assert len(shards) > 2 and all(shard.stat().st_size < 1_010_000 for shard in shards)
 
@@ -167,11 +167,12 @@ def test_help_answers_without_torch(command: str) -> None:
     assert time.monotonic() - began < 10  # a fraction of a second, on a machine with nothing else to do
 
 
-def test_a_merge_needs_torch_safetensors_and_typer_alone(make_expert: Make, tmp_path: Path) -> None:
+def test_a_merge_needs_numpy_and_typer_alone(make_expert: Make, tmp_path: Path) -> None:
     program = """
         import sys
-        FOREIGN = {"transformers", "tokenizers", "lightning", "pytorch_lightning", "huggingface_hub", "datasets",
-                   "omegaconf", "hydra", "pandas", "pyarrow", "flexmix", "trainers", "inference", "evals"}
+        FOREIGN = {"torch", "safetensors", "transformers", "tokenizers", "lightning", "pytorch_lightning",
+                   "huggingface_hub", "datasets", "omegaconf", "hydra", "pandas", "pyarrow", "flexmix", "trainers",
+                   "inference", "evals"}
         class Refuse:
             def find_spec(self, name, path=None, target=None):
                 if name.partition(".")[0] in FOREIGN:
@@ -186,15 +187,15 @@ def test_a_merge_needs_torch_safetensors_and_typer_alone(make_expert: Make, tmp_
 
 STOPPABLE = """
     import pathlib, sys, time
-    import merge.checkpoint, merge.cli
-    mark, written, original = pathlib.Path(sys.argv.pop(1)), [], merge.checkpoint.tensor_bytes
-    def slow(tensor):
-        written.append(tensor.shape)
-        if len(written) == 80:  # past the digest of the anchor, amid the writing
+    import merge.cli, merge.stream
+    mark, written, original = pathlib.Path(sys.argv.pop(1)), [], merge.stream._write
+    def slow(output, view, at):
+        written.append(at)
+        if len(written) >= 40:
             mark.touch()
-            time.sleep(60)
-        return original(tensor)
-    merge.checkpoint.tensor_bytes = slow
+            time.sleep(2)  # a thread ends with the buffer that it is at
+        return original(output, view, at)
+    merge.stream._write = slow
     merge.cli.merge()
 """
 

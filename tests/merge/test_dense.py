@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from merge.anchor import open_anchor
-from merge.assemble import MANIFEST, read_manifest
 from merge.checkpoint import Checkpoint
 from merge.dense import average, write_mixture
 from merge.dense_cli import btx_app, soup_app
 from merge.errors import InputError
 from merge.flexolmo import anchor_ffn, merged_ffn, merged_router
+from merge.manifest import MANIFEST, read_manifest
 from merge.merged import open_merged
 from tests.conftest import MakeAnchor
 

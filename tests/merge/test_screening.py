@@ -44,7 +44,7 @@ def expert(anchor: Path, path: Path, scale: float, shift: float) -> Path:
 def test_margin_and_share_are_those_of_the_text(anchor: Path) -> None:
     opened = open_anchor(anchor)
     row = opened.public_row(1) + 0.1
-    margin = margin_of(opened, 1, row)
+    margin = margin_of(opened, 1, row.numpy())
     m_N = X_ND @ (row - opened.public_row(1))
     assert margin is not None
     assert margin.mean == pytest.approx(m_N.mean().item(), rel=1e-4)
@@ -78,4 +78,4 @@ def test_moments_that_do_not_fit_are_refused(anchor: Path, tmp_path: Path) -> No
         kept = moments if change else {}
         save_file(kept | change, path)
         with pytest.raises(CheckpointError, match="moments of layer 0"):
-            margin_of(open_anchor(copy), 0, torch.zeros(32))
+            margin_of(open_anchor(copy), 0, torch.zeros(32).numpy())

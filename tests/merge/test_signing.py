@@ -16,8 +16,8 @@ import torch
 
 import merge.cli
 import merge.sign_cli
-from merge.assemble import read_manifest
 from merge.expert_file import open_expert, write_expert
+from merge.manifest import read_manifest
 from merge.signing import SignatureError, read_private_key, read_trusted_keys, sign, signature_path
 from tests.merge.tools import call, listing
 

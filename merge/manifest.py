@@ -1,0 +1,45 @@
+"""`manifest.json`, which says whose expert is whose in a merged folder, how it was made, and who has left."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from merge.checkpoint import read_json
+from merge.errors import CheckpointError
+from merge.stored import combined_digest
+
+if TYPE_CHECKING:
+    from merge.expert_file import ExpertFile
+    from merge.signing import Voucher
+
+MANIFEST = "manifest.json"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a merged folder; raises `CheckpointError` if the folder is not one of ours."""
+    if not (folder / MANIFEST).exists():
+        raise CheckpointError(f"{folder}: no {MANIFEST}. Is it a folder made by flexo-merge?")
+    manifest = read_json(folder / MANIFEST)
+    experts = manifest.get("experts")
+    if manifest.get("format") != "flexo.manifest" or manifest.get("version") != 1 or not isinstance(experts, list):
+        raise CheckpointError(f"{folder / MANIFEST}: not a flexo manifest of version 1.")
+    return manifest
+
+
+def made_at() -> str:
+    """The time in UTC, or that of SOURCE_DATE_EPOCH, so that a merge can be repeated to the byte."""
+    made = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
+
+
+def expert_entry(expert: ExpertFile, voucher: Voucher | None) -> dict[str, Any]:
+    """What the manifest says of an expert that joins, without its index."""
+    about = expert.header.to_dict()
+    tensors = about.pop("tensors")
+    about.pop("anchor")
+    digest = combined_digest((name, info["sha256"]) for name, info in tensors.items())
+    vouched = {"vouched": voucher.to_dict()} if voucher else {}
+    return {"file": expert.path.name, "digest": digest} | about | {"router_bias": expert.has_bias} | vouched
