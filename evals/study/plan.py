@@ -93,8 +93,9 @@ class _Seed:
             text, seed = f"data.path={CORPORA}/{PUBLIC}", self.seed if self.study.anchor_each_seed else 0
             options = (text, f"output={self.anchor}", f"seed={seed}", f"data.cache={CACHE}", *self.study.anchor)
             yield Step(self.anchor, ("train_anchor", *options), (), "anchor")
-        if recipe.embedding is not None:
-            yield from (self._embedding(name, domain, recipe.embedding) for domain in self.place.domains)
+        embedded = recipe.embedding if recipe.fit is None else recipe.fit
+        if embedded is not None:
+            yield from (self._embedding(name, domain, embedded) for domain in self.place.domains)
         if recipe.experts is not None or recipe.specialists is not None:
             trained = self.place.domains[:1] if recipe.longer is not None else self.place.domains
             yield from (self._part(name, recipe, domain) for domain in trained)
@@ -180,6 +181,11 @@ class _Seed:
             command = ("train_expert", *text, *options, "model=mixture", match, *recipe.pooled)
         elif recipe.router is not None:
             before = f"{self.folder}/models/{recipe.of}"
+        elif recipe.fit is not None:
+            merged = f"{self.folder}/models/{recipe.of}"
+            embeddings = [self._embedding_of(name, domain) for domain in self.place.domains]
+            needs = [self.anchor, merged, *embeddings]
+            command = ("flexo-fit-router", merged, *embeddings, "-o", output, *anchor)
         if command:
             yield Step(before, command, tuple(needs), name)
         if recipe.router is not None:

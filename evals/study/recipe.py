@@ -36,6 +36,7 @@ class Recipe:
     btx: tuple[str, ...] | None = None  # flexo-btx
     rows: str | None = None  # of btx: the recipe whose merged model gives the rows
     router: tuple[str, ...] | None = None  # train_router.py, afterwards
+    fit: tuple[str, ...] | None = None  # flexo-embed for every domain, then flexo-fit-router
     proxies: bool = True  # of router: beside public text
     measure: tuple[str, ...] = ()  # flexo-eval
     active: tuple[int, ...] = ()  # of flexo-eval: also with so many active experts, where there are as many
@@ -48,7 +49,7 @@ class Recipe:
     @property
     def makes_one(self) -> bool:
         """Whether it ends in one model of all domains."""
-        return any(way is not None for way in (self.merge, self.soup, self.btx, self.pooled, self.router))
+        return any(way is not None for way in (self.merge, self.soup, self.btx, self.pooled, self.router, self.fit))
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,10 @@ def _check(where: str, name: str, recipe: Recipe, before: dict[str, Recipe]) -> 
         raise InputError(f"{where}: give one of merge, soup, btx and pooled.")
     if recipe.router is not None and not ways and not (recipe.of and before[recipe.of].makes_one):
         raise InputError(f"{where}: a router of what? Give merge or btx, or as `of` a recipe that has one.")
+    if recipe.fit is not None and (ways or recipe.router is not None or recipe.embedding is not None):
+        raise InputError(f"{where}: fit works on the merge that `of` names. Leave merge, router and embedding out.")
+    if recipe.fit is not None and not (recipe.of and before[recipe.of].merge is not None):
+        raise InputError(f"{where}: a router of what? Give as `of` a recipe with merge.")
     if recipe.soup is not None and not 0 <= recipe.soup < 1:
         raise InputError(f"{where}.soup={recipe.soup}: expected the share of the anchor, from 0 up to 1.")
     if not 0 <= recipe.overlap < 1:

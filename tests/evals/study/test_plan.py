@@ -21,6 +21,7 @@ from merge.errors import InputError
 from tests.evals.study.studies import study
 from trainers.embed import app as embed_app
 from trainers.entry import read
+from trainers.fit_router import app as fit_app
 from trainers.lit import LossOptions
 from trainers.optim import OptimizerOptions
 from trainers.owner import Domain
@@ -31,7 +32,7 @@ from trainers.whole import WholeOptions
 
 APPS = {
     "flexo-merge": merge_app, "flexo-soup": soup_app, "flexo-btx": btx_app, "flexo-embed": embed_app,
-    "flexo-data": data_app, "flexo-eval": eval_app,
+    "flexo-data": data_app, "flexo-eval": eval_app, "flexo-fit-router": fit_app,
 }  # fmt: skip
 DOMAINS = ("math", "code-2", "3news_")
 FILES = {f"{name}/{part}": f"corpora/{name}/{part}.jsonl.gz" for name in DOMAINS for part in ("train", "test")}
@@ -86,7 +87,7 @@ def test_the_important_comes_first_and_ablations_come_after_all_seeds() -> None:
         (group, seed, recipe) for group in (full.recipes, full.ablations) for seed in full.seeds for recipe in group
     ]
     assert measured == [f"seed{seed}/test/{recipe}.json" for _, seed, recipe in rows]
-    assert list(full.recipes)[:5] == ["ours", "dense", "soup", "soup-weighted", "published"]
+    assert list(full.recipes)[:5] == ["ours", "ours-fit", "dense", "soup", "soup-weighted"]
 
 
 def test_each_seed_trains_with_its_own_on_a_shared_anchor_and_budget() -> None:
