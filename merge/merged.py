@@ -46,6 +46,8 @@ def open_merged(folder: Path) -> Merged:
     if config.get("model_type") != "flex_olmo":
         raise CheckpointError(f"{folder}: model_type is {config.get('model_type')!r}, expected 'flex_olmo'.")
     arch = architecture_of(config | {"model_type": "olmo2"}, str(folder))
+    if "quantised" in manifest or "quantization_config" in config:
+        raise CheckpointError(f"{folder}: its experts are quantised. Take the model that it was made from.")
     listed = len(manifest["experts"])
     if config.get("num_experts") != listed:
         raise CheckpointError(
