@@ -11,7 +11,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -73,7 +72,7 @@ def scheme_of_folder(folder: Path) -> Scheme | None:
     return MergedBase(folder).scheme
 
 
-def _packed_config(folder: Path, scheme: Scheme, only_here: dict[str, Any]) -> PreTrainedConfig:
+def _packed_config(folder: Path, scheme: Scheme, only_here: dict[str, Any]) -> Any:
     """The model's configuration, for experts that stay packed in memory."""
     from inference.quantized import METHOD
 

@@ -8,12 +8,13 @@ N tokens, K active experts, E experts, D hidden size, F intermediate size, g wei
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from merge.packed import Scheme
@@ -26,7 +27,7 @@ class PackedExperts(nn.Module):
 
     def __init__(self, experts: Any, scheme: Scheme) -> None:
         super().__init__()
-        self.act_fn, self.scheme = experts.act_fn, scheme
+        self.act_fn, self.num_experts, self.scheme = experts.act_fn, experts.num_experts, scheme
         for name in ("gate_up_proj", "down_proj"):
             weight = getattr(experts, name)
             shapes = scheme.parts(weight.shape[1:])
@@ -37,7 +38,7 @@ class PackedExperts(nn.Module):
 
     def forward(self, x_ND: torch.Tensor, index_NK: torch.Tensor, weights_NK: torch.Tensor) -> torch.Tensor:
         y_ND = torch.zeros_like(x_ND)
-        for expert in index_NK.unique().tolist():
+        for expert in cast(Any, index_NK).unique().tolist():
             token, place = torch.where(index_NK == expert)
             gate, up = F.linear(x_ND[token], self.weight("gate_up_proj", expert)).chunk(2, dim=-1)
             out = F.linear(self.act_fn(gate) * up, self.weight("down_proj", expert))
@@ -51,7 +52,8 @@ class PackedExperts(nn.Module):
         if self.scheme.bits == 4:
             whole = torch.stack((whole & 15, whole >> 4), -1)
         groups = whole.view(*scale_RG.shape, self.scheme.group_size).to(scale_RG.dtype)
-        return ((groups - (self.scheme.top + 1)) * scale_RG[..., None]).flatten(1)
+        weight_RC: torch.Tensor = groups.sub_(self.scheme.top + 1).mul_(scale_RG[..., None]).flatten(1)
+        return weight_RC
 
 
 @register_quantization_config(METHOD)
@@ -70,7 +72,8 @@ class PackedQuantizer(HfQuantizer):
     serialized_names = {"weight": ["weight_packed", "weight_scale"]}  # noqa: RUF012 - as the base class has it
 
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
-        scheme = Scheme(self.quantization_config.bits, self.quantization_config.group_size)
+        given: Any = self.quantization_config
+        scheme = Scheme(given.bits, given.group_size)
         for layer in model.model.layers:
             layer.mlp.experts = PackedExperts(layer.mlp.experts, scheme)
         model._keys_to_ignore_on_load_unexpected = {r"\.weight_shape$"}

@@ -24,7 +24,7 @@ from merge.arithmetic import all_finite, rounded, to_float32
 from merge.base import AnchorBase, Base, MergedBase
 from merge.card import model_card
 from merge.checkpoint import TOKENIZER_FILES, write_json
-from merge.errors import CheckpointError, ExpertFileError, InputError
+from merge.errors import ExpertFileError, InputError
 from merge.expert_file import ExpertFile, open_expert
 from merge.files import new_folder
 from merge.flexolmo import FFN, expert_ffn, merged_ffn, merged_router, with_dtype
@@ -243,9 +243,7 @@ def lay_out(
     pieces = _pieces(base, members, anchor, dtype)
     warnings = screen_rows(base, anchor, [member for member in members if isinstance(member, ExpertFile)])
     at_most = at_most if top_k is None else top_k
-    return Plan(
-        base, members, anchor, at_most, max_shard_size, pieces, history, vouchers, warnings, dtype, base.scheme
-    )
+    return Plan(base, members, anchor, at_most, max_shard_size, pieces, history, vouchers, warnings, dtype, base.scheme)
 
 
 def _pieces(base: Base, members: list[Member], anchor: Anchor | None, to: str | None) -> list[Piece]:

@@ -2,16 +2,14 @@
 
 Weights are quantised in groups of g neighbours along a row (the inputs of one output). With b bits and t = 2^(b-1) - 1,
 
-    s = c max|w| / t,    q = clamp(round(w / s), -t - 1, t),    w' = q s,
+    s = max|w| / t,    q = clamp(round(w / s), -t - 1, t),    w' = q s,
 
-where s is rounded to the dtype of the weights before it is used, and is 1 where it would be 0. With 8 bits c is 1; with
-4 bits it is 1 or the one of `CLIPS` with the least squared error in the group. While c is 1, |w - w'| <= s / 2, and a little
-more where s was rounded.
+where s is rounded to the dtype of the weights before it is used, and is 1 where it would be 0. So |w - w'| <= s / 2, or
+a little more at the ends of a group whose s was rounded down.
 
-On disk they are what the library compressed-tensors calls "pack-quantized", which transformers and vLLM read. Instead of
-`NAME.weight` [R, C] there are
-`weight_packed` int32 [R, C b / 32] (q + t + 1, 32 / b of them in a word, the first in the lowest bits), `weight_scale`
-[R, C / g] and `weight_shape`, R and C.
+On disk they are what the library compressed-tensors calls "pack-quantized", which transformers and vLLM read. In place
+of `NAME.weight` [R, C] are `weight_packed` int32 [R, C b / 32] (q + t + 1, so many as fit in a word, the first in the
+lowest bits), `weight_scale` [R, C / g] and `weight_shape`, R and C.
 """
 
 from __future__ import annotations
@@ -29,7 +27,6 @@ from merge.flexolmo import Architecture, Shapes, merged_tensors
 
 BITS = (4, 8)
 PARTS = ("_packed", "_scale", "_shape")
-CLIPS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 GROUP = 128  # the default, where it divides
 LEAST_GROUP = 8  # so that a group fills whole words
 
@@ -76,15 +73,10 @@ class Scheme:
         """
         groups = values_RC.reshape(len(values_RC), -1, self.group_size)
         largest = np.abs(groups).max(-1)
-        best = self._scale(largest, 1.0, dtype)
-        if self.bits == 4:
-            least = self._error(groups, best)
-            for clip in CLIPS:
-                scale = self._scale(largest, clip, dtype)
-                error = self._error(groups, scale)
-                better = error < least
-                best, least = np.where(better, scale, best), np.where(better, error, least)
-        return self._nearest(groups, best).astype(np.int8).reshape(values_RC.shape), best
+        scale = to_float32(rounded(largest / np.float32(self.top), dtype), dtype).reshape(largest.shape)
+        scale = np.where(scale == 0, np.float32(1), scale)
+        whole = np.clip(np.rint(groups / scale[..., None]), -self.top - 1, self.top)
+        return whole.astype(np.int8).reshape(values_RC.shape), scale
 
     def dequantize(self, whole_RC: Values, scale_RG: Values) -> Values:
         """float32 [R, C] from whole numbers and scales."""
@@ -94,31 +86,18 @@ class Scheme:
 
     def pack(self, whole_RC: Values) -> bytes:
         """The bytes of `weight_packed`."""
-        data = (whole_RC.astype(np.int16) + self.top + 1).astype(np.uint8)
+        data: Values = (whole_RC.astype(np.int16) + self.top + 1).astype(np.uint8)
         if self.bits == 4:
             data = data[:, ::2] | data[:, 1::2] << 4
         return data.tobytes()
 
     def unpack(self, data: bytes, shape: tuple[int, ...]) -> Values:
         """The inverse of `pack`: int8 [R, C]."""
-        packed = np.frombuffer(data, np.uint8)
+        packed: Values = np.frombuffer(data, np.uint8)
         if self.bits == 4:
             packed = np.stack((packed & 15, packed >> 4), -1)
         whole: Values = (packed.astype(np.int16) - self.top - 1).astype(np.int8).reshape(shape)
         return whole
-
-    def _scale(self, largest: Values, clip: float, dtype: str) -> Values:
-        scale = to_float32(rounded(largest * np.float32(clip / self.top), dtype), dtype).reshape(largest.shape)
-        usable: Values = np.where(scale == 0, np.float32(1), scale)
-        return usable
-
-    def _error(self, groups: Values, scale: Values) -> Values:
-        error: Values = np.square(self._nearest(groups, scale) * scale[..., None] - groups).sum(-1)
-        return error
-
-    def _nearest(self, groups: Values, scale: Values) -> Values:
-        nearest: Values = np.clip(np.rint(groups / scale[..., None]), -self.top - 1, self.top)
-        return nearest
 
 
 def scheme_for(arch: Architecture, bits: int, group_size: int | None) -> Scheme:

@@ -63,8 +63,8 @@ def replan(
         raise InputError("public: the anchor's own expert, which all others are measured against. It cannot leave.")
     if base.scheme and (join or newer or dtype):
         raise InputError(
-            f"{folder}: its experts are quantised to {base.scheme.bits} bits. Experts can leave it; for any other change, "
-            "change the model that it was made from, and quantise that again."
+            f"{folder}: its experts are quantised to {base.scheme.bits} bits. Experts can leave it; for any other "
+            "change, take the model that it was made from, and quantise the result."
         )
     members: list[Member] = [
         newer.get(domain, index) for index, domain in enumerate(base.domains) if domain not in drop
