@@ -56,7 +56,11 @@ class Given:
     @cached_property
     def merged(self) -> Merged | None:
         """The opened folder of a merge, checked; None for others, and for FlexOlmo folders without a manifest."""
-        return open_merged(self.path) if self.kind == "merged" and (self.path / MANIFEST).exists() else None
+        return (
+            open_merged(self.path, quantised=True)
+            if self.kind == "merged" and (self.path / MANIFEST).exists()
+            else None
+        )
 
     @property
     def experts(self) -> list[str] | None:

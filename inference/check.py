@@ -2,7 +2,8 @@
 
 1. The public expert alone must be the anchor: its logits differ by no more than `TOLERANCE`. Both run in float32,
    the anchor rounded first where the merge has rounded. One expert of a mixture and a dense layer sum in another order,
-   so the bits may differ; on CPU we saw none that did.
+   so the bits may differ; on CPU we saw none that did. Where experts are quantised, the anchor's feed-forward networks
+   are, too: what is left to differ is again the order of sums.
 2. Hidden states, router logits and logits are finite in every layer.
 3. No expert but the public one takes nearly all of a public text in a layer (`COLLAPSE`).
 4. The merged model reads public text about as well as its anchor (`WORST_LOSS`). The worst recipe that `docs/log.md`
@@ -23,12 +24,15 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from inference.load import load_model
+from inference.load import load_model, scheme_of_folder
 from inference.routing import Routing, measure_routing
 from inference.select import expert_names, select_experts
 from merge.anchor import REFERENCE, SHARED
 from merge.checkpoint import Checkpoint
 from merge.errors import CheckpointError, InputError
+from merge.flexolmo import FFN
+from merge.packed import Scheme
+from merge.tensors import NAMES
 
 TOLERANCE = 1e-3  # of logits, over the largest of the anchor's; rounding gives about 1e-6 of it
 COLLAPSE = 0.99
@@ -62,6 +66,8 @@ def check(folder: Path, anchor: Path, device: str = "auto") -> Check:
     rounded = {torch.bfloat16: "bfloat16", torch.float16: "float16"}.get(stored, "float32")
     dense, _ = load_model(anchor, rounded, device)  # as the merge may have rounded the anchor's weights, too
     torch.nn.Module.float(dense)
+    if scheme := scheme_of_folder(folder):
+        _quantize(dense, scheme, NAMES[stored])
     if dense.config.vocab_size != model.config.vocab_size:
         raise InputError(f"{anchor}: another vocabulary than {folder} has. Is it the anchor of this model?")
     expected = _logits(dense, x_BT)
@@ -114,6 +120,15 @@ def reference_tokens(anchor: Path, tokenizer: Any, config: Any) -> tuple[torch.T
     length = min(length, len(ids))
     rows = min(WINDOWS, len(ids) // length)
     return torch.tensor(ids[: rows * length]).view(rows, length), str(path)
+
+
+def _quantize(dense: Any, scheme: Scheme, dtype: str) -> None:
+    """Gives the feed-forward networks of an anchor the values that quantising it leaves."""
+    for layer in dense.model.layers:
+        for part in FFN:
+            weight = layer.mlp.get_submodule(part).weight
+            values = scheme.dequantize(*scheme.quantize(weight.detach().cpu().numpy(), dtype))
+            weight.data.copy_(torch.from_numpy(values))
 
 
 @torch.inference_mode()

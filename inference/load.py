@@ -7,10 +7,19 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from merge.checkpoint import Checkpoint
+from merge.base import MergedBase
+from merge.checkpoint import Checkpoint, read_json
 from merge.errors import InputError
+from merge.manifest import MANIFEST
+from merge.packed import Scheme
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,10 +47,12 @@ def load_model(
         reason = str(error).partition("\n")[0]
         raise InputError(f"--device {device}: cannot be used here ({reason}). Use cpu, or auto.") from None
     Checkpoint(folder)  # refuses damaged files with their name
+    scheme = scheme_of_folder(folder)
     only_here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
+        given = {"config": _packed_config(folder, scheme, only_here)} if scheme else {}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], output_loading_info=True, **only_here
+            folder, dtype=DTYPES[dtype], output_loading_info=True, **given, **only_here
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, **only_here)
     except Exception as error:  # it fails in many ways: an unknown architecture, other shapes, no tokenizer
@@ -52,6 +63,22 @@ def load_model(
             f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them. Was the folder copied in full?"
         )
     return model.to(device).eval(), tokenizer
+
+
+def scheme_of_folder(folder: Path) -> Scheme | None:
+    """How the experts of a folder made by `flexo-quantize` are quantised; None for any other model."""
+    if not (folder / MANIFEST).exists() or not read_json(folder / MANIFEST).get("quantised"):
+        return None
+    return MergedBase(folder).scheme
+
+
+def _packed_config(folder: Path, scheme: Scheme, only_here: dict[str, Any]) -> Any:
+    """The model's configuration, for experts that stay packed in memory."""
+    from inference.quantized import METHOD
+
+    config: Any = AutoConfig.from_pretrained(folder, **only_here)
+    config.quantization_config = {"quant_method": METHOD} | scheme.to_dict()
+    return config
 
 
 def quiet() -> None:

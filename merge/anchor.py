@@ -15,6 +15,7 @@ loads every safetensors file of a model folder.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ from merge.stored import Stored, combined_digest, read_table
 
 if TYPE_CHECKING:
     import torch
+
+    from merge.expert_file import ExpertFile
 
 SHARED = "flexo"
 ROUTER = "public_router.safetensors"
@@ -86,6 +89,24 @@ class Anchor:
     def moments(self) -> dict[str, torch.Tensor] | None:
         """`layers.N.mean` [D] and `layers.N.second_moment` [D, D] of the router input on public text, if shipped."""
         return _loaded(self.moment_table) or None
+
+
+def find_anchor(experts: list[ExpertFile]) -> Path:
+    """The first folder that a header names and that is there, as seen from here or from beside the expert file.
+
+    Raises `CheckpointError` if none is.
+    """
+    for expert in experts:
+        beside = expert.path.resolve().parent
+        for folder in (Path(), beside, beside.parent):
+            candidate = folder / expert.header.anchor.name
+            with suppress(OSError):  # a name that no file system takes
+                if (candidate / "config.json").exists():
+                    return candidate
+    raise CheckpointError(
+        f"{experts[0].path}: its header names the anchor {experts[0].header.anchor.name[:200]!r}, which is not here. "
+        "Say where it is with --anchor FOLDER."
+    )
 
 
 def open_anchor(folder: Path) -> Anchor:

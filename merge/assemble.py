@@ -11,24 +11,25 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from merge.anchor import BIAS_ERROR, Anchor, open_anchor
+from merge.anchor import BIAS_ERROR, Anchor, find_anchor, open_anchor
 from merge.arithmetic import all_finite, rounded, to_float32
 from merge.base import AnchorBase, Base, MergedBase
 from merge.card import model_card
 from merge.checkpoint import TOKENIZER_FILES, write_json
-from merge.errors import CheckpointError, ExpertFileError, InputError
+from merge.errors import ExpertFileError, InputError
 from merge.expert_file import ExpertFile, open_expert
 from merge.files import new_folder
-from merge.flexolmo import FFN, expert_ffn, merged_ffn, merged_router, merged_tensors, with_dtype
+from merge.flexolmo import FFN, expert_ffn, merged_ffn, merged_router, with_dtype
 from merge.manifest import MANIFEST, expert_entry, made_at
+from merge.packed import PARTS, Scheme, packed_tensors
 from merge.screening import folded_row, screen_rows
 from merge.signing import TrustedKeys, Voucher
 from merge.stored import DTYPES, FLOATS, Stored
@@ -54,6 +55,7 @@ class Plan:
     vouchers: dict[str, Voucher] = field(default_factory=dict)  # domain -> who signed, where signatures were checked
     warnings: list[str] = field(default_factory=list)  # about router rows, see `screening`
     dtype: str | None = None  # what all weights are rounded to; None keeps the base's
+    scheme: Scheme | None = None  # how experts are quantised
 
     @property
     def top_k(self) -> int:
@@ -80,7 +82,7 @@ class Plan:
     @property
     def converted_from(self) -> str | None:
         """The dtype that the experts were trained in, where it is not the one that is written."""
-        trained = self.base.converted_from or self.base.ffn(0, 0, FFN[0]).dtype
+        trained = self.base.converted_from or self.base.dtype(0)
         return None if self.dtype in (None, trained) else trained
 
     @property
@@ -154,7 +156,11 @@ def execute(
         if verify:
             plan.base.check(digests.read)
         config = plan.base.config(len(plan.members), plan.top_k)
-        write_json(folder / "config.json", with_dtype(config, DTYPES[plan.dtype][0]) if plan.dtype else config)
+        if plan.dtype:
+            config = with_dtype(config, DTYPES[plan.dtype][0])
+        if plan.scheme:
+            config |= {"quantization_config": plan.scheme.config()}
+        write_json(folder / "config.json", config)
         for name in TOKENIZER_FILES:
             if (source := plan.base.folder / name).exists():
                 shutil.copyfile(source, folder / name)
@@ -171,24 +177,6 @@ def refuse_repeats(paths: Sequence[Path], needed: bool = True) -> None:
     for path, count in Counter(os.path.realpath(path) for path in paths).items():
         if count > 1:
             raise ExpertFileError(f"{path}: this file was given {count} times.")
-
-
-def find_anchor(experts: list[ExpertFile]) -> Path:
-    """The first folder that a header names and that is there, as seen from here or from beside the expert file.
-
-    Raises `CheckpointError` if none is.
-    """
-    for expert in experts:
-        beside = expert.path.resolve().parent
-        for folder in (Path(), beside, beside.parent):
-            candidate = folder / expert.header.anchor.name
-            with suppress(OSError):  # a name that no file system takes
-                if (candidate / "config.json").exists():
-                    return candidate
-    raise CheckpointError(
-        f"{experts[0].path}: its header names the anchor {experts[0].header.anchor.name[:200]!r}, which is not here. "
-        "Say where it is with --anchor FOLDER."
-    )
 
 
 def refuse_twins(experts: list[ExpertFile]) -> None:
@@ -255,7 +243,7 @@ def lay_out(
     pieces = _pieces(base, members, anchor, dtype)
     warnings = screen_rows(base, anchor, [member for member in members if isinstance(member, ExpertFile)])
     at_most = at_most if top_k is None else top_k
-    return Plan(base, members, anchor, at_most, max_shard_size, pieces, history, vouchers, warnings, dtype)
+    return Plan(base, members, anchor, at_most, max_shard_size, pieces, history, vouchers, warnings, dtype, base.scheme)
 
 
 def _pieces(base: Base, members: list[Member], anchor: Anchor | None, to: str | None) -> list[Piece]:
@@ -263,14 +251,17 @@ def _pieces(base: Base, members: list[Member], anchor: Anchor | None, to: str | 
     sources: dict[str, Stored] = {}
     routers: dict[str, partial[bytes]] = {}
     for n in range(base.architecture.num_hidden_layers):
-        dtype = to or base.ffn(0, n, FFN[0]).dtype
+        dtype = to or base.dtype(n)
         routers[merged_router(n)] = partial(_router, base, members, anchor, n, dtype)
         for index, member in enumerate(members):
-            for part in FFN:
-                stored = base.ffn(member, n, part) if isinstance(member, int) else member.tensors[expert_ffn(n, part)]
-                sources[merged_ffn(n, index, part)] = stored
+            for part, stored_as in product(FFN, PARTS if base.scheme else ("",)):
+                name = merged_ffn(n, index, part) + stored_as
+                if isinstance(member, int):
+                    sources[name] = base.ffn(member, n, part, stored_as)
+                else:
+                    sources[name] = member.tensors[expert_ffn(n, part)]
     pieces = []
-    for name, shape in merged_tensors(base.architecture, len(members)).items():
+    for name, shape in packed_tensors(base.architecture, len(members), base.scheme).items():
         if name in routers:
             n_dtype = routers[name].args[-1]
             pieces.append(Piece(name, n_dtype, shape, routers[name]))
@@ -310,6 +301,8 @@ def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
         "experts": [{"index": index} | entry for index, entry in enumerate(plan.entries)],
         "router_bias_folding_rms": plan.bias_errors(),
     }
+    if plan.scheme:
+        manifest["quantised"] = plan.scheme.to_dict()
     if plan.converted_from:
         manifest["converted_from"] = plan.converted_from
     manifest |= {name: history[name] for name in ("left", "replaced") if history.get(name)}

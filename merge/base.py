@@ -21,9 +21,9 @@ from merge.flexolmo import (
     merged_config,
     merged_ffn,
     merged_router,
-    merged_tensors,
 )  # fmt: skip
 from merge.manifest import MANIFEST, read_manifest
+from merge.packed import Scheme, packed_tensors, scheme_of
 from merge.stored import Stored, combined_digest
 
 PUBLIC = {"domain": "public", "title": "the anchor's own feed-forward network"}
@@ -43,8 +43,13 @@ class Base(Protocol):
     def tensor(self, name: str) -> Stored:
         """A shared tensor, by its name in a merged model."""
 
-    def ffn(self, index: int, n: int, part: str) -> Stored:
-        """A weight of expert `index`."""
+    scheme: Scheme | None  # how its experts are quantised
+
+    def dtype(self, n: int) -> str:
+        """The dtype of layer `n`, its router's and its experts' unless they are quantised."""
+
+    def ffn(self, index: int, n: int, part: str, stored_as: str = "") -> Stored:
+        """A weight of expert `index`, or a part of it where experts are quantised."""
 
     def rows(self, n: int) -> Values:
         """The router of layer `n`, float32 [E, D]."""
@@ -64,6 +69,7 @@ class AnchorBase:
 
     kind = "anchor"
     converted_from: str | None = None
+    scheme: Scheme | None = None
 
     def __init__(self, anchor: Anchor, name: str, digest: str) -> None:
         self.anchor, self.folder, self.checkpoint, self.architecture = (
@@ -81,8 +87,11 @@ class AnchorBase:
     def tensor(self, name: str) -> Stored:
         return self.checkpoint.stored(name)
 
-    def ffn(self, index: int, n: int, part: str) -> Stored:
-        assert index == 0, f"an anchor has the public expert alone, asked for {index}"
+    def dtype(self, n: int) -> str:
+        return self.ffn(0, n, FFN[0]).dtype
+
+    def ffn(self, index: int, n: int, part: str, stored_as: str = "") -> Stored:
+        assert index == 0 and not stored_as, f"an anchor has the public expert alone, asked for {index}{stored_as}"
         return self.checkpoint.stored(anchor_ffn(n, part))
 
     def rows(self, n: int) -> Values:
@@ -134,9 +143,9 @@ class MergedBase:
         if self.domains[:1] != ["public"] or len(set(self.domains)) != len(self.domains):
             raise CheckpointError(f"{folder / MANIFEST}: the experts are not public and then each domain once.")
         self.architecture = architecture_of(given, str(folder / MANIFEST))
-        self.checkpoint.require(
-            merged_tensors(self.architecture, len(self.experts)), f"the {len(self.experts)} experts of its {MANIFEST}"
-        )
+        self.scheme = scheme_of(self.manifest, self.architecture, str(folder / MANIFEST))
+        expected = packed_tensors(self.architecture, len(self.experts), self.scheme)
+        self.checkpoint.require(expected, f"the {len(self.experts)} experts of its {MANIFEST}")
         if tokenizer_digest(folder) != stated["tokenizer_digest"]:
             raise CheckpointError(f"{folder}: tokenizer.json is not the one of its {MANIFEST}. Was it exchanged?")
         tensors = self.manifest.get("tensors")
@@ -148,8 +157,11 @@ class MergedBase:
         stored = self.checkpoint.stored(name)
         return stored.stated((self.digests or {}).get(name), CheckpointError)
 
-    def ffn(self, index: int, n: int, part: str) -> Stored:
-        return self.tensor(merged_ffn(n, index, part))
+    def dtype(self, n: int) -> str:
+        return self.tensor(merged_router(n)).dtype
+
+    def ffn(self, index: int, n: int, part: str, stored_as: str = "") -> Stored:
+        return self.tensor(merged_ffn(n, index, part) + stored_as)
 
     def rows(self, n: int) -> Values:
         stored = self.tensor(merged_router(n))

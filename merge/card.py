@@ -23,7 +23,7 @@ tags: [flexolmo, mixture-of-experts, flexo]
 A FlexOlmo mixture of {len(experts)} experts, {manifest["top_k"]} active per token, made by flexo:
 {manifest.get("how", "merged without training")}. {_trained(manifest)}
 
-| expert | domain | title | licence | training tokens |
+{_quantised(manifest)}| expert | domain | title | licence | training tokens |
 |---|---|---|---|---|
 {rows}
 
@@ -40,6 +40,16 @@ print(pipeline("text-generation", "{name}")("The", max_new_tokens=40)[0]["genera
 `echo "The" | flexo-generate {name}/` puts the end-of-text token before the prompt, as before each document in training;
 `--experts public,{experts[-1]["domain"]}` uses only these experts, `--attribution` shows which expert made which token.
 """
+
+
+def _quantised(manifest: dict[str, Any]) -> str:
+    """How experts are quantised, if they are, and what loading them takes."""
+    if not (scheme := manifest.get("quantised")):
+        return ""
+    return (
+        f"Experts are quantised to {scheme['bits']} bits, {scheme['group_size']} weights to a scale; nothing else is. "
+        "transformers needs compressed-tensors to load them.\n\n"
+    )
 
 
 def _trained(manifest: dict[str, Any]) -> str:

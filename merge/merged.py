@@ -18,6 +18,7 @@ from merge.errors import CheckpointError
 from merge.files import new_folder
 from merge.flexolmo import Architecture, architecture_of, merged_router, merged_tensors
 from merge.manifest import MANIFEST, read_manifest
+from merge.packed import packed_tensors, scheme_of
 from merge.stream import Piece, write_pieces
 from merge.tensors import made_piece
 
@@ -39,19 +40,25 @@ class Merged:
         return [expert["domain"] for expert in self.manifest["experts"]]
 
 
-def open_merged(folder: Path) -> Merged:
-    """Opens a folder made by `flexo-merge` or `flexo-btx`; raises `CheckpointError` unless it is whole."""
+def open_merged(folder: Path, quantised: bool = False) -> Merged:
+    """Opens a folder made by `flexo-merge` or `flexo-btx`; raises `CheckpointError` unless it is whole.
+
+    `quantised` says whether a folder made by `flexo-quantize` will do, too.
+    """
     manifest, checkpoint = read_manifest(folder), Checkpoint(folder)
     config = checkpoint.config
     if config.get("model_type") != "flex_olmo":
         raise CheckpointError(f"{folder}: model_type is {config.get('model_type')!r}, expected 'flex_olmo'.")
     arch = architecture_of(config | {"model_type": "olmo2"}, str(folder))
+    scheme = scheme_of(manifest, arch, str(folder / MANIFEST))
+    if scheme and not quantised:
+        raise CheckpointError(f"{folder}: its experts are quantised. Take the model that it was made from.")
     listed = len(manifest["experts"])
     if config.get("num_experts") != listed:
         raise CheckpointError(
             f"{folder}: {MANIFEST} lists {listed} experts, config.json {config.get('num_experts')}. Merge it again."
         )
-    checkpoint.require(merged_tensors(arch, listed), f"a FlexOlmo model of {listed} experts")
+    checkpoint.require(packed_tensors(arch, listed, scheme), f"a FlexOlmo model of {listed} experts")
     return Merged(folder, checkpoint, arch, manifest)
 
 

@@ -58,4 +58,5 @@ def optout_command(
             "The weights of who left are gone; the rows are not those of a merge that never had them."
         )
     else:
-        typer.echo("every tensor file is byte for byte that of a merge which never had them.")
+        alike = ", quantised alike" if made.scheme else ""
+        typer.echo(f"every tensor file is byte for byte that of a merge which never had them{alike}.")

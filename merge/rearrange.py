@@ -7,13 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from merge.anchor import Anchor, open_anchor
+from merge.anchor import Anchor, find_anchor, open_anchor
 from merge.assemble import (
     MAX_SHARD_SIZE,
     Member,
     Plan,
     check_belongs,
-    find_anchor,
     lay_out,
     refuse_repeats,
     refuse_twins,
@@ -22,7 +21,6 @@ from merge.assemble import (
 from merge.base import MergedBase
 from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import ExpertFile, open_expert
-from merge.flexolmo import FFN
 from merge.manifest import made_at
 from merge.names import refuse_unknown
 from merge.signing import SignatureError, TrustedKeys
@@ -63,6 +61,11 @@ def replan(
     refuse_unknown([*drop, *newer], base.domains, str(folder))
     if "public" in [*drop, *newer]:
         raise InputError("public: the anchor's own expert, which all others are measured against. It cannot leave.")
+    if base.scheme and (join or newer or dtype):
+        raise InputError(
+            f"{folder}: its experts are quantised to {base.scheme.bits} bits. Experts can leave it; for any other "
+            "change, take the model that it was made from, and quantise the result."
+        )
     members: list[Member] = [
         newer.get(domain, index) for index, domain in enumerate(base.domains) if domain not in drop
     ]
@@ -86,7 +89,7 @@ def replan(
     if trusted and signed:
         _refuse_unvouched(base, [member for member in members[1:] if isinstance(member, int)], trusted)
     if base.converted_from:
-        now = base.ffn(0, 0, FFN[0]).dtype
+        now = base.dtype(0)
         if dtype not in (None, now):
             raise InputError(
                 f"{folder}: rounded from {base.converted_from} to {now} when it was merged. For another --dtype, merge "
