@@ -6,9 +6,9 @@
     python -m benchmarks.merge memory --work /tmp --gigabytes 1 20 --experts 2 64 --sparse
     python -m benchmarks.merge commands --work /tmp --gigabytes 4
 
-Everything is written under `--work` and deleted again. Speeds are ratios taken side by side: the ways alternate, and the
-median of the rounds' ratios counts. A merge is the whole command, start-up, planning and fsync of its output included,
-so `cp` is followed by an fsync of what it wrote. sha256 is one thread of hashlib over the files, written nowhere.
+Everything is written under `--work` and deleted again. Speeds are ratios taken side by side: the ways alternate, and
+the median of the rounds' ratios counts. A merge is the whole command, start-up, planning and fsync of its output
+included, so `cp` is followed by an fsync of what it wrote. sha256 is one thread of hashlib over the files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from benchmarks.merge_inputs import Sizes
@@ -35,6 +35,20 @@ COMMANDS = {
     "flexo-check": "inference.check_cli:main", "flexo-generate": "inference.cli:main", "flexo-eval": "evals.cli:main",
     "flexo-data": "flexmix.cli:main", "flexo-embed": "trainers.embed:main",
 }  # fmt: skip
+INPUTS = """
+import sys
+from pathlib import Path
+from benchmarks.merge_inputs import Sizes, write_inputs
+write_inputs(Path(sys.argv[1]), Sizes(*map(int, sys.argv[3:])), sparse=sys.argv[2] == "1")
+"""
+HASH = """
+import hashlib, sys
+for path in sys.argv[1:]:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 22))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+"""
 
 
 @dataclass(frozen=True)
@@ -85,9 +99,7 @@ def merge(folder: Path, *options: object) -> list[object]:
 def make(folder: Path, sizes: Sizes, sparse: bool) -> list[Path]:
     """The inputs, made in a process of their own: a child's peak would count the memory of this one."""
     folder.mkdir()
-    code = "from benchmarks.merge_inputs import *; write_inputs(Path(sys.argv[1]), Sizes(*map(int, sys.argv[3:])), bool(int(sys.argv[2])))"
-    numbers = (sizes.hidden, sizes.ffn, sizes.layers, sizes.vocabulary, sizes.experts)
-    measured([sys.executable, "-c", "import sys; " + code, folder, int(sparse), *numbers])
+    measured([sys.executable, "-c", INPUTS, folder, int(sparse), *astuple(sizes)])
     return [folder / "anchor" / "model.safetensors", *sorted(folder.glob("*.safetensors"))]
 
 
@@ -122,25 +134,17 @@ def speed(work: Path, sizes: Sizes, rounds: int, sparse: bool, cold: bool) -> No
         first = [run.started for run in took if run.started is not None]
         print(
             f"| {name} | {middle['wall']:.2f} | {total / GB / middle['wall']:.2f} | {middle['cpu']:.2f} | "
-            f"{middle['peak']:.0f} | {statistics.median(first) if first else '-'} |"
+            f"{middle['peak']:.0f} | {f'{statistics.median(first):.2f}' if first else '-'} |"
         )
     each = list(zip(*runs.values(), strict=True))
     plain = statistics.median(copy.wall / unchecked.wall for copy, _, unchecked, _ in each)
     checked = statistics.median(max(copy.wall, sha.wall) / verified.wall for copy, sha, _, verified in each)
-    print(f"throughput: --no-verify over cp {plain:.2f} (goal 0.8), merge over slower of cp, sha256 {checked:.2f} (0.9)")
+    print(
+        f"throughput: --no-verify over cp {plain:.2f} (goal 0.8), merge over slower of cp, sha256 {checked:.2f} (0.9)"
+    )
     plain = statistics.median(copy.cpu / unchecked.cpu for copy, _, unchecked, _ in each)
     checked = statistics.median((copy.cpu + sha.cpu) / verified.cpu for copy, sha, _, verified in each)
     print(f"CPU: cp over --no-verify {plain:.2f}, cp + sha256 over merge {checked:.2f}", flush=True)
-
-
-HASH = """
-import hashlib, sys
-for path in sys.argv[1:]:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 22))
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-"""
 
 
 def _copy(files: list[Path], folder: Path) -> Run:
@@ -164,9 +168,9 @@ def memory(work: Path, sizes: Sizes, sparse: bool) -> None:
     for options in ([], ["--no-verify"]):
         run = measured(merge(work / "in", *options), work / "in")
         total = sum(path.stat().st_size for path in (work / "in" / "merged").glob("*.safetensors"))
+        what = f"{total / GB:.2f} GB, {sizes.experts} experts, {sizes.layers} layers"
         print(
-            f"| {total / GB:.2f} GB, {sizes.experts} experts, {sizes.layers} layers | {' '.join(options) or 'verified'} "
-            f"| {run.peak:.0f} | {run.started:.2f} | {run.wall:.1f} | {run.cpu:.1f} |",
+            f"| {what} | {' '.join(options) or 'verified'} | {run.peak:.0f} | {run.started:.2f} | {run.wall:.1f} | {run.cpu:.1f} |",
             flush=True,
         )
         shutil.rmtree(work / "in" / "merged")
@@ -174,14 +178,16 @@ def memory(work: Path, sizes: Sizes, sparse: bool) -> None:
 
 
 def commands(work: Path, sizes: Sizes, rounds: int) -> None:
-    """What `--help` and `flexo-inspect` add to a bare interpreter, by the clock and in processor time; and their peak."""
+    """What `--help` and `flexo-inspect` add to a bare interpreter, by the clock and of processors; and their peak."""
     expert = make(work / "in", sizes, sparse=True)[1]
     measured(merge(work / "in", "--no-verify"))
     ways = {"python -c pass": [sys.executable, "-c", "pass"]}
     ways |= {f"{name} --help": flexo(entry, "--help") for name, entry in COMMANDS.items()}
     inspected = {"an expert file": expert, "a merged folder": work / "in" / "merged"}
     ways |= {f"flexo-inspect, {what}": flexo("merge.cli:inspect", path) for what, path in inspected.items()}
-    ways |= {f"flexo-inspect --json, {what}": flexo("merge.cli:inspect", path, "--json") for what, path in inspected.items()}
+    ways |= {
+        f"flexo-inspect --json, {what}": flexo("merge.cli:inspect", path, "--json") for what, path in inspected.items()
+    }
     runs: dict[str, list[Run]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, command in ways.items():
@@ -192,7 +198,8 @@ def commands(work: Path, sizes: Sizes, rounds: int) -> None:
     for name, took in runs.items():
         wall = [run.wall - other.wall for run, other in zip(took, bare, strict=True)]
         cpu = statistics.median(run.cpu - other.cpu for run, other in zip(took, bare, strict=True))
-        print(f"| {name} | {min(wall):.2f} | {statistics.median(wall):.2f} | {cpu:.2f} | {max(r.peak for r in took):.0f} |")
+        peak = max(run.peak for run in took)
+        print(f"| {name} | {min(wall):.2f} | {statistics.median(wall):.2f} | {cpu:.2f} | {peak:.0f} |")
 
 
 def main() -> None:
@@ -207,7 +214,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="inputs leave the page cache before each run")
     options = parser.parse_args()
     wanted = [fitting(size, experts) for size in options.gigabytes for experts in options.experts]
-    print(f"commit {_commit()}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}")
+    print(setting())
     for sizes in [Sizes(*options.sizes)] if options.sizes else wanted:
         with tempfile.TemporaryDirectory(dir=options.work, prefix="flexo-merge-") as folder:
             if options.what == "speed":
@@ -218,8 +225,14 @@ def main() -> None:
                 commands(Path(folder), sizes, options.rounds)
 
 
-def _commit() -> str:
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+def setting() -> str:
+    """Where and with what a measurement was made."""
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    names = (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    processor = next(names, "").partition(": ")[2]
+    load = os.getloadavg()[0]
+    python = sys.version.split()[0]
+    return f"commit {head.stdout.strip()}, Python {python}, {os.cpu_count()} cores ({processor}), load {load:.0f}"
 
 
 if __name__ == "__main__":
