@@ -168,9 +168,11 @@ def memory(work: Path, sizes: Sizes, sparse: bool) -> None:
     for options in ([], ["--no-verify"]):
         run = measured(merge(work / "in", *options), work / "in")
         total = sum(path.stat().st_size for path in (work / "in" / "merged").glob("*.safetensors"))
-        what = f"{total / GB:.2f} GB, {sizes.experts} experts, {sizes.layers} layers"
+        what = (
+            f"{total / GB:.2f} GB, {sizes.experts} experts, {sizes.layers} layers | {' '.join(options) or 'verified'}"
+        )
         print(
-            f"| {what} | {' '.join(options) or 'verified'} | {run.peak:.0f} | {run.started:.2f} | {run.wall:.1f} | {run.cpu:.1f} |",
+            f"| {what} | {run.peak:.0f} | {run.started:.2f} | {run.wall:.1f} | {run.cpu:.1f} |",
             flush=True,
         )
         shutil.rmtree(work / "in" / "merged")
