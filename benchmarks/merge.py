@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -29,12 +30,6 @@ from benchmarks.merge_inputs import Sizes
 
 GB = 1_000_000_000
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {
-    "flexo-merge": "merge.cli:merge", "flexo-inspect": "merge.cli:inspect", "flexo-optout": "merge.optout_cli:main",
-    "flexo-sign": "merge.sign_cli:main", "flexo-soup": "merge.dense_cli:soup", "flexo-btx": "merge.dense_cli:btx",
-    "flexo-check": "inference.check_cli:main", "flexo-generate": "inference.cli:main", "flexo-eval": "evals.cli:main",
-    "flexo-data": "flexmix.cli:main", "flexo-embed": "trainers.embed:main",
-}  # fmt: skip
 INPUTS = """
 import sys
 from pathlib import Path
@@ -181,10 +176,11 @@ def memory(work: Path, sizes: Sizes, sparse: bool) -> None:
 
 def commands(work: Path, sizes: Sizes, rounds: int) -> None:
     """What `--help` and `flexo-inspect` add to a bare interpreter, by the clock and of processors; and their peak."""
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     expert = make(work / "in", sizes, sparse=True)[1]
     measured(merge(work / "in", "--no-verify"))
     ways = {"python -c pass": [sys.executable, "-c", "pass"]}
-    ways |= {f"{name} --help": flexo(entry, "--help") for name, entry in COMMANDS.items()}
+    ways |= {f"{name} --help": flexo(entry, "--help") for name, entry in entries.items()}
     inspected = {"an expert file": expert, "a merged folder": work / "in" / "merged"}
     ways |= {f"flexo-inspect, {what}": flexo("merge.cli:inspect", path) for what, path in inspected.items()}
     ways |= {
