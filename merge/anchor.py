@@ -21,7 +21,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge.arithmetic import all_finite
 from merge.checkpoint import Checkpoint, read_json, write_json
 from merge.errors import CheckpointError
 from merge.files import new_file, sha256_file
@@ -114,6 +113,8 @@ def open_anchor(folder: Path) -> Anchor:
 
     Raises `CheckpointError` saying what is missing and how to make it.
     """
+    from merge.arithmetic import all_finite  # numpy takes a while to import, and `about` does without
+
     checkpoint = open_olmo2(folder)
     arch = architecture_of(checkpoint.config, str(folder))
     path = folder / SHARED / ROUTER

@@ -180,8 +180,9 @@ def inspect_command(
 ) -> None:
     """Show what an expert file, a merged model or an anchor says about itself."""
     about = _about(path, verify, trusted_keys)
-    if path.is_dir() and not as_json and isinstance(about.get("tensors"), dict):
-        about["tensors"] = f"{len(about['tensors'])}, each with its sha256; --json lists them"
+    if not as_json and isinstance(about.get("tensors"), dict):
+        size = sum(file.stat().st_size for file in (path.glob("*.safetensors") if path.is_dir() else [path]))
+        about["tensors"] = f"{len(about['tensors'])} in {size_text(size)}, each with its sha256; --json lists them"
     typer.echo(
         json.dumps(about, indent=2, ensure_ascii=False) if as_json else "\n".join(map(_printable, _lines(about)))
     )
@@ -198,11 +199,7 @@ def _about(path: Path, verify: bool, trusted_keys: Path | None) -> dict[str, Any
                 for name in expert.header.tensors:
                     advance(len(expert.read(name)))
         about = {"file": str(path), "bytes": path.stat().st_size, "verified": verify} | expert.header.to_dict()
-        about["signature"] = signature_about(expert, trusted_keys)
-        about["tensors"] = {
-            name: f"{info.dtype} {list(info.shape)} {info.sha256[:12]}" for name, info in expert.header.tensors.items()
-        }
-        return about
+        return about | {"signature": signature_about(expert, trusted_keys)}
     from merge.anchor import SHARED
     from merge.anchor import about as about_anchor
     from merge.manifest import read_manifest

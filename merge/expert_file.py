@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge.arithmetic import Values, all_finite, to_float32
 from merge.errors import ExpertFileError
 from merge.files import new_file
 from merge.flexolmo import expert_tensors
@@ -24,6 +23,8 @@ from merge.torch_zip import read_zip
 
 if TYPE_CHECKING:
     import torch
+
+    from merge.arithmetic import Values
 
 FORMAT = "flexo.expert"
 VERSION = 1
@@ -53,6 +54,8 @@ class ExpertFile:
 
     def read(self, name: str) -> bytearray:
         """The bytes of one tensor, checked against the header: sha256, no NaN or infinity. Raises `ExpertFileError`."""
+        from merge.arithmetic import all_finite
+
         stored = self.tensors[name]
         data = stored.read()
         if hashlib.sha256(stored.title + data).hexdigest() != stored.sha256:
@@ -66,6 +69,8 @@ class ExpertFile:
 
     def values(self, name: str) -> Values:
         """One tensor in float32 [n], checked like `read`."""
+        from merge.arithmetic import to_float32
+
         return to_float32(self.read(name), self.tensors[name].dtype)
 
     def tensor(self, name: str) -> torch.Tensor:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from merge.errors import InputError
 
-CHUNK = 1 << 22
+CHUNK = 1 << 20  # what stays in a core's cache between reading, hashing and writing
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY,

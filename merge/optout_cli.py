@@ -43,7 +43,8 @@ def optout_command(
 
     refuse_inside(model, output)
     refuse_occupied(output)
-    domains = [str(expert.get("domain")) for expert in read_manifest(model)["experts"]]
+    manifest = read_manifest(model)
+    domains = [str(expert.get("domain")) for expert in manifest["experts"]]
     refuse_unknown(keep or [], domains, str(model))
     leaving = drop or [domain for domain in domains if domain not in [*(keep or []), "public"]]
     if not leaving:
@@ -56,6 +57,12 @@ def optout_command(
         typer.echo(
             f"note: the router was trained after the merge, so the rows that stay have seen {', '.join(leaving)}. "
             "The weights of who left are gone; the rows are not those of a merge that never had them."
+        )
+    elif not verify or not manifest.get("tensors"):
+        why = "the manifest lists no digests" if verify else "--no-verify"
+        typer.echo(
+            f"every tensor that stays was copied as it lies in {model}, and compared with nothing ({why}): if one was "
+            "damaged or exchanged there, it still is."
         )
     else:
         alike = ", quantised alike" if made.scheme else ""

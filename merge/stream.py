@@ -12,10 +12,11 @@ import hashlib
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from merge.arithmetic import all_finite, rounded, to_float32
@@ -45,6 +46,11 @@ class Piece:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * DTYPES[self.dtype][1]
+
+    @property
+    def converts(self) -> bool:
+        """Whether its values lie there in another dtype."""
+        return isinstance(self.source, Stored) and self.source.dtype != self.dtype
 
 
 @dataclass
@@ -112,7 +118,7 @@ class _Copier:
         self.files, self.advance, self.verify = files, advance, verify
         self.digests = Digests()
         self.inputs: dict[Path, int] = {}
-        self.jobs: list[tuple[Piece, int, int]] = []
+        self.shards: list[list[tuple[Piece, int, int]]] = []
         self.stop = threading.Event()
         self.kernel = True
         self.buffers = threading.local()
@@ -123,24 +129,34 @@ class _Copier:
         header = table_bytes(((piece.name, piece.dtype, piece.shape) for piece in shard), {"format": "pt"})
         os.pwrite(output, header, 0)
         at = len(header)
+        jobs = []
         for piece in shard:
             if isinstance(piece.source, Stored) and piece.source.path not in self.inputs:
                 file = self.files.enter_context(piece.source.path.open("rb", buffering=0))
                 self.inputs[piece.source.path] = file.fileno()
-            self.jobs.append((piece, output, at))
+            jobs.append((piece, output, at))
             at += piece.nbytes
+        self.shards.append(jobs)
         os.ftruncate(output, at)
 
     def run(self) -> None:
-        workers = max(1, min(WORKERS, os.cpu_count() or 1, len(self.jobs)))
+        workers = min(WORKERS, os.cpu_count() or 1)
+        if not self.verify and not any(piece.converts for shard in self.shards for piece, _, _ in shard):
+            workers = min(workers, len(self.shards))  # nothing to do but to write, and a file takes one write at a time
         with ThreadPoolExecutor(workers) as pool:
             try:
-                for done in as_completed([pool.submit(self.carry, *job) for job in self.jobs]):
+                for done in as_completed([pool.submit(self.carry, *job) for job in self.jobs(workers)]):
                     done.result()
             except BaseException:  # a refusal, Ctrl-C, a signal: the threads end with the buffer they are at
                 self.stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    def jobs(self, workers: int) -> Iterator[tuple[Piece, int, int]]:
+        """All tensors, in turn from as many files as there are threads, so that they seldom wait for each other."""
+        for first in range(0, len(self.shards), workers):
+            for turn in zip_longest(*self.shards[first : first + workers]):
+                yield from (job for job in turn if job)
 
     def carry(self, piece: Piece, output: int, at: int) -> None:
         """Brings one tensor to byte `at` of the file `output`."""
@@ -151,7 +167,7 @@ class _Copier:
             if self.verify:
                 self.digests.written[piece.name] = hashlib.sha256(_title(piece) + data).hexdigest()
             self.advance(piece.nbytes)
-        elif self.verify or piece.dtype != piece.source.dtype:
+        elif self.verify or piece.converts:
             self.through_memory(piece, piece.source, output, at)
         else:
             done = self.by_kernel(piece.source, output, at) if self.kernel else 0
@@ -160,7 +176,7 @@ class _Copier:
 
     def through_memory(self, piece: Piece, source: Stored, output: int, at: int) -> None:
         read, written = hashlib.sha256(source.title), hashlib.sha256(_title(piece))
-        same = piece.dtype == source.dtype
+        same = not piece.converts
         begin = 0
         for _, view in source.chunks(self.inputs[source.path], self.buffer(), 0):
             if self.verify:

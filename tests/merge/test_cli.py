@@ -81,10 +81,12 @@ def test_inspect_shows_files_folders_and_anchors(
     assert call(merge.cli.inspect, path, "--verify", "--json") == 0
     about = json.loads(capsys.readouterr().out)
     assert about["domain"] == "math" and about["verified"] is True and about["bytes"] == path.stat().st_size
-    assert len(about["tensors"]) == 12
+    header = open_expert(path).header
+    assert json.loads(json.dumps(header.to_dict()["tensors"])) == about["tensors"] and len(about["tensors"]) == 12
     assert call(merge.cli.inspect, path) == 0
     out = capsys.readouterr().out
     assert "domain: math\n" in out and "  learning_rate: 0.001\n" in out and "privacy: -\n" in out
+    assert "tensors: 12 in 0." in out and "gate_proj" not in out
     assert call(merge.cli.inspect, tmp_path / "m") == 0
     out = capsys.readouterr().out
     assert "  - index: 1\n    file: math.pt\n" in out and "      own_before: 4.0\n" not in out.split("experts:")[0]

@@ -42,6 +42,18 @@ def test_a_trained_router_is_said_to_have_seen_who_left(
     assert json.loads((tmp_path / "left" / "manifest.json").read_text())["router_training"] == {"tokens": 5}
 
 
+def test_nothing_is_promised_of_tensors_that_were_compared_with_nothing(
+    make_expert: Make, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experts = [make_expert("math"), make_expert("news")]
+    assert call(merge.cli.merge, *experts, "-o", tmp_path / "unread", "--no-verify", "--no-check") == 0
+    capsys.readouterr()
+    for folder, options, why in ((tmp_path / "unread", [], "no digests"), (model, ["--no-verify"], "--no-verify")):
+        assert call(main, folder, "--drop", "news", "-o", tmp_path / f"left-{folder.name}", *options) == 0
+        out = capsys.readouterr().out
+        assert f"compared with nothing ({why}" in out.replace("the manifest lists ", "") and "byte for byte" not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
