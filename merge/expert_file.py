@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merge.arithmetic import Values, all_finite, to_float32
+from merge.arithmetic import Values, all_finite, subnormal_share, to_float32
 from merge.errors import ExpertFileError
 from merge.files import new_file
 from merge.flexolmo import expert_tensors
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FORMAT = "flexo.expert"
 VERSION = 1
 WEIGHT_DTYPES = ("F32", "BF16", "F16")
+MAX_SUBNORMAL = 0.01  # of a tensor's values; trained ones have none
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ExpertFile:
         return "layers.0.router.bias" in self.header.tensors
 
     def read(self, name: str) -> bytearray:
-        """The bytes of one tensor, checked against the header: sha256, no NaN or infinity. Raises `ExpertFileError`."""
+        """The bytes of one tensor, checked: sha256, no NaN or infinity, few subnormal. Raises `ExpertFileError`."""
         stored = self.tensors[name]
         data = stored.read()
         if hashlib.sha256(stored.title + data).hexdigest() != stored.sha256:
@@ -62,6 +63,11 @@ class ExpertFile:
             )
         if not all_finite(data, stored.dtype):
             raise _not_finite(self.path, name)
+        if (share := subnormal_share(data, stored.dtype)) > MAX_SUBNORMAL:
+            raise ExpertFileError(
+                f"{self.path}: {share:.0%} of {name} are subnormal numbers, below 1e-38, which training does not leave and "
+                "which slow some processors down. Ask its owner what it is."
+            )
         return data
 
     def values(self, name: str) -> Values:
