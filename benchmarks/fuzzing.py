@@ -84,7 +84,10 @@ def main() -> None:
                     campaign(sample, kind, folder / f"y{sample.suffix}", number, found)
             number += 1
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print("| container, change | files | refused | messages | read as others do | read, refused by others |\n|" + "---|" * 6)
+    print(
+        "| container, change | files | refused | messages | read as others do | read, refused by others |\n|"
+        + "---|" * 6
+    )
     for label, found in counts.items():
         alike, alone = found["read"], found["read, refused by others"]
         refused = found.total() - alike - alone

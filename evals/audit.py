@@ -1,8 +1,8 @@
 """What experts do to public text: each alone beside the public expert, and all together, judged by a policy.
 
-A merge looks at files and router rows without running anything (`merge.screening`). Here the models run: how much public
-text an expert takes from the public one in every layer, and what public text then costs. Private text is not needed, so
-anyone can audit a stranger's file.
+A merge looks at files and router rows without running anything (`merge.screening`). Here the models run: how much
+public text an expert takes from the public one in every layer, and what public text then costs. Private text is not
+needed, so anyone can audit a stranger's file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from merge.assemble import Plan, execute, plan
 from merge.console import progress
 from merge.errors import InputError
 from merge.screening import look_at
+
 
 def audit(
     paths: Sequence[Path],

@@ -34,12 +34,16 @@ def audit_command(
     anchor: Annotated[Path, typer.Option(help="The anchor that they were trained with.")],
     public: Annotated[
         Path | None,
-        typer.Option(help="Public text: a file of documents, or a folder with test.jsonl[.gz]. [default: the anchor's]"),
+        typer.Option(
+            help="Public text: a file of documents, or a folder with test.jsonl[.gz]. [default: the anchor's]"
+        ),
     ] = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="Text to read.")] = 100_000,
     share: Annotated[
         tuple[float, float],
-        typer.Option(metavar="WARN REFUSE", help="Share of public text taken from the public expert, mean over layers."),
+        typer.Option(
+            metavar="WARN REFUSE", help="Share of public text taken from the public expert, mean over layers."
+        ),
     ] = Limits.share,
     loss: Annotated[
         tuple[float, float],
@@ -62,7 +66,9 @@ def audit_command(
 
     for name, (warn, refuse) in (("--share", share), ("--loss", loss)):
         if not warn <= refuse:
-            raise typer.BadParameter(f"{name} {warn:g} {refuse:g}: what is refused must lie above what is warned about.")
+            raise typer.BadParameter(
+                f"{name} {warn:g} {refuse:g}: what is refused must lie above what is warned about."
+            )
     quiet()
     limits = Limits(share, loss, outlier)
     found = audit(experts, anchor, limits, public, max_bytes, dtype, device)
@@ -111,8 +117,8 @@ def _show(found: Audit, layers: bool) -> None:
         console.print(table)
     if found.tokens:
         typer.echo(
-            f"{found.tokens} tokens of {found.text}: {found.loss_public:.3f} nats per token with the public expert alone, "
-            f"{found.loss_all:.3f} with all"
+            f"{found.tokens} tokens of {found.text}: {found.loss_public:.3f} nats per token with the public expert "
+            f"alone, {found.loss_all:.3f} with all"
         )
     for expert in found.experts:
         for kind, texts in (("refused", expert.refusals), ("warning", expert.warnings)):

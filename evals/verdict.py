@@ -73,7 +73,11 @@ def judge(expert: Audited, result: Audit, limits: Limits) -> None:
     """Adds what passes the limits; a NaN passes none."""
     figures = [
         (expert.share_alone, limits.share, "takes {:.0%} of public text beside the public expert alone"),
-        (_rise(expert.loss_alone, result.loss_public), limits.loss, "beside the public expert alone, public text costs {:+.1%}"),
+        (
+            _rise(expert.loss_alone, result.loss_public),
+            limits.loss,
+            "beside the public expert, public text costs {:+.1%}",
+        ),
         (_rise(result.loss_all, expert.loss_without), limits.loss, "among all experts, public text costs {:+.1%}"),
     ]
     for value, (warn, refuse), words in figures:

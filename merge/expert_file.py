@@ -65,8 +65,8 @@ class ExpertFile:
             raise _not_finite(self.path, name)
         if (share := subnormal_share(data, stored.dtype)) > MAX_SUBNORMAL:
             raise ExpertFileError(
-                f"{self.path}: {share:.0%} of {name} are subnormal numbers, below 1e-38, which training does not leave and "
-                "which slow some processors down. Ask its owner what it is."
+                f"{self.path}: {share:.0%} of {name} are subnormal numbers, below 1e-38, which training does not leave "
+                "and which slow some processors down. Ask its owner what they are."
             )
         return data
 

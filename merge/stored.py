@@ -149,9 +149,9 @@ def _entry(path: Path, name: str, entry: Any, origin: int) -> Stored:
 
 
 def parse_json(text: str) -> Any:
-    """JSON from strangers; raises `ValueError` for a repeated name, endless nesting, and more values than we ever write.
+    """JSON from strangers; raises `ValueError` for a repeated name, endless nesting, and more values than we write.
 
-    A value may cost a hundred times its text in memory: `[],[],[]` of 36 MB would take a gigabyte.
+    A value may take thirty times its text in memory: `[],[],[]` of 36 MB would take a gigabyte.
     """
     if sum(map(text.count, ",[{")) > MAX_VALUES:
         raise ValueError(f"JSON of more than {MAX_VALUES} values")

@@ -34,12 +34,12 @@ NUMBERS = (0, 1, 2, 7, 8, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2*
 TEXTS = ("", "a", "../../x", "/etc/passwd", "a\0b", "\x1b[2J", "\u202e", "\ud800", "F32", "BF16", "F8_E4M3", "x" * 3000)
 # what a pickle could go on with: code, other globals, recalls, frames, endless nesting, and opcodes of other protocols
 OPCODES = (
-    b"cos\nsystem\n", b"cbuiltins\neval\n", b"ctorch\nload\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n",
-    b"ctorch\nByteStorage\n", b"ccollections\nOrderedDict\n", b"R", b"Q", b"(", b")", b"}", b"]", b"t", b"u", b"s", b"0", b"1",
-    b"2", b"\x85", b"\x86", b"\x87", b"\x88", b"\x89", b"N", b"K\x00", b"M\xff\xff", b"J\xff\xff\xff\x7f",
-    b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x8a\x01\xff", b"X\x01\x00\x00\x00a", b"h\x00", b"h\x07", b"h\xff",
-    b"q\x00", b"r\x00\x00\x00\x7f", b"j\x00\x00\x00\x00", b"\x93", b"\x94", b"\x80\x05", b"b", b"\x81", b"i", b"o", b".",
-    b"(" * 5000, b"\x85" * 5000, b"}" * 5000,
+    b"cos\nsystem\n", b"cbuiltins\neval\n", b"ctorch\nload\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ctorch\nFloatStorage\n", b"ctorch\nByteStorage\n", b"ccollections\nOrderedDict\n", b"R", b"Q", b"(", b")",
+    b"}", b"]", b"t", b"u", b"s", b"0", b"1", b"2", b"\x85", b"\x86", b"\x87", b"\x88", b"\x89", b"N", b"K\x00",
+    b"M\xff\xff", b"J\xff\xff\xff\x7f", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x8a\x01\xff",
+    b"X\x01\x00\x00\x00a", b"h\x00", b"h\x07", b"h\xff", b"q\x00", b"r\x00\x00\x00\x7f", b"j\x00\x00\x00\x00",
+    b"\x93", b"\x94", b"\x80\x05", b"b", b"\x81", b"i", b"o", b".", b"(" * 5000, b"\x85" * 5000, b"}" * 5000,
 )  # fmt: skip
 
 
@@ -55,7 +55,9 @@ class Sample:
         """The header's JSON."""
         if self.suffix == ".safetensors":
             return str(_split(self.data)[0]["__metadata__"]["header"])
-        text = next(a for op, a, _ in pickletools.genops(_entries(self.data)["archive/data.pkl"]) if str(a).startswith("{"))
+        text = next(
+            a for op, a, _ in pickletools.genops(_entries(self.data)["archive/data.pkl"]) if str(a).startswith("{")
+        )
         return str(text)
 
     def with_header(self, text: str) -> bytes:
@@ -66,7 +68,9 @@ class Sample:
             return _joined(json.dumps(table), values)
         entries = _entries(self.data)
         old, new = (t.encode("utf-8", "surrogatepass") for t in (self.header, text))
-        program = entries["archive/data.pkl"].replace(struct.pack("<I", len(old)) + old, struct.pack("<I", len(new)) + new)
+        program = entries["archive/data.pkl"].replace(
+            struct.pack("<I", len(old)) + old, struct.pack("<I", len(new)) + new
+        )
         return _zip(list((entries | {"archive/data.pkl": program}).items()))
 
 
@@ -94,7 +98,9 @@ def _shapes(arch: Any) -> dict[str, tuple[int, ...]]:
 def damaged(data: bytes) -> st.SearchStrategy[bytes]:
     """One to four changes of bytes anywhere, or near what the container's readers go by."""
     marks = [0, *(m.start() for m in re.finditer(rb"PK\x01\x02|PK\x05\x06|PK\x03\x04|PK\x06\x06|data\.pkl|\{\"", data))]
-    place = st.integers(0, len(data) - 1) | st.sampled_from(marks).flatmap(lambda m: st.integers(m, min(m + 60, len(data) - 1)))
+    place = st.integers(0, len(data) - 1) | st.sampled_from(marks).flatmap(
+        lambda m: st.integers(m, min(m + 60, len(data) - 1))
+    )
     number = st.tuples(st.sampled_from(NUMBERS), st.sampled_from([1, 2, 4, 8])).map(
         lambda pair: (pair[0] & ((1 << 8 * pair[1]) - 1)).to_bytes(pair[1], "little")
     )
@@ -200,7 +206,12 @@ def zip_changed(draw: Draw, data: bytes) -> bytes:
         name, content = entries[at]
         match draw(st.integers(0, 6)):
             case 0:
-                entries[at] = draw(st.sampled_from([*names, "archive/", "../x", "/x", "archive/data/00", "", "\u202e", "x" * 999])), content
+                entries[at] = (
+                    draw(
+                        st.sampled_from([*names, "archive/", "../x", "/x", "archive/data/00", "", "\u202e", "x" * 999])
+                    ),
+                    content,
+                )
             case 1:
                 entries.append((name, draw(st.binary(max_size=64))))
             case 2 if len(entries) > 1:
@@ -234,7 +245,9 @@ def values_changed(draw: Draw, sample: Sample) -> bytes:
     header = json.loads(sample.header)
     name = draw(st.sampled_from(sorted(header["tensors"])))
     info = header["tensors"][name]
-    pattern = st.sampled_from([0, 1, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0x80000000, 0x007FFFFF, 0x7F7FFFFF])
+    pattern = st.sampled_from(
+        [0, 1, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0x80000000, 0x007FFFFF, 0x7F7FFFFF]
+    )
     count = torch.Size(info["shape"]).numel()
     words = draw(st.lists(pattern | st.integers(0, 2**32 - 1), min_size=count, max_size=count))
     new = struct.pack(f"<{count}I", *words)

@@ -5,7 +5,7 @@ Python reports each of these as an audit event before it happens, whoever asks f
 
 from __future__ import annotations
 
-import encodings.cp437  # zipfile's, imported when a name is not in UTF-8
+import encodings.cp437  # noqa: F401 - zipfile's, imported when a name is not in UTF-8
 import os
 import sys
 from collections.abc import Callable, Iterator

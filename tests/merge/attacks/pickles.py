@@ -69,12 +69,16 @@ ATTACKS = [
         "neither",
         lambda f, path: f.save(path, Bomb(f.mark), _use_new_zipfile_serialization=False),
     ),
-    Attack("a module", "asks for 'torch.nn.modules.linear Linear'", lambda f, path: f.save(path, torch.nn.Linear(2, 2))),
+    Attack(
+        "a module", "asks for 'torch.nn.modules.linear Linear'", lambda f, path: f.save(path, torch.nn.Linear(2, 2))
+    ),
     Attack("a state_dict", FOREIGN, lambda f, path: f.save(path, torch.nn.Linear(2, 2).state_dict())),
     Attack("a tensor alone", FOREIGN, lambda f, path: f.save(path, torch.zeros(3))),
     Attack("an empty dictionary", "not an expert file", lambda f, path: f.save(path, {})),
     Attack("a later protocol", FOREIGN, lambda f, path: f.save(path, f.content, pickle_protocol=4)),
-    _program("a key whose hash overflows the unpickler's stack", b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"K\x01s."),
+    _program(
+        "a key whose hash overflows the unpickler's stack", b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"K\x01s."
+    ),
     _program("lists in lists", b"\x80\x02" + b"]" * 300_000 + b"a" * 299_999 + b"."),
     _program("dictionaries in dictionaries", b"\x80\x02" + b"}" * 300_000 + b"."),
     _program("marks without end", b"\x80\x02" + b"(" * 600_000),
@@ -96,7 +100,7 @@ ATTACKS = [
     _tensor("of float64", "has dtype F64, its header says F32", lambda t: t.double()),
     _tensor("of integers", "has dtype I64", lambda t: t.long()),
     _tensor("that is too short", "its header asks for", lambda t: t[:-1].clone()),
-    _tensor("of one more dimension", "its header asks for", lambda t: t[None].clone()),
+    _tensor("of three dimensions", FOREIGN, lambda t: t[None].clone()),
     _tensor("with other values", "does not match the sha256", lambda t: t + 1),
     _tensor("that is a list", FOREIGN, lambda t: t.tolist()),
     _tensor("that is nothing", FOREIGN, lambda t: None),

@@ -55,7 +55,11 @@ ATTACKS = [
     _raw("of 4 EB", f"{NEITHER}.*too few for the header", lambda f, p: _length(p, 1 << 62, 100)),
     _raw("of 10,000 levels", f"{NEITHER}.*nested without end", lambda f, p: _json(p, "[" * 10_000 + "]" * 10_000)),
     _raw("of 10,000 objects", f"{NEITHER}.*nested without end", lambda f, p: _json(p, '{"a":' * 10_000)),
-    _raw("of 30 MB that would take 1 GB", f"{NEITHER}.*more than 1000000 values", lambda f, p: _json(p, "[]," * 10_000_000)),
+    _raw(
+        "of 30 MB that would take 1 GB",
+        f"{NEITHER}.*more than 1000000 values",
+        lambda f, p: _json(p, "[]," * 10_000_000),
+    ),
     _raw("that is no object", f"{NEITHER}.*no JSON object", lambda f, p: _json(p, "[]")),
     _raw("that is no text", NEITHER, lambda f, p: p.write_bytes((4).to_bytes(8, "little") + b"\xff" * 4)),
     _raw("with a name twice", f"{NEITHER}.*the same name twice", _twice),
@@ -70,7 +74,9 @@ ATTACKS = [
     _table("with another dtype", "has dtype I32", _entry(dtype="I32")),
     _table("with a dtype of its own", "has dtype F8_E4M3", _entry(dtype="F8_E4M3")),
     _table("with a field more", NEITHER, _entry(note="private")),
-    _table("with another name", "Missing: .'layers.0.router.weight'.. Not expected: .'x'", lambda t: t.update(x=t.pop(ROW))),
+    _table(
+        "with another name", "Missing: .'layers.0.router.weight'.. Not expected: .'x'", lambda t: t.update(x=t.pop(ROW))
+    ),
     _table("with a path for a name", "Not expected: .'../../x'", lambda t: t.update({"../../x": t.pop(ROW)})),
     _table("that ends early", NEITHER, lambda t: None, cut=1),
     _table("and bytes after it", NEITHER, lambda t: None, values=b"x"),
@@ -78,5 +84,7 @@ ATTACKS = [
     _table("without metadata", "not an expert file", lambda t: t.pop("__metadata__")),
     _table("with a note", "not part of version 1: .'note'", _meta(note="private")),
     _table("of an endless version", "file version '9999", _meta(version="9" * 5000)),
-    _table("without a header", "missing or not part of version 1: .'header'", lambda t: t["__metadata__"].pop("header")),
+    _table(
+        "without a header", "missing or not part of version 1: .'header'", lambda t: t["__metadata__"].pop("header")
+    ),
 ]

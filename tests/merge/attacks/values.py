@@ -1,4 +1,4 @@
-"""Attacks with values, under the right sha256: not numbers, too slow to compute with, or a row that takes every token."""
+"""Attacks with values, under the right sha256: not finite, slow to compute with, or a row that takes every token."""
 
 from __future__ import annotations
 

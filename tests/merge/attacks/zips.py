@@ -19,6 +19,11 @@ def _bomb(f: Forge, path: Path) -> None:
     assert path.stat().st_size < 1_000_000
 
 
+def _other(f: Forge, path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "a")
+
+
 def _twice(f: Forge, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -71,6 +76,8 @@ ATTACKS = [
     ),
     Attack("a list of entries of 1 GB", "lists its entries in 1073741820 bytes", lambda f, p: _long_list(f, p, False)),
     Attack("the same in a long zip", "lists its entries in 1073741820 bytes", lambda f, p: _long_list(f, p, True)),
+    Attack("no pickle", "a zip with 0 entries named data.pkl", _other),
+    Attack("nothing in it", "neither a PyTorch zip", lambda f, p: zipfile.ZipFile(p, "w").close()),
     Attack("two pickles", "2 entries named data.pkl", lambda f, p: rewrite_zip(f.good, p, extra={"b/data.pkl": b""})),
     Attack("an entry twice", "a repeated entry", _twice),
     Attack(
@@ -82,7 +89,9 @@ ATTACKS = [
         lambda f, p: rewrite_zip(f.good, p, extra={"../../escaped": bytes(100_000)}),
     ),
     Attack("a comment", "something after its end", _comment),
-    Attack("bytes after its end", "something after its end", lambda f, p: p.write_bytes(f.good.read_bytes() + bytes(9))),
+    Attack(
+        "bytes after its end", "something after its end", lambda f, p: p.write_bytes(f.good.read_bytes() + bytes(9))
+    ),
     Attack(
         "a pickle of 40 MB",
         "MB beside the tensors",
