@@ -44,7 +44,7 @@ def expert(anchor: Path, path: Path, change: Callable[[str, torch.Tensor, torch.
     return path
 
 
-def audited(anchor: Path, *paths: Path) -> int:
+def audited(anchor: Path, *paths: object) -> int:
     return call(evals.audit_cli.main, *paths, "--anchor", anchor, "--device", "cpu", "--json")
 
 
@@ -55,28 +55,25 @@ def test_copies_pass_and_poison_is_refused(
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     copy = expert(anchor, tmp_path / "copy.pt", lambda name, value, row: value)
-    modest = expert(anchor, tmp_path / "modest.pt", lambda name, value, row: 0 * value if "router" in name else value)
-    poison = expert(
-        anchor, tmp_path / "poison.pt", lambda name, value, row: value.flip(0) if "down" in name else value
-    )
+    poison = expert(anchor, tmp_path / "poison.pt", lambda name, value, row: value.flip(0) if "down" in name else value)
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(copy.read_bytes()[:-1])
 
-    assert audited(anchor, copy, modest, poison, damaged) == 1
+    assert audited(anchor, copy, poison, damaged, "--loss", 0.01, 0.02) == 1
     out, err = capsys.readouterr()
     assert f"error: {poison}, {damaged}: refused by the audit" in err
     found = json.loads(out)
     by_name = {Path(entry["file"]).stem: entry for entry in found["experts"]}
     verdicts = {name: entry["verdict"] for name, entry in by_name.items()}
-    assert verdicts == {"copy": "passed", "modest": "passed", "poison": "refused", "damaged": "refused"}
+    assert verdicts == {"copy": "passed", "poison": "refused", "damaged": "refused"}
     assert found["tokens"] > 100
     for layer in by_name["copy"]["layers"]:
         assert layer["share_alone"] == pytest.approx(0.5) and layer["entropy"] == pytest.approx(1)
-        assert layer["share_all"] == pytest.approx(by_name["poison"]["layers"][0]["share_all"], abs=0.5)
+        assert layer["share_all"] == pytest.approx(1 / 3)
         assert layer["norm"] == pytest.approx(1) and layer["margin"] is None
     assert by_name["copy"]["loss_alone"] == pytest.approx(found["loss_public"], abs=1e-4)
     assert by_name["poison"]["loss_without"] == pytest.approx(found["loss_public"], abs=1e-4)
-    assert by_name["poison"]["loss_alone"] > 1.25 * found["loss_public"]
+    assert by_name["poison"]["loss_alone"] > 1.02 * found["loss_public"]
     (reason,) = [text for text in by_name["poison"]["refusals"] if "beside" in text]
     assert "public text costs +" in reason
     assert "damaged or cut-off zip" in by_name["damaged"]["refusals"][0] and by_name["damaged"]["layers"] == []
