@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from evals.bits import TokenisedText
 from evals.measure import Measurement, measure
 from evals.texts import read_texts
 from evals.verdict import Audit, Audited, Layer, Limits, judge
+from evals.windows import TokenisedText
 from flexmix.corpus import find_split
 from inference.load import load_model
 from inference.select import select_experts

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from evals.bits import TokenisedText
 from evals.ensemble import Member
 from evals.measure import Advance, Measurement, added, measure
 from evals.routing import RouterSums
+from evals.windows import TokenisedText
 from flexmix.proxies import CHARACTERS, Floats, new_classifier, new_vectorizer, require_extra
 from merge.errors import InputError
 

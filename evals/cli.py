@@ -1,24 +1,25 @@
-"""`flexo-eval`: bits per byte of a merged model, its pairs and its anchor on held-out text of every domain.
+"""`flexo-eval`: bits per byte and routing of any models on held-out text of any domains.
 
 flexo-eval model/ --data data/corpora
-flexo-eval model/ --data data/corpora --domains math,public --max-bytes 1000000 --json matrix.json
+flexo-eval anchor specialists/* model --data data/corpora --btm 2 --opt-out --cache cells --json results.json
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inference.cli import Device, Dtype
-from merge.console import new_app, progress, run
+from merge.console import new_app, run
 from merge.errors import InputError
 
 LENGTH = 256
+LEARNING = 1_000_000  # bytes of training text a domain for a classifier
 
-app = new_app("Measure a merged model on held-out text.")
+app = new_app("Measure models on held-out text.")
 
 
 def main() -> None:
@@ -27,60 +28,114 @@ def main() -> None:
 
 @app.command(
     epilog="Examples:\n\n`flexo-eval model/ --data data/corpora`\n\n"
-    "`flexo-eval model/ --data data/corpora --domains math,public --max-bytes 1000000 --json matrix.json`"
+    "`flexo-eval model/ --data data/corpora --domains math,public --max-bytes 1000000 --json results.json`\n\n"
+    "`flexo-eval anchor specialists/math specialists/code soup model --data data/corpora --btm 2 --classifier "
+    "--active 1,2,4 --opt-out --growing --mixed --cache cells --json results.json`, and "
+    "`flexo-report results.json -o report.html`\n\n"
+    "`flexo-eval ours=experts/math.pt paper=published/math.pt --anchor anchor --data data/corpora`"
 )
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A merged folder, or a plain model such as an anchor.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]PATH...", help="Merged folders, plain models such as an anchor, and expert files."
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="A folder with one corpus folder a domain, as `flexo-data sample` makes.")],
     domains: Annotated[
-        str | None, typer.Option(help="Which, separated by commas. [default: those of the model's experts]")
+        str | None, typer.Option(help="Which, separated by commas. [default: those of the models' experts]")
     ] = None,
+    split: Annotated[str, typer.Option(help="test, valid, or final: the test text that valid leaves.")] = "test",
     max_bytes: Annotated[int, typer.Option(min=1, help="Text to read per domain.")] = 200_000,
     length: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Tokens in a window; a token sees at least half of it. [default: 256, or all the model takes]"
+            min=2, help="Tokens in a window; a token sees at least half of it. [default: 256, or all the models take]"
         ),
     ] = None,
+    anchor: Annotated[
+        Path | None,
+        typer.Option(help="What the others are compared with, and expert files belong to. [default: found]"),
+    ] = None,
+    pairs: Annotated[
+        bool | None,
+        typer.Option(
+            "--pairs/--no-pairs",
+            help="Also the anchor and each pair of a merged folder. [default: for one merged folder alone]",
+        ),
+    ] = None,
+    active: Annotated[
+        str | None, typer.Option(help="Also merged folders with so many active experts, such as 1,2,4.")
+    ] = None,
+    opt_out: Annotated[
+        bool, typer.Option("--opt-out", help="Also merged folders without each of their experts.")
+    ] = False,
+    growing: Annotated[
+        bool, typer.Option("--growing", help="Also merged folders with their first expert, their first two, and so on.")
+    ] = False,
+    btm: Annotated[
+        int | None, typer.Option(min=1, help="Also the ensemble of the dense models, so many of them for a token.")
+    ] = None,
+    classifier: Annotated[
+        bool, typer.Option("--classifier", help="Also one expert for a whole document, chosen by its words.")
+    ] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Also text whose domain changes, and text that blends two domains.")
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep every measurement here; the same command then goes on where it stopped.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Also write the table here.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the study that the models are of: a label, no more.")] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Print bits per byte of anchor, each pair and the merged model on each domain."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from evals.domains import domain_matrix, variants_of
-    from evals.texts import find_domains, read_texts
-    from inference.load import load_model, quiet
-    from inference.select import expert_names
+    """Print bits per byte of every model on each domain."""
+    from evals.cells import Reading, measure_all, read_domains
+    from evals.results import matrix_table
+    from evals.rows import Asked
+    from evals.shelf import new_shelf, read_given
+    from inference.load import quiet
     from merge.checkpoint import write_json
     from merge.files import new_file
-    from merge.manifest import MANIFEST
     from trainers.memory import keep_freed_memory
 
     quiet()
     keep_freed_memory()
-    loaded, _ = load_model(model, dtype, device)
-    known = expert_names(loaded) if (model / MANIFEST).exists() else []
-    limit = getattr(loaded.config, "max_position_embeddings", LENGTH)
+    given = read_given(models, anchor)
+    variants = bool(active or opt_out or growing)
+    alone = len(given) == 1 and bool(given[0].experts)
+    if alone and not variants and "=" not in models[0]:
+        given = [given[0].renamed("merged")]
+    asked = Asked(_numbers(active), opt_out, growing, alone and given[0].holds_anchor if pairs is None else pairs)
+    limit = min(model.config.get("max_position_embeddings", LENGTH) for model in given)
     length = length or min(LENGTH, limit)
     if length > limit:
-        raise InputError(f"--length {length}: this model was made for at most {limit} tokens.")
-    files = find_domains(data, domains.split(",") if domains else None, known)
-    texts = read_texts(files, model, max_bytes)
-    variants = variants_of(loaded)
-    tokens = len(variants) * sum(text.tokens for text in texts.values())
-    # entered before the work, so that a path which cannot be written is refused before it
-    with new_file(json_file, replace=True) if json_file else nullcontext() as partial:
-        with progress("scoring", tokens, "tokens") as advance:
-            matrix = domain_matrix(loaded, texts, variants, length, advance)
-        table = Table("bits per byte", *matrix.domains, "mean", box=box.MARKDOWN)
-        for name in matrix.models:
-            table.add_row(name, *(f"{matrix.cells[name][d]:.3f}" for d in matrix.domains), f"{matrix.mean(name):.3f}")
-        Console(width=10_000).print(table)  # as wide as its cells: no name is cut off
-        if partial is not None:
-            write_json(partial, matrix.to_dict())
-    if json_file:
-        typer.echo(f"wrote {json_file}")
+        raise InputError(f"--length {length}: these models were made for at most {limit} tokens.")
+    reading = Reading(data, domains.split(",") if domains else None, split, max_bytes)
+    texts = read_domains(given, reading, length if mixed else None)
+    learning = reading.learning(LEARNING) if classifier else None
+    with ExitStack() as stack:
+        # entered before the work, so that a path which cannot be written is refused before it
+        outputs = [path and stack.enter_context(new_file(path, replace=True)) for path in (json_file, markdown_file)]
+        shelf = stack.enter_context(new_shelf(dtype, device))
+        results = measure_all(
+            given, texts, shelf, asked, reading, length=length, btm=btm, learning=learning, cache=cache, seed=seed
+        )
+        table = matrix_table(results)
+        typer.echo(table, nl=False)
+        if outputs[0]:
+            write_json(outputs[0], results.to_dict())
+        if outputs[1]:
+            outputs[1].write_text(table, encoding="utf-8")
+    for path in (json_file, markdown_file):
+        if path:
+            typer.echo(f"wrote {path}")
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(","))) if text else ()
+    except ValueError:
+        raise InputError(f"--active {text}: expected numbers separated by commas, such as 1,2,4.") from None

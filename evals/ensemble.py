@@ -28,9 +28,9 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from transformers import PreTrainedModel
 
-from evals.bits import Batch, TokenisedText, batches
 from evals.measure import BATCH_TOKENS, LENGTH, Advance, Measurement, chunks, hidden_states, output_layer
 from evals.routing import RouterSums
+from evals.windows import Batch, TokenisedText, batches
 from merge.errors import InputError
 
 PREFIX = 31

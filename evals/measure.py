@@ -20,8 +20,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from transformers import PreTrainedModel
 
-from evals.bits import TokenisedText, batches
 from evals.routing import Routing, probed
+from evals.windows import TokenisedText, batches
 
 LENGTH = 256
 BATCH_TOKENS = 8192

@@ -15,10 +15,10 @@ from random import Random
 
 from tokenizers import Tokenizer
 
-from evals.bits import TokenisedText
+from evals.windows import TokenisedText
 from merge.errors import InputError
 
-SWITCH, BLEND = "mixed:switch", "mixed:blend"
+SWITCH, BLEND = "mixed/switching", "mixed/blended"
 SHORTEST = 16  # tokens of one domain at a stretch
 MOST_SWITCHES = 3  # in a window
 SENTENCE = re.compile(r"(?<=[.!?;:])\s+|\n+")
@@ -34,7 +34,7 @@ def mixed_texts(
     length: int = 256,
     seed: int = 0,
 ) -> dict[str, TokenisedText]:
-    """`mixed:switch` and `mixed:blend` from documents of at least two domains.
+    """`mixed/switching` and `mixed/blended` from documents of at least two domains.
 
     Args:
         texts: domain -> text, its documents kept with it.

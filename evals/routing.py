@@ -6,6 +6,7 @@ merged model has a row of figures per layer; an ensemble, whose weights over mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+
+from inference.routing import count_choices, entropies
 
 Table = list[list[float]]
 
@@ -72,8 +75,8 @@ class RouterSums:
             heaviest_N = p_NE.argmax(-1)
             self.mass_LE[n] += p_NE.sum(0).cpu()
             self.active_LE[n] += active_NE.double().sum(0).cpu()
-            self.heaviest_LE[n] += torch.bincount(heaviest_N, minlength=len(self.experts)).double().cpu()
-            self.entropy_L[n] -= torch.special.xlogy(p_NE, p_NE).sum().cpu() / torch.log(torch.tensor(2.0)).double()
+            self.heaviest_LE[n] += count_choices(heaviest_N, len(self.experts))
+            self.entropy_L[n] += entropies(p_NE).sum().cpu() / math.log(2)
             self.own_L[n] += p_NE[owned].gather(1, own_O[:, None]).sum().cpu()
             self.agree_L[n] += (heaviest_N[owned] == own_O).sum().cpu()
         whole_NE = torch.stack([p_NE.double() for p_NE in p_LNE]).mean(0)

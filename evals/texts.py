@@ -10,13 +10,13 @@ final   the test documents that `valid` leaves: choose settings on `valid`, repo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from tokenizers import Tokenizer
 
-from evals.bits import TokenisedText
+from evals.windows import TokenisedText
 from flexmix.corpus import SUFFIXES, find_split, kept_folder, read_documents
 from flexmix.encoder import load_tokenizer
 from flexmix.sets import SETS, load_set
@@ -101,6 +101,15 @@ def read_pieces(path: Path, max_bytes: int, split: str = "test") -> list[str]:
     if not texts:
         raise InputError(f"{path}: no text in it{'' if split in ('test', 'train') else f' for --split {split}'}.")
     return texts
+
+
+def documents_digest(texts: Iterable[str]) -> str:
+    """A sha256 over documents in their order, whatever the tokenizer."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 def tokenised(texts: list[str], tokenizer: Tokenizer, end: int, domain: str) -> TokenisedText:

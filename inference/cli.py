@@ -2,16 +2,15 @@
 
 echo "The derivative of x squared is" | flexo-generate model/
 flexo-generate model/ "Once upon a time" --experts public,creative --max-new-tokens 200 --temperature 0.8
+flexo-generate model/ "What is 7 + 8?" --attribution --attribution-out answer.html
 """
 
 from __future__ import annotations
 
-import math
 import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,7 +29,8 @@ def main() -> None:
 
 @app.command(
     epilog='Examples:\n\n`echo "The derivative of x squared is" | flexo-generate model/`\n\n'
-    '`flexo-generate model/ "Once upon a time" --experts public,creative --temperature 0.8 --seed 1`'
+    '`flexo-generate model/ "Once upon a time" --experts public,creative --temperature 0.8 --seed 1`\n\n'
+    '`flexo-generate model/ "What is 7 + 8?" --attribution --attribution-out answer.html`'
 )
 def generate(
     model: Annotated[Path, typer.Argument(help="The folder of the model.")],
@@ -42,6 +42,12 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the mass to sample from.")] = 1.0,
     seed: Annotated[int, typer.Option(help="For sampling.")] = 0,
+    attribution: Annotated[
+        bool, typer.Option("--attribution", help="Colour each token by its leading expert, and print shares.")
+    ] = False,
+    attribution_out: Annotated[
+        list[Path] | None, typer.Option(help="Write who made each token to FILE.html or FILE.json; may be repeated.")
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -54,7 +60,20 @@ def generate(
         prompt = _text(os.fsencode(prompt), "the prompt")
     if not prompt:
         raise InputError("the prompt is empty: there is nothing to go on with.")
-    _generate(model, prompt, experts, max_new_tokens, temperature, top_p, seed, dtype, device)
+    files = list(dict.fromkeys(attribution_out or []))
+    for path in files:
+        if path.suffix not in (".html", ".json"):
+            raise InputError(f"--attribution-out {path}: expected a name that ends in .html or .json.")
+
+    from inference.generate import Sampling, continue_prompt
+    from inference.load import load_model, quiet
+
+    quiet()
+    loaded, tokenizer = load_model(model, dtype, device)
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    continue_prompt(
+        loaded, tokenizer, prompt, sampling, experts.split(",") if experts is not None else None, attribution, files
+    )
 
 
 def _text(data: bytes, what: str) -> str:
@@ -62,39 +81,3 @@ def _text(data: bytes, what: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{what}: not UTF-8 at byte {error.start + 1}. Convert it: iconv -t utf-8.") from None
-
-
-def _generate(
-    folder: Path,
-    prompt: str,
-    experts: str | None,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    dtype: str,
-    device: str,
-) -> None:
-    import torch
-    import transformers
-
-    from inference.load import load_model, quiet
-    from inference.select import select_experts
-
-    quiet()
-    model: Any
-    model, tokenizer = load_model(folder, dtype, device)
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    length, limit = inputs["input_ids"].shape[1], getattr(model.config, "max_position_embeddings", math.inf)
-    if length + max_new_tokens > limit:
-        raise InputError(
-            f"{length} tokens of prompt and {max_new_tokens} new ones: this model was made for {limit} in all. "
-            "Shorten the prompt or pass a smaller --max-new-tokens."
-        )
-    torch.manual_seed(seed)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    streamer = transformers.TextStreamer(tokenizer, skip_prompt=False, skip_special_tokens=True)
-    with torch.inference_mode(), nullcontext() if experts is None else select_experts(model, experts.split(",")):
-        model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer, **sampling)

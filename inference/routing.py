@@ -42,6 +42,17 @@ def measure_routing(model: PreTrainedModel, x_BT: torch.Tensor) -> tuple[Routing
     return _routing(output, model.config.num_experts_per_tok), output.logits
 
 
+def entropies(p_TE: torch.Tensor) -> torch.Tensor:
+    """Entropy of each token's probabilities, nats, [T]."""
+    entropy_T: torch.Tensor = torch.special.entr(p_TE).sum(-1)
+    return entropy_T
+
+
+def count_choices(index_T: torch.Tensor, experts: int) -> torch.Tensor:
+    """How many tokens chose each of `experts`, [E] in float64 on CPU."""
+    return torch.bincount(index_T.cpu(), minlength=experts).double()
+
+
 def _routing(output: Any, top_k: int) -> Routing:
     for n, hidden_BTD in enumerate(output.hidden_states):
         if not hidden_BTD.isfinite().all():
@@ -62,6 +73,6 @@ def _layer(logits_TE: torch.Tensor, top_k: int) -> LayerRouting:
     share_E = torch.zeros(experts, dtype=torch.float64).index_add_(
         0, index_TK.cpu().flatten(), weight_TK.cpu().flatten()
     )
-    first_E = torch.bincount(index_TK[:, 0].cpu(), minlength=experts).double()
-    entropy = torch.special.entr(p_TE).sum(-1).mean().item() / math.log(experts) if experts > 1 else 0.0
+    first_E = count_choices(index_TK[:, 0], experts)
+    entropy = entropies(p_TE).mean().item() / math.log(experts) if experts > 1 else 0.0
     return LayerRouting((share_E / share_E.sum()).tolist(), (first_E / first_E.sum()).tolist(), entropy)

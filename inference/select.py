@@ -30,8 +30,19 @@ from merge.names import refuse_unknown
 
 def expert_names(model: PreTrainedModel) -> list[str]:
     """The domains of a loaded merged model in the order of its experts, `public` first, from the folder's manifest."""
-    manifest = read_manifest(Path(str(model.name_or_path)))
-    return [expert["domain"] for expert in manifest["experts"]]
+    return [expert["domain"] for expert in manifest_experts(model)]
+
+
+def manifest_experts(model: PreTrainedModel) -> list[dict[str, Any]]:
+    """What the folder's manifest says about each expert of a loaded merged model, in the order of the experts."""
+    found: list[dict[str, Any]] = read_manifest(Path(str(model.name_or_path)))["experts"]
+    base: Any = model.model
+    if len(found) != (held := base.layers[0].mlp.experts.num_experts):
+        raise InputError(
+            f"{MANIFEST} of {model.name_or_path} lists {len(found)} experts, the model has {held}. "
+            "Were its files changed?"
+        )
+    return found
 
 
 @contextmanager
@@ -55,11 +66,6 @@ def select_experts(
     layers: Any = model.model.layers
     if any(isinstance(layer.mlp, SelectedBlock) for layer in layers):
         raise InputError("experts of this model are selected already. A selection inside another is not possible.")
-    if len(known) != model.config.num_experts:
-        raise InputError(
-            f"{MANIFEST} of {model.name_or_path} lists {len(known)} experts, the model has {model.config.num_experts}. "
-            "Were its files changed?"
-        )
     per_sequence = bool(names) and not any(isinstance(name, str) for name in names)
     lists: Any = names if per_sequence else [names]
     choices = [_indices(choice, known) for choice in lists]

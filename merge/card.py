@@ -37,7 +37,8 @@ from transformers import pipeline
 print(pipeline("text-generation", "{name}")("The", max_new_tokens=40)[0]["generated_text"])
 ```
 
-`echo "The" | flexo-generate {name}/` does the same; `--experts public,{experts[-1]["domain"]}` uses only these experts.
+`echo "The" | flexo-generate {name}/` puts the end-of-text token before the prompt, as before each document in training;
+`--experts public,{experts[-1]["domain"]}` uses only these experts, `--attribution` shows which expert made which token.
 """
 
 

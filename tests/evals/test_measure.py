@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from evals.bits import TokenisedText
 from evals.classifier import learn_pairwise, learn_pooled, measure_chosen
 from evals.ensemble import Member, cached_prior, measure_ensemble, posterior
 from evals.measure import Measurement, measure
 from evals.mixed import BLEND, SWITCH, mixed_texts
 from evals.routing import RouterSums
 from evals.texts import find_domains, read_texts
+from evals.windows import TokenisedText
 from flexmix.encoder import load_tokenizer
 from inference.select import select_experts
 from merge.errors import InputError

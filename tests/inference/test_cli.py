@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 import inference.cli
 from tests.inference.models import merge_domains
-from tests.merge.tools import call
+from tests.merge.tools import call, listing
 
 ROOT = Path(__file__).parent.parent.parent
 Capture = pytest.CaptureFixture[str]
@@ -44,11 +45,12 @@ def test_a_prompt_comes_as_an_argument_or_on_standard_input(
 
 
 def test_the_text_is_that_of_transformers(merged: Path, capsys: Capture) -> None:
+    """For a prompt behind the end-of-text token, as documents in training."""
     from transformers import pipeline
 
     assert generate(merged, "The dog lay", "--max-new-tokens", 20) == 0
-    made = pipeline("text-generation", str(merged))("The dog lay", max_new_tokens=20, do_sample=False)
-    assert capsys.readouterr().out == made[0]["generated_text"] + "\n"
+    made = pipeline("text-generation", str(merged))("<|endoftext|>The dog lay", max_new_tokens=20, do_sample=False)
+    assert capsys.readouterr().out == made[0]["generated_text"].removeprefix("<|endoftext|>") + "\n"
 
 
 def test_experts_are_chosen_by_name(
@@ -60,6 +62,44 @@ def test_experts_are_chosen_by_name(
         assert generate(*arguments[:1], "The cat", *arguments[1:], "--max-new-tokens", 30) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] != texts[1] == texts[2]
+
+
+def test_attribution_goes_with_chosen_experts(merged: Path, tmp_path: Path, capsys: Capture) -> None:
+    arguments = [merged, "The cat", "--max-new-tokens", 8, "--experts", "public,math"]
+    files = [tmp_path / "new" / "answer.json", tmp_path / "new" / "answer.html"]
+    out = ["--attribution-out", files[0], "--attribution-out", files[1], "--attribution-out", files[0]]
+    assert generate(*arguments) == 0
+    plain = capsys.readouterr().out
+    assert generate(*arguments, *out) == 0  # the text alone, for whoever reads it from a pipe
+    assert capsys.readouterr() == (plain, "")
+    assert listing(files[0].parent) == {"answer.json", "answer.html"}
+    found = json.loads(files[0].read_text())
+    shares = {expert["domain"]: expert["share"] for expert in found["experts"]}
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-12) and shares["news"] == shares["code"] == 0.0
+    assert found["experts"][1]["title"] == "Text about math" and len(found["tokens"]) == 8
+    assert f"The cat{found['text']}\n" == plain and found["model"] == merged.name
+    assert "Text about math" in files[1].read_text()
+    assert generate(*arguments, "--attribution") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{plain}\n8 tokens, by router weight, mean over 3 layers:\n")
+    assert sorted(line.split()[0] for line in shown.splitlines()[-4:])[:2] == ["0.0%", "0.0%"]
+    assert generate(*arguments, *out) == 1
+    stdout, err = capsys.readouterr()
+    assert stdout == "" and "answer.json: this file exists already" in err
+
+
+def test_attribution_that_cannot_be_is_refused(
+    merged: Path, tiny_anchor: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Before anything is generated or written."""
+    for model, file, said in (
+        (merged, tmp_path / "answer.txt", r"answer.txt: expected a name that ends in .html or .json."),
+        (merged, tmp_path, "expected a name that ends in .html or .json."),
+        (tiny_anchor, tmp_path / "answer.html", "no manifest.json. Is it a folder made by flexo-merge?"),
+    ):
+        assert generate(model, "The cat", "--attribution-out", file) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and said in err and not listing(tmp_path)
 
 
 def test_sampling_is_fixed_by_its_seed(merged: Path, capsys: Capture) -> None:

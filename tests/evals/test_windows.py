@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.bits import TokenisedText, _batches, _windows
 from evals.measure import bits_per_byte
+from evals.windows import TokenisedText, _batches, _windows
 from tests.inference.models import load
 
 Texts = list[list[int]]
