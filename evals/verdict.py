@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
@@ -63,14 +65,15 @@ class Audit:
     loss_all: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
-        verdicts = {expert.file: expert.verdict for expert in self.experts}
-        found = asdict(self)
-        return found | {"experts": [entry | {"verdict": verdicts[entry["file"]]} for entry in found["experts"]]}
+        """Everything, for JSON, where what is not finite is null."""
+        found = json.loads(json.dumps(asdict(self)), parse_constant=lambda _name: None)
+        for entry, expert in zip(found["experts"], self.experts, strict=True):
+            entry["verdict"] = expert.verdict
+        return dict(found)
 
 
 def judge(expert: Audited, result: Audit, limits: Limits) -> None:
-    """Adds what passes the limits; a NaN passes none."""
+    """Adds what passes the limits; a NaN passes all."""
     figures = [
         (expert.share_alone, limits.share, "takes {:.0%} of public text beside the public expert alone"),
         (
@@ -84,16 +87,19 @@ def judge(expert: Audited, result: Audit, limits: Limits) -> None:
         if not value <= warn:
             (expert.warnings if value <= refuse else expert.refusals).append(words.format(value))
     others = [other for other in result.experts if other.layers]
-    for kind, of in (("row norm", lambda layer: layer.norm), ("router margin", lambda layer: layer.margin)):
+    for kind, words in (("norm", "a row norm"), ("margin", "a router margin")):
         far = []
         for n, layer in enumerate(expert.layers):
-            usual = median(of(other.layers[n]) or 0.0 for other in others)
-            if len(others) > 2 and of(layer) and not usual / limits.outlier <= of(layer) <= usual * limits.outlier:
-                far.append(f"{of(layer) / max(usual, 1e-30):.2g} times in layer {n}")
+            values = [getattr(other.layers[n], kind) for other in others]
+            if len(values) > 2 and None not in values:
+                times = getattr(layer, kind) / max(median(values), 1e-30)
+                if not 1 / limits.outlier <= times <= limits.outlier:
+                    far.append(f"{times:.2g} times in layer {n}")
         if far:
-            expert.warnings.append(f"a {kind} far from the median of all: {', '.join(far[:3])}")
+            expert.warnings.append(f"{words} far from the median of all: {', '.join(far[:3])}")
 
 
 def _rise(loss: float | None, before: float | None) -> float:
-    assert loss is not None and before, "both were measured"
-    return loss / before - 1
+    """The rise of a loss; none from a loss that is not finite, for which another expert is to blame."""
+    assert loss is not None and before is not None, "both were measured"
+    return loss / before - 1 if math.isfinite(before) else 0.0

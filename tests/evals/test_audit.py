@@ -116,6 +116,7 @@ def figures(share: float = 0.2, norm: float = 1.0, loss: float = 2.0) -> Audited
         ({"loss": 2.3}, "warning", r"costs +15.0%"),
         ({"loss": 3.0}, "refused", r"costs +50.0%"),
         ({"norm": 50.0}, "warning", "a row norm far from the median of all: 50 times in layer 0, 50 times in layer 1"),
+        ({"loss": float("nan")}, "refused", "costs +nan%"),
         ({"norm": 0.01}, "warning", "0.01 times in layer 0"),
     ],
 )
@@ -123,4 +124,13 @@ def test_the_policy(given: dict[str, Any], verdict: str, says: str) -> None:
     expert = figures(**given)
     result = Audit("text", 1, [expert, figures(), figures()], loss_public=2.0, loss_all=2.0)
     judge(expert, result, Limits())
-    assert expert.verdict == verdict and says in " ".join(expert.warnings + expert.refusals)
+    assert expert.verdict == verdict, expert
+    assert says in " ".join(expert.warnings + expert.refusals)
+
+
+def test_a_broken_expert_is_no_fault_of_the_others() -> None:
+    sound = Audited("x.pt", "x", [Layer(0.2, 0.2, 0.5, 1.0, None)], loss_alone=2.0, loss_without=float("nan"))
+    result = Audit("text", 1, [sound], loss_public=2.0, loss_all=float("nan"))
+    judge(sound, result, Limits())
+    assert sound.verdict == "passed"
+    assert result.to_dict()["loss_all"] is None and result.to_dict()["experts"][0]["verdict"] == "passed"
