@@ -59,7 +59,8 @@ def read_zip(path: Path) -> dict[str, Any]:
             if len({entry.filename for entry in entries}) != len(entries):
                 raise ExpertFileError(f"{path}: a zip with a repeated entry, which torch.save never makes.")
             unpacked = sum(entry.file_size for entry in entries)
-            if any(entry.compress_type for entry in entries) or unpacked > path.stat().st_size:
+            plain = all(not entry.compress_type and entry.compress_size == entry.file_size for entry in entries)
+            if not plain or unpacked > path.stat().st_size:
                 raise ExpertFileError(
                     f"{path}: a compressed zip, which torch.save never makes. Refused, as it may be a bomb."
                 )
@@ -71,7 +72,8 @@ def read_zip(path: Path) -> dict[str, Any]:
             program = archive.read(pickles[0])
             files = {entry.filename: entry for entry in entries}
             folder = pickles[0].filename.removesuffix("data.pkl")
-            if folder + "byteorder" in files and archive.read(folder + "byteorder") != b"little":
+            order = files.get(folder + "byteorder")
+            if order and (order.file_size != len(b"little") or archive.read(order) != b"little"):
                 raise ExpertFileError(f"{path}: values in big-endian order. Expert files are little-endian.")
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
         raise ExpertFileError(

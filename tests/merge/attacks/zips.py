@@ -46,6 +46,14 @@ def _long_list(f: Forge, path: Path, long: bool) -> None:
         file.write(END + struct.pack("<HHHHIIH", 0, 0, 1, 1, 0xFFFFFFFF if long else GB - 4, 4, 0))
 
 
+def _claims(f: Forge, path: Path) -> None:
+    """A small entry that is said to come from 4 GB of the file, for which a reader would make room."""
+    data = bytearray(f.good.read_bytes())
+    entry = data.index(b"archive/byteorder", data.index(b"PK\x01\x02")) - 46
+    data[entry + 20 : entry + 24] = b"\xf0\xff\xff\xff"
+    path.write_bytes(data)
+
+
 def _encrypted(f: Forge, path: Path) -> None:
     data = bytearray(f.good.read_bytes())
     data[data.index(b"PK\x01\x02") + 8] |= 1
@@ -74,6 +82,7 @@ ATTACKS = [
     Attack(
         "compressed entries", "a compressed zip", lambda f, p: rewrite_zip(f.good, p, compression=zipfile.ZIP_DEFLATED)
     ),
+    Attack("an entry that claims 4 GB", "a compressed zip", _claims),
     Attack("a list of entries of 1 GB", "lists its entries in 1073741820 bytes", lambda f, p: _long_list(f, p, False)),
     Attack("the same in a long zip", "lists its entries in 1073741820 bytes", lambda f, p: _long_list(f, p, True)),
     Attack("no pickle", "a zip with 0 entries named data.pkl", _other),
