@@ -47,7 +47,7 @@ def audit_command(
     ] = Limits.share,
     loss: Annotated[
         tuple[float, float],
-        typer.Option(metavar="WARN REFUSE", help="Rise of the loss on public text: 0.1 is a tenth more."),
+        typer.Option(metavar="WARN REFUSE", help="Rise of the loss on public text: 0.05 is a twentieth more."),
     ] = Limits.loss,
     outlier: Annotated[
         float, typer.Option(min=1.0, help="Warn about rows so many times longer or shorter than the median of all.")

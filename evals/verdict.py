@@ -14,7 +14,7 @@ class Limits:
     """Above the first a figure is warned about, above the second the expert is refused. `docs/security.md` has why."""
 
     share: tuple[float, float] = (0.6, 0.9)  # of public text, beside the public expert alone, mean over layers
-    loss: tuple[float, float] = (0.1, 0.25)  # rise of the loss on public text, over the same without the expert
+    loss: tuple[float, float] = (0.05, 0.15)  # rise of the loss on public text, over the same without the expert
     outlier: float = 10.0  # warned about: how often a row is longer or shorter than the median of all, in its layer
 
 

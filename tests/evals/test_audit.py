@@ -113,7 +113,7 @@ def figures(share: float = 0.2, norm: float = 1.0, loss: float = 2.0) -> Audited
         ({"share": 0.7}, "warning", "takes 70% of public text"),
         ({"share": 0.95}, "refused", "takes 95% of public text"),
         ({"share": float("nan")}, "refused", "takes nan"),
-        ({"loss": 2.3}, "warning", r"costs +15.0%"),
+        ({"loss": 2.2}, "warning", r"costs +10.0%"),
         ({"loss": 3.0}, "refused", r"costs +50.0%"),
         ({"norm": 50.0}, "warning", "a row norm far from the median of all: 50 times in layer 0, 50 times in layer 1"),
         ({"loss": float("nan")}, "refused", "costs +nan%"),
