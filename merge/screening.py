@@ -70,7 +70,7 @@ def screen_rows(base: Base, anchor: Anchor | None, experts: Sequence[ExpertFile]
         unusual = [text for text in judged if text]
         if unusual:
             more = f", and the like in {len(unusual) - 1} more layers" if len(unusual) > 1 else ""
-            warnings.append(f"{expert.path}: {unusual[0]}{more}. flexo-audit measures what it does to public text.")
+            warnings.append(f"{expert.path}: {unusual[0]}{more}")
     return warnings
 
 
