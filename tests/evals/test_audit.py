@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import evals.audit_cli
 from evals.verdict import Audit, Audited, Layer, Limits, judge
 from merge.anchor import open_anchor
 from merge.expert_file import write_expert
-from tests.merge.tiny import expert_header, expert_values
+from tests.merge.tiny import expert_header, expert_values, with_reference
 from tests.merge.tools import call, listing
 
 Capture = pytest.CaptureFixture[str]
@@ -26,11 +24,7 @@ Values = dict[str, torch.Tensor]
 @pytest.fixture(scope="module")
 def anchor(tiny_anchor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny anchor with a public reference text."""
-    folder = Path(shutil.copytree(tiny_anchor, tmp_path_factory.mktemp("audit") / "anchor"))
-    (folder / "flexo" / "public").mkdir()
-    with gzip.open(folder / "flexo/public/test.jsonl.gz", "wt") as file:
-        file.write((json.dumps({"text": "The cat sat on the mat, and the dog lay by the door. " * 3}) + "\n") * 3)
-    return folder
+    return with_reference(tiny_anchor, tmp_path_factory.mktemp("audit") / "anchor")
 
 
 def expert(anchor: Path, path: Path, change: Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]) -> Path:
