@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge.errors import CheckpointError
 from merge.flexolmo import Shapes
-from merge.stored import DTYPES, Stored, combined_digest, read_table
+from merge.stored import DTYPES, Stored, combined_digest, parse_json, read_table
 
 if TYPE_CHECKING:
     import torch
@@ -122,12 +122,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON:
             raise CheckpointError(f"{path}: {path.stat().st_size / 1e6:.0f} MB of JSON, expected at most 64 MB.")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file. Is {path.parent} a model folder?") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}).") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, got {type(value).__name__}.")

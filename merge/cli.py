@@ -135,6 +135,8 @@ def merge_command(
     typer.echo(_plan_text(made))
     for warning in made.warnings:
         sys.stderr.write(f"warning: {_printable(warning)}\n")
+    if made.warnings:
+        sys.stderr.write("note: flexo-audit measures what such rows do to public text.\n")
     if made.history.get("router_training"):
         sys.stderr.write("note: this model's router was trained after its merge; the rows of who joins were not.\n")
     if dry_run:

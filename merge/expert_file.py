@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT = "flexo.expert"
 VERSION = 1
 WEIGHT_DTYPES = ("F32", "BF16", "F16")
+MAX_SUBNORMAL = 0.01  # of a tensor's values; trained ones have none
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class ExpertFile:
         return "layers.0.router.bias" in self.header.tensors
 
     def read(self, name: str) -> bytearray:
-        """The bytes of one tensor, checked against the header: sha256, no NaN or infinity. Raises `ExpertFileError`."""
-        from merge.arithmetic import all_finite
+        """The bytes of one tensor, checked: sha256, no NaN or infinity, few subnormal. Raises `ExpertFileError`."""
+        from merge.arithmetic import all_finite, subnormal_share
 
         stored = self.tensors[name]
         data = stored.read()
@@ -65,6 +66,11 @@ class ExpertFile:
             )
         if not all_finite(data, stored.dtype):
             raise _not_finite(self.path, name)
+        if (share := subnormal_share(data, stored.dtype)) > MAX_SUBNORMAL:
+            raise ExpertFileError(
+                f"{self.path}: {share:.0%} of {name} are subnormal numbers, below 1e-38, which training does not leave "
+                "and which slow some processors down. Ask its owner what they are."
+            )
         return data
 
     def values(self, name: str) -> Values:

@@ -7,6 +7,7 @@ that this page does not name, and so none for private text.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -18,13 +19,15 @@ from typing import Any
 
 from merge.errors import ExpertFileError
 from merge.flexolmo import Architecture
-from merge.stored import DTYPES, once
+from merge.stored import DTYPES, parse_json
 
 MAX_HEADER = 8 << 20
 MAX_TEXT = 2000
 MAX_LAYERS = 1000
 DOMAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_hints = functools.cache(typing.get_type_hints)  # it evaluates text, ours, and is not quick
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,9 @@ def parse_header(text: str, where: str) -> Header:
     if len(text) > MAX_HEADER:
         raise ExpertFileError(f"{where}: a header of {len(text) / 1e6:.0f} MB, expected at most {MAX_HEADER >> 20} MB.")
     try:
-        value = json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise ExpertFileError(f"{where}: the header is not readable as JSON ({type(error).__name__}).") from None
+        value = parse_json(text)
+    except ValueError as error:
+        raise ExpertFileError(f"{where}: the header is not readable as JSON ({error}).") from None
     header: Header = _build(Header, value, where, "header")
     check_domain(header.domain, where)
     for name, digest in [
@@ -175,7 +178,7 @@ def _build(kind: Any, value: Any, where: str, path: str) -> Any:
         return None if value is None else _build(inner, value, where, path)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         expect(isinstance(value, dict), "a JSON object")
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         if missing := sorted(hints.keys() - value.keys()):
             raise ExpertFileError(f"{where}: {path}.{missing[0]} is missing.")
         if surplus := sorted(value.keys() - hints.keys()):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge.checkpoint import read_json
 from merge.errors import CheckpointError
+from merge.header import DOMAIN
 from merge.stored import combined_digest
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     experts = manifest.get("experts")
     if manifest.get("format") != "flexo.manifest" or manifest.get("version") != 1 or not isinstance(experts, list):
         raise CheckpointError(f"{folder / MANIFEST}: not a flexo manifest of version 1.")
+    for entry in experts:  # a name goes into tables, commands and the card of the next model
+        if not isinstance(entry, dict) or not DOMAIN.fullmatch(str(entry.get("domain"))):
+            raise CheckpointError(f"{folder / MANIFEST}: an expert without a plain domain name. Was it edited?")
     return manifest
 
 

@@ -50,6 +50,15 @@ class Margin:
         return 1 / (1 + math.exp(-scaled)) if scaled > -700 else 0.0
 
 
+@dataclass(frozen=True)
+class Row:
+    """An expert's router row in one layer, its bias folded in."""
+
+    norm: float
+    public: float  # the public row's norm
+    margin: Margin | None  # unknown where the anchor ships no moments
+
+
 def screen_rows(base: Base, anchor: Anchor | None, experts: Sequence[ExpertFile]) -> list[str]:
     """Warnings about unusual router rows, one line an expert; raises `ExpertFileError` for rows beyond reason.
 
@@ -61,7 +70,7 @@ def screen_rows(base: Base, anchor: Anchor | None, experts: Sequence[ExpertFile]
         unusual = [text for text in judged if text]
         if unusual:
             more = f", and the like in {len(unusual) - 1} more layers" if len(unusual) > 1 else ""
-            warnings.append(f"{expert.path}: {unusual[0]}{more}. flexo-eval measures what it does to the merged model.")
+            warnings.append(f"{expert.path}: {unusual[0]}{more}")
     return warnings
 
 
@@ -96,12 +105,19 @@ def margin_of(anchor: Anchor, n: int, row_D: Values) -> Margin | None:
     return Margin(mean, math.sqrt(max(0.0, float(over_D @ second_DD @ over_D) - mean**2)))
 
 
-def _judge(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> str | None:
+def look_at(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> Row:
+    """The size of an expert's row in layer `n`."""
     row_D = folded_row(anchor, expert, n)
     norm, public = (float(np.linalg.norm(row.astype(np.float64))) for row in (row_D, base.rows(n)[0]))
-    margin = margin_of(anchor, n, row_D) if anchor else None
+    return Row(norm, public, margin_of(anchor, n, row_D) if anchor else None)
+
+
+def _judge(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> str | None:
+    row = look_at(base, anchor, expert, n)
+    margin = row.margin
     if margin is None:
-        sane, size = norm <= LARGEST_RATIO * max(public, 1e-6), f"norm {norm:.3g}, the public row's is {public:.3g}"
+        sane = row.norm <= LARGEST_RATIO * max(row.public, 1e-6)
+        size = f"norm {row.norm:.3g}, the public row's is {row.public:.3g}"
     else:
         sane, size = margin.rms <= LARGEST_MARGIN, f"a router margin of {margin.rms:.3g} on public text (rms)"
     if not sane:

@@ -27,7 +27,7 @@ from merge.errors import InputError
 from merge.expert_file import ExpertFile
 from merge.files import new_file
 from merge.header import SHA256, Header
-from merge.stored import once
+from merge.stored import parse_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -153,8 +153,8 @@ def sign(expert: ExpertFile, key: Ed25519PrivateKey) -> Path:
 def read_signature(path: Path) -> Signature:
     """A signature file; raises `SignatureError` for anything that is not exactly one."""
     try:
-        content: Any = json.loads(_read(path, "a signature").decode("ascii"), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
+        content: Any = parse_json(_read(path, "a signature").decode("ascii"))
+    except ValueError as error:
         raise SignatureError(f"{path}: not a signature by flexo-sign ({type(error).__name__}).") from None
     names = {"format", "version", "header", "key", "signature"}
     if not isinstance(content, dict) or content.keys() != names or content["format"] != FORMAT:

@@ -25,6 +25,7 @@ DTYPES = {
     "BOOL": ("bool", 1),
 }  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16")
+MAX_VALUES = 1_000_000  # of JSON; a thousand layers of an expert have about 80,000
 MAX_TABLE = 36 << 20  # bytes of a safetensors header: that of an expert in its metadata, and about 150 bytes a tensor
 
 
@@ -104,10 +105,7 @@ def read_table(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         if length > MAX_TABLE:
             raise ValueError(f"a header of {length / 1e6:.0f} MB, expected at most {MAX_TABLE / 1e6:.0f} MB")
         text = file.read(length)
-    try:
-        header = json.loads(text.decode(), object_pairs_hook=once)
-    except RecursionError:
-        raise ValueError("a header nested without end") from None
+    header = parse_json(text.decode())
     if not isinstance(header, dict):
         raise ValueError("the header is no JSON object")
     metadata = header.pop("__metadata__", {})
@@ -150,7 +148,20 @@ def _entry(path: Path, name: str, entry: Any, origin: int) -> Stored:
     return Stored(path, name, dtype, tuple(shape), origin + offsets[0], nbytes)
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def parse_json(text: str) -> Any:
+    """JSON from strangers; raises `ValueError` for a repeated name, endless nesting, and more values than we write.
+
+    A value may take thirty times its text in memory: `[],[],[]` of 36 MB would take a gigabyte.
+    """
+    if sum(map(text.count, ",[{")) > MAX_VALUES:
+        raise ValueError(f"JSON of more than {MAX_VALUES} values")
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("JSON nested without end") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object in which no name comes twice; the second would hide the first."""
     found = dict(pairs)
     if len(found) != len(pairs):

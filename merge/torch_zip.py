@@ -19,6 +19,7 @@ from merge.header import MAX_HEADER
 from merge.pickled import Tensor, build
 from merge.stored import Stored
 
+MAX_DIRECTORY = 1 << 20  # bytes of the zip's list of entries, about 70 for each tensor
 MAX_PICKLE = 4 * MAX_HEADER + (4 << 20)  # the header in UTF-8, and about 300 bytes a tensor
 
 # What torch.save writes for {str: str | int | {str: dense tensor}}, one letter for each pickle instruction: s text,
@@ -46,6 +47,7 @@ PICKLE = re.compile(_dict_of(rf"(?:[sm]|i|{_dict_of(_TENSOR)})") + r"\.")
 def read_zip(path: Path) -> dict[str, Any]:
     """The dictionary in the file, tensors as places in it; refuses what torch.save does not make of an expert."""
     try:
+        _check_end(path)
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
@@ -54,12 +56,11 @@ def read_zip(path: Path) -> dict[str, Any]:
                     f"{path}: a zip with {len(pickles)} entries named data.pkl, torch.save makes one. Expert files are "
                     "written by train_expert.py."
                 )
-            if len({entry.filename for entry in entries}) != len(entries) or not _ends_plainly(path):
-                raise ExpertFileError(
-                    f"{path}: a zip with a repeated entry or something after its end, which torch.save never makes."
-                )
+            if len({entry.filename for entry in entries}) != len(entries):
+                raise ExpertFileError(f"{path}: a zip with a repeated entry, which torch.save never makes.")
             unpacked = sum(entry.file_size for entry in entries)
-            if any(entry.compress_type for entry in entries) or unpacked > path.stat().st_size:
+            plain = all(not entry.compress_type and entry.compress_size == entry.file_size for entry in entries)
+            if not plain or unpacked > path.stat().st_size:
                 raise ExpertFileError(
                     f"{path}: a compressed zip, which torch.save never makes. Refused, as it may be a bomb."
                 )
@@ -71,7 +72,8 @@ def read_zip(path: Path) -> dict[str, Any]:
             program = archive.read(pickles[0])
             files = {entry.filename: entry for entry in entries}
             folder = pickles[0].filename.removesuffix("data.pkl")
-            if folder + "byteorder" in files and archive.read(folder + "byteorder") != b"little":
+            order = files.get(folder + "byteorder")
+            if order and (order.file_size != len(b"little") or archive.read(order) != b"little"):
                 raise ExpertFileError(f"{path}: values in big-endian order. Expert files are little-endian.")
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
         raise ExpertFileError(
@@ -113,12 +115,25 @@ def _place(path: Path, name: str, tensor: Tensor, entry: zipfile.ZipInfo | None)
     return Stored(path, name, tensor.dtype, tensor.shape, start, tensor.nbytes)
 
 
-def _ends_plainly(path: Path) -> bool:
-    """Whether the zip's end record, without a comment, ends the file, so that every reader finds the same entries."""
+def _check_end(path: Path) -> None:
+    """Refuses a zip whose end record is not at its very end, where every reader finds it, or announces a bomb."""
+    long = 56 + 20  # the record of a zip beyond 4 GB and its locator, before the end record
     with path.open("rb") as file:
-        file.seek(-22, os.SEEK_END)
-        record = file.read()
-    return record.startswith(b"PK\x05\x06") and record.endswith(b"\0\0")
+        file.seek(-min(long + 22, path.stat().st_size), os.SEEK_END)
+        tail = file.read()
+    if not (tail[-22:].startswith(b"PK\x05\x06") and tail.endswith(b"\0\0")):
+        raise ExpertFileError(
+            f"{path}: a damaged or cut-off zip, or one with something after its end, which torch.save never makes. "
+            "Copy the file again."
+        )
+    listed = int.from_bytes(tail[-10:-6], "little")
+    if tail.startswith(b"PK\x06\x06") and tail[56:60] == b"PK\x06\x07":
+        listed = int.from_bytes(tail[40:48], "little")
+    if listed > MAX_DIRECTORY:
+        raise ExpertFileError(
+            f"{path}: a zip that lists its entries in {listed} bytes, expected at most {MAX_DIRECTORY}. Refused, as "
+            "it may be a bomb."
+        )
 
 
 def _check_pickle(path: Path, program: bytes) -> None:

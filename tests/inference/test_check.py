@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import inference.check_cli
 import merge.cli
 from inference.check import check
+from tests.merge.tiny import with_reference
 from tests.merge.tools import call, listing
 
 Make = Callable[..., Path]
@@ -23,11 +22,7 @@ Make = Callable[..., Path]
 @pytest.fixture(scope="module")
 def anchor(tiny_anchor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny anchor with a public reference text."""
-    folder = Path(shutil.copytree(tiny_anchor, tmp_path_factory.mktemp("check") / "anchor"))
-    (folder / "flexo" / "public").mkdir()
-    with gzip.open(folder / "flexo/public/test.jsonl.gz", "wt") as file:
-        file.write((json.dumps({"text": "The cat sat on the mat, and the dog lay by the door. " * 9}) + "\n") * 2)
-    return folder
+    return with_reference(tiny_anchor, tmp_path_factory.mktemp("check") / "anchor")
 
 
 def change(folder: Path, name: str, to: Callable[[torch.Tensor], torch.Tensor]) -> None:

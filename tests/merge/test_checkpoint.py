@@ -151,7 +151,11 @@ def test_names_and_shapes_are_required_exactly(tmp_path: Path) -> None:
         checkpoint.require({"a": (4, 3), "b": (6,)}, "a test")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\x00", '{"a": 1'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", "[" * 100_000, "\x00", '{"a": 1', '{"a": 1, "a": 2}', '{"a": [' + "[]," * 1_000_000 + "0]}"],
+    ids=range(8),
+)
 def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"a\.json: "):

@@ -97,7 +97,12 @@ def test_inspect_shows_files_folders_and_anchors(
 
 
 def test_inspect_prints_no_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = {"format": "flexo.manifest", "version": 1, "experts": [{"title": "\x1b[2J"}], "\x1bx": 1}
+    manifest = {
+        "format": "flexo.manifest",
+        "version": 1,
+        "experts": [{"domain": "math", "title": "\x1b[2J"}],
+        "\x1bx": 1,
+    }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert call(merge.cli.inspect, tmp_path) == 0
     assert "\x1b" not in capsys.readouterr().out

@@ -6,14 +6,17 @@ of the norm behind it would show.
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
+import shutil
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, Anchor, write_shared
+from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, REFERENCE, SHARED, Anchor, write_shared
 from merge.flexolmo import FFN, ROUTER_BIAS, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from merge.header import AnchorReference, Data, Header, Losses, Training
 
@@ -106,6 +109,16 @@ def write_anchor(folder: Path, seed: int, config: dict[str, Any]) -> None:
         router[BIAS_DIRECTION.format(n=n)] = torch.randn(width, generator=dice)
         router[BIAS_ERROR.format(n=n)] = torch.rand(1, generator=dice)
     write_shared(folder, router, None, {"made_by": "tests/merge/tiny.py"})
+
+
+def with_reference(anchor: Path, folder: Path) -> Path:
+    """A copy of an anchor in `folder`, with a public reference text of some hundred tokens."""
+    shutil.copytree(anchor, folder)
+    reference = folder / SHARED / REFERENCE
+    reference.mkdir()
+    with gzip.open(reference / "test.jsonl.gz", "wt") as file:
+        file.write((json.dumps({"text": "The cat sat on the mat, and the dog lay by the door. " * 9}) + "\n") * 2)
+    return folder
 
 
 def _tokenizer() -> Any:
