@@ -1,6 +1,6 @@
-# Two commands matter: `make demo` and `make test`. Bare `make` explains the rest.
+# Three commands matter: `make demo`, `make study` and `make test`. Bare `make` explains the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow slurm lint format wheel clean
+.PHONY: help setup demo study test slow slurm lint format wheel clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -8,10 +8,14 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 DOMAINS ?= math code creative
 SEED ?= 0
+STUDY ?= small
+STUDY_OUTPUT ?= $(if $(filter small,$(STUDY)),study,study-$(STUDY))
+STUDY_GIVEN := $(if $(STUDY_CORPORA),"corpora='$(STUDY_CORPORA)'") $(if $(STUDY_ANCHOR),"anchor.path='$(STUDY_ANCHOR)'")
 
 help: ## show this
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET\n"} /^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  DEMO=folder DOMAINS="math code" SEED=1 change the demo, VENV=folder the environment.\n'
+	@printf '\n  DEMO=folder DOMAINS="math code" SEED=1 change the demo, VENV=folder the environment,\n'
+	@printf '  STUDY=full STUDY_CORPORA=folder STUDY_ANCHOR=folder STUDY_OUTPUT=folder ARGS="jobs=4" the study.\n'
 
 setup: $(VENV)/ready ## make the virtual environment with everything in it
 
@@ -26,6 +30,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: $(VENV)/ready ## sample corpora, anchor, three experts, merge, table, text: about six minutes
 	@BIN=$(abspath $(BIN)) DEMO=$(DEMO) DOMAINS="$(DOMAINS)" SEED=$(SEED) bash launch/demo.sh
 
+study: $(VENV)/ready ## ours and all baselines on sample corpora, two seeds, one report: half an hour
+	@$(BIN)/python run_study.py study=$(STUDY) "output='$(STUDY_OUTPUT)'" $(STUDY_GIVEN) $(ARGS)
+
 test: $(VENV)/ready ## the fast suite
 	@$(BIN)/python -m pytest -q
 
@@ -33,7 +40,7 @@ slow: $(VENV)/ready ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
 
 slurm: $(VENV)/ready ## the tests on a SLURM made for them; where there can be none, the reason
-	@bash launch/local_slurm.sh run $(BIN)/python -m pytest -q -m slurm -rs || [ $$? = 77 ]
+	@FLEXO_SLURM_CPUS=2 bash launch/local_slurm.sh run $(BIN)/python -m pytest -q -m slurm -rs || [ $$? = 77 ]
 
 lint: $(VENV)/ready ## ruff, formatting and types
 	@$(BIN)/ruff check .

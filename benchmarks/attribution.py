@@ -83,11 +83,12 @@ def ratios(model: Any, rows: int, tokens: int, pairs: int) -> tuple[list[float],
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a merged folder in place of random models")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=25)
     arguments = parser.parse_args()
     quiet()
     print(f"torch {torch.__version__}, {arguments.device}, {arguments.dtype}, {torch.get_num_threads()} threads")
@@ -97,7 +98,7 @@ def main() -> None:
         if arguments.model:
             name = f"merged, {arguments.model.resolve().name}"
             models[name] = lambda: load_model(arguments.model, arguments.dtype, arguments.device)[0]
-        for size in () if arguments.model else SIZES:
+        for size in () if arguments.model else arguments.sizes:
             for top_k in (2, 8):
                 models[f"{size}, top-{top_k} of {EXPERTS}"] = lambda size=size, top_k=top_k: random_model(
                     Path(folder), size, top_k

@@ -2,6 +2,7 @@
 
     python benchmarks/prepare.py --text data/corpora            (text as flexo-data sample makes it, or any JSON lines)
     python benchmarks/prepare.py --memory 100 500 2000          (MB; minutes)
+    python benchmarks/prepare.py --rounds 0 --pairs 8           (the encoder, with and without its memory of words)
 
 Speeds are ratios taken side by side in one run: the three ways alternate, and the median of the rounds counts. The bare
 tokenizer gets its text as a list in memory and writes nothing; `prepare` reads files, hashes, splits and writes shards,
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--memory", type=int, nargs="*", default=[], help="MB of input for memory")
+    parser.add_argument("--pairs", type=int, default=0, help="slices of 2 MB to encode both ways")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -86,6 +88,8 @@ def main() -> None:
         )
         if options.rounds:
             _speed(text, model, work, options.size, options.workers, options.rounds)
+        if options.pairs:
+            _encode_pairs(text, model, options.pairs)
         for size in options.memory:
             _memory(text, model, work, size, options.workers)
 
@@ -115,6 +119,33 @@ def _speed(text: Path, model: Path, work: Path, size: int, workers: int, rounds:
     for name, goal in (("bare", 0.85), ("map, tokenizers", 1.3), ("map, transformers", 1.3)):
         pairs = zip(seconds[name], seconds["prepare"], strict=True)
         print(f"  throughput over {name}: {statistics.median(other / ours for other, ours in pairs):.2f} (goal {goal})")
+
+
+def _encode_pairs(text: Path, model: Path, pairs: int) -> None:
+    """One slice after the other of the text, each encoded both ways in turns; processor time of this one thread."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from flexmix.encoder import load_encoder
+
+    ways = {"plain": load_encoder(model), "words": load_encoder(model, one_core=True)}
+    assert ways["words"].words is not None, "this tokenizer allows no memory of words"
+    documents, ratios = _documents(text), []
+    for pair in range(pairs):
+        batches, size = [], 0
+        while size < 2 * MB:
+            batches.append([next(documents) for _ in range(200)])
+            size += sum(map(len, batches[-1]))
+        spent, ids = {}, {}
+        for way in sorted(ways, reverse=bool(pair % 2)):
+            start = time.process_time()
+            ids[way] = [ways[way].encode(batch)[0].tobytes() for batch in batches]
+            spent[way] = time.process_time() - start
+        assert ids["plain"] == ids["words"], "the ids differ"
+        ratios.append(spent["plain"] / spent["words"])
+        print(
+            f"  {size / MB:.1f} MB: plain {spent['plain']:.2f} s, words {spent['words']:.2f} s, ratio {ratios[-1]:.2f}",
+            flush=True,
+        )
+    print(f"  median {statistics.median(ratios):.2f}")
 
 
 def _memory(text: Path, model: Path, work: Path, size: int, workers: int) -> None:

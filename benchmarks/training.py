@@ -8,7 +8,8 @@ peer      `FlexOlmoForCausalLM` with two experts, top-2: gradients for both expe
 ours      the paired layer of `trainers.paired` with the loss of `trainers.loss`, AdamW over the expert and its row
 ceiling   the matrix products that our step cannot do without, at the same shapes and dtype, and nothing else
 
-The two models take turns, step after step, so that a busy moment of the machine hits both.
+They take turns, step after step, each of them first in its turn, so that a busy moment of the machine hits all. A
+ratio is the median over the rounds; "by CPU" is that of user time, in which other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from trainers.optim import OptimizerOptions
 from trainers.paired import pair, trainable_parameters
 from trainers.plan import Load, make_plan
 
+Times = tuple[float, float]  # seconds by the clock, and of the CPUs in user mode
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -134,14 +136,14 @@ def autocast(device: str, dtype: torch.dtype) -> Any:
     return torch.autocast(device, torch.bfloat16) if dtype == torch.bfloat16 else nullcontext()
 
 
-def timed(work: Callable[[], Any], device: str) -> float:
+def timed(work: Callable[[], Any], device: str) -> Times:
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    wall, user = time.perf_counter(), os.times().user
     work()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, os.times().user - user
 
 
 def speed(args: argparse.Namespace, hidden: int, vocabulary: int, name: str) -> dict[str, Any]:
@@ -155,15 +157,19 @@ def speed(args: argparse.Namespace, hidden: int, vocabulary: int, name: str) -> 
     runs["ceiling"] = ceiling(config, tokens, dtype, device)
     for work in runs.values():
         work()  # the first step allocates
-    times: dict[str, list[float]] = {which: [] for which in runs}
-    for _ in range(args.steps):
-        for which, work in runs.items():
-            times[which].append(timed(work, device))
-    best = {which: median(values) for which, values in times.items()}
+    rounds: list[dict[str, Times]] = []
+    for n in range(args.steps):
+        order = list(runs)[n % len(runs) :] + list(runs)[: n % len(runs)]
+        rounds.append({which: timed(runs[which], device) for which in order})
+
+    def ratio(over: str, under: str, clock: int = 0) -> float:
+        return median(round[over][clock] / round[under][clock] for round in rounds)
+
     return {
-        "hidden": hidden, "vocabulary": vocabulary, "dtype": name, "speedup": best["peer"] / best["ours"],
-        "of_ceiling": best["ceiling"] / best["ours"], "tokens_per_second": tokens / best["ours"],
-        "peer_of_ceiling": best["ceiling"] / best["peer"],
+        "hidden": hidden, "vocabulary": vocabulary, "dtype": name, "speedup": ratio("peer", "ours"),
+        "of_ceiling": ratio("ceiling", "ours"), "peer_of_ceiling": ratio("ceiling", "peer"),
+        "speedup_cpu": ratio("peer", "ours", 1), "of_ceiling_cpu": ratio("ceiling", "ours", 1),
+        "tokens_per_second": tokens / median(round["ours"][0] for round in rounds), "rounds": rounds,
     }  # fmt: skip
 
 
@@ -223,8 +229,8 @@ def main() -> None:
         return
     keep_freed_memory()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")
-    print("| D | V | dtype | speed over peer | of the ceiling | peer, of it | peak memory over peer's | plan of it |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| D | V | dtype | speed over peer | by CPU | of the ceiling | by CPU | peer, of it | memory | plan of it |")
+    print(f"|{'---|' * 10}")
     results = []
     for hidden in args.hidden:
         for vocabulary in args.vocabulary:
@@ -234,11 +240,9 @@ def main() -> None:
                 row |= {"memory": peaks[0] / peaks[1], "peak_bytes": peaks[0]}
                 row["plan"] = planned(args, hidden, vocabulary, name) / peaks[0]
                 results.append(row)
-                print(
-                    f"| {hidden} | {vocabulary} | {name} | {row['speedup']:.2f} | {row['of_ceiling']:.2f} "
-                    f"| {row['peer_of_ceiling']:.2f} | {row['memory']:.2f} | {row['plan']:.2f} |",
-                    flush=True,
-                )
+                names = ("speedup", "speedup_cpu", "of_ceiling", "of_ceiling_cpu", "peer_of_ceiling", "memory", "plan")
+                figures = " | ".join(f"{row[figure]:.2f}" for figure in names)
+                print(f"| {hidden} | {vocabulary} | {name} | {figures} |", flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1))
 

@@ -26,10 +26,8 @@ def matrix(seeds: Seeds, models: Sequence[ModelRow]) -> str:
         mean = _bits(seeds.mean(name), None if base else seeds.over(name, Results.change))
         row = [mean]
         if seeds.anchor:
-            worst = seeds.worst(name)
-            row.append(
-                _td(worst[1], CHANGE, worst[0], share=worst[1].mean, full=0.05) if worst and not base else Td("")
-            )
+            domain, worst = seeds.worst(name) or ("", None)
+            row.append(_td(None if base else worst, CHANGE, domain, share=worst.mean if worst else None, full=0.05))
         row.append(_td(seeds.over(name, Results.own_mass), MASS))
         rows.append((model.label, row + [cells[d] for d in seeds.columns]))
     header = ["model", "mean", *(["worst"] if seeds.anchor else []), "own mass", *seeds.columns]

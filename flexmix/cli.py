@@ -79,7 +79,8 @@ def list_sets() -> None:
     "`flexo-data prepare export.parquet --text body --where lang=en -o prepared --tokenizer anchor`\n\n"
     "`flexo-data prepare crawl/ -o prepared --tokenizer anchor --duplicates near --scrub --workers 8`\n\n"
     "`flexo-data prepare hub:open-web-math/open-web-math --documents 100000 -o prepared --tokenizer anchor`\n\n"
-    "`flexo-data prepare crawl/ -o prepared --tokenizer anchor --slurm --partition main --workers 100`"
+    "`flexo-data prepare crawl/ -o prepared --tokenizer anchor --slurm --partition main --workers 100`\n\n"
+    "`flexo-data prepare crawl/ -o prepared --tokenizer anchor --ray --workers 100`"
 )
 def prepare(
     sources: Annotated[
@@ -109,15 +110,19 @@ def prepare(
     revision: Annotated[str | None, typer.Option(help="Of a hub dataset: a commit, tag or branch.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Download a hub dataset instead of streaming.")] = False,
     documents: Annotated[int | None, typer.Option(min=1, help="Read at most so many of each source.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, or SLURM jobs at a time.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, or SLURM or Ray jobs at a time.")] = 1,
     task_size: Annotated[int, typer.Option(min=1, help="MB of input in a task: what an interruption can cost.")] = 8,
     slurm: Annotated[bool, typer.Option("--slurm", help="Run the tasks as SLURM arrays.")] = False,
     partition: Annotated[str | None, typer.Option(help="Of SLURM.")] = None,
     time: Annotated[str, typer.Option(help="SLURM's limit for a task.")] = "24:00:00",
-    mem: Annotated[int, typer.Option(min=1, help="GB for a SLURM task.")] = 2,
+    mem: Annotated[int, typer.Option(min=1, help="GB for a task on SLURM or Ray.")] = 2,
     qos: Annotated[str | None, typer.Option(help="Of SLURM.")] = None,
     sbatch: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, more for sbatch. Repeatable.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Submit to SLURM and leave.")] = False,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Run the tasks on Ray: the cluster at $RAY_ADDRESS, or on this machine. Extra ray."),
+    ] = False,
 ) -> None:
     """Documents to token shards for training, with duplicates left out, a held-out part, and statistics.
 
@@ -132,13 +137,19 @@ def prepare(
     from flexmix.sets import find_source
     from flexmix.statistics import print_table
 
-    cluster = None
+    if ray and slurm:
+        raise typer.BadParameter("one of --slurm and --ray, not both", param_hint="--ray")
+    cluster = on_ray = None
     if slurm:
         from flexmix.executors import Slurm
 
         if partition is None:
             raise typer.BadParameter("--slurm needs one (sinfo lists them)", param_hint="--partition")
         cluster = Slurm(partition, time, mem, qos, detach, _pairs(sbatch, "--sbatch"))
+    if ray:
+        from flexmix.ray_cluster import Ray
+
+        on_ray = Ray(mem)
     given: dict[str, Any] = {
         "text": text, "subset": subset, "split": split, "revision": revision, "documents": documents,
         "where": _pairs(where, "--where"), "min_length": min_length, "keep": tuple(keep or ()),
@@ -153,6 +164,7 @@ def prepare(
             Options(duplicates, held_out, scrub, task_size << 20),
             workers=workers,
             slurm=cluster,
+            ray=on_ray,
             say=typer.echo,
         )
     except KeyboardInterrupt:

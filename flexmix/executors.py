@@ -1,4 +1,5 @@
-"""Who runs the tasks of a stage: processes of this machine, or a SLURM array. Both are datatrove's executors.
+"""Who runs the tasks of a stage: processes of this machine, or a SLURM array. Both are datatrove's executors, as is
+the one for Ray in `flexmix.ray_cluster`.
 
 A stage is a datatrove pipeline run once for each task; a task that is done leaves a mark in the stage's folder and is
 not run again. What is ours: workers end when their parent is killed, a worker that dies stops the run instead of
@@ -114,8 +115,7 @@ def run_slurm(stages: list[Stage], slurm: Slurm, workers: int, jobs: Path, say: 
         return True
     if not (jobs.is_file() and _alive(jobs.read_text().split())):
         for stage in stages:
-            for refused in (stage.folder / ERRORS).glob("*"):
-                refused.unlink()
+            forget_refusals(stage)
         try:
             executors[-1].run()
         except (OSError, subprocess.CalledProcessError) as error:
@@ -129,6 +129,18 @@ def run_slurm(stages: list[Stage], slurm: Slurm, workers: int, jobs: Path, say: 
     _wait_for_slurm(stages, executors, jobs.read_text().split())
     jobs.unlink()
     return True
+
+
+def refusals_of(stage: Stage) -> dict[int, str]:
+    """What the tasks of a stage refused where nobody could hear them: by task, the message."""
+    paths = sorted((stage.folder / ERRORS).glob("*"))
+    return {int(path.name): path.read_text(encoding="utf-8") for path in paths}
+
+
+def forget_refusals(stage: Stage) -> None:
+    """Before a stage is run again."""
+    for path in (stage.folder / ERRORS).glob("*"):
+        path.unlink()
 
 
 class _Local(LocalPipelineExecutor):  # type: ignore[misc]
@@ -238,8 +250,8 @@ def _wait_for_slurm(stages: list[Stage], executors: list[Any], jobs: list[str]) 
 
 def _why_unfinished(stages: list[Stage], missing: int) -> str:
     for stage in stages:
-        for path in sorted((stage.folder / ERRORS).glob("*")):
-            return path.read_text(encoding="utf-8")
+        for said in refusals_of(stage).values():
+            return said
     logs = stages[0].folder / "slurm_logs"
     return (
         f"{missing} tasks did not finish on SLURM. Their output is in {logs}. What is done is kept: run the same "

@@ -3,7 +3,7 @@
     prepared/train/, test/       token shards (see `flexmix.tokens`)
     prepared/statistics.json     what became of every document; statistics.png if matplotlib is there
 
-The input is cut into tasks once; any number of processes or SLURM jobs do the tasks, in any order; then their results
+The input is cut into tasks once; any number of processes, SLURM or Ray jobs do them, in any order; then their results
 are put together in the order of the tasks. So the result depends on the input and the settings alone. Until it is
 complete it is `.prepared.preparing` beside the output, from where the same command goes on after any interruption:
 tasks that are done are not done again, and one that was cut off is done anew as a whole.
@@ -32,7 +32,7 @@ from merge.errors import InputError
 from merge.files import FULL, refuse_occupied
 
 VERSION = 1
-SETTINGS, TASKS, RESULT, JOBS = "settings.json", "tasks.jsonl", "result", "slurm-jobs"
+SETTINGS, TASKS, RESULT, JOBS, FAILED = "settings.json", "tasks.jsonl", "result", "slurm-jobs", "ray-failed"
 MODEL = ("tokenizer.json", "config.json")
 
 Duplicates = Literal["keep", "exact", "near"]
@@ -62,6 +62,7 @@ def prepare(
     *,
     workers: int = 1,
     slurm: Any = None,
+    ray: Any = None,
     say: Callable[[str], None] = print,
 ) -> Statistics | None:
     """Makes the prepared folder `output`, or goes on making it.
@@ -71,8 +72,9 @@ def prepare(
         output: the folder to make.
         model: the anchor's folder, for `tokenizer.json` and `config.json`.
         options: what else decides about the result.
-        workers: processes, or SLURM jobs at a time; they do not change the result.
+        workers: processes, or SLURM or Ray jobs at a time; they do not change the result.
         slurm: an `executors.Slurm` to run the tasks there.
+        ray: a `ray_cluster.Ray` to run the tasks there.
         say: told in a line each what goes on.
 
     Returns:
@@ -104,6 +106,10 @@ def prepare(
 
             if not run_slurm(stages, slurm, workers, state / JOBS, say):
                 return None
+        elif ray is not None:
+            from flexmix.ray_cluster import run_ray
+
+            run_ray(stages, ray, workers, state / FAILED)
         else:
             from flexmix.executors import run_local
 
@@ -175,9 +181,10 @@ def _alone(state: Path, output: Path) -> Iterator[None]:
 
 
 def _begun(state: Path) -> bool:
-    """Whether there is anything to go on with: a task that is done, or jobs that were submitted."""
+    """Whether there is anything to go on with: a task that is done, jobs that were submitted, a log to look into."""
     return (state / SETTINGS).is_file() and (
-        any((state / "stage-read" / "completions").glob("*")) or (state / JOBS).is_file()
+        any((state / "stage-read" / "completions").glob("*"))
+        or any((state / name).is_file() for name in (JOBS, FAILED))
     )
 
 

@@ -121,8 +121,8 @@ class TokeniseStep(PipelineStep):  # type: ignore[misc]
 
 @lru_cache(1)
 def _encoder(model: Path) -> Encoder:
-    """Kept between the tasks of a process: the tokenizer knows common words by heart after a while."""
-    return load_encoder(model)
+    """Kept between the tasks of a process: it knows common words by heart after a while."""
+    return load_encoder(model, one_core=True)
 
 
 def task_folder(output: Path, rank: int) -> Path:

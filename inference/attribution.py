@@ -144,6 +144,8 @@ class Attribution:
         self._steps.append(Step(x_BT[:, -1].clone(), []))
 
     def _chooses(self, _x_ND: torch.Tensor, index_NK: torch.Tensor, weight_NK: torch.Tensor) -> None:
+        if not self._steps:  # the model was given embeddings in place of tokens, which `answers` refuses
+            return
         step = self._steps[-1]
         if (batch := len(step.token_B)) != len(index_NK):
             index_NK, weight_NK = (part.view(batch, -1, part.shape[-1])[:, -1] for part in (index_NK, weight_NK))

@@ -56,7 +56,13 @@ def _trained(manifest: dict[str, Any]) -> str:
     """What was trained when the experts were together."""
     if "training" in manifest:
         return f"All weights were trained together on {manifest['training']['tokens']:,} tokens of pooled text."
-    if not manifest.get("router_training"):
+    router = manifest.get("router_training")
+    if isinstance(router, dict) and router.get("kind") == "moments":
+        return (
+            "The experts were trained apart from each other, and the router was fitted to means and second moments of "
+            "each domain; no text went into putting them together."
+        )
+    if not router:
         return (
             "The experts were trained apart from each other; no training and no data went into putting them together."
         )

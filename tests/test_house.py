@@ -24,9 +24,9 @@ ALLOWED = {
     "evals": {"evals", "trainers", "inference", "flexmix", "merge"},
     "hydra_plugins": {"trainers"},
 }
-SCRIPTS = ("train_anchor", "train_expert", "train_router")
+SCRIPTS = ("train_anchor", "train_expert", "train_router", "run_study")
 CONFIGS = sorted(path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml"))
-NEEDED = {"train_anchor": ["data.path=text"], "train_expert": ["+domain=math"], "train_router": []}
+NEEDED = {"train_anchor": ["data.path=text"], "train_expert": ["+domain=math"], "train_router": [], "run_study": []}
 
 
 def imports(path: Path) -> set[str]:
@@ -88,6 +88,10 @@ def test_every_config_composes(path: Path) -> None:
                 if script != "train_expert":
                     continue
                 overrides.append(f"+flexmix@shown={name}")
+            elif group == "recipes":
+                if script != "run_study":
+                    continue
+                overrides.append(f"+recipes@shown={name}")
             elif group == "hydra/output":
                 assert f"override hydra/output: {name}" in script_cfg.read_text()
             elif group == "hydra/launcher":

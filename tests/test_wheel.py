@@ -68,7 +68,7 @@ def test_the_wheel_holds_rooms_scripts_and_configs_and_nothing_else(wheel: Path)
     roots = {name.split("/")[0] for name in names}
     rooms = {"flexmix", "trainers", "merge", "inference", "evals"}
     assert roots - {root for root in roots if root.endswith(".dist-info")} == rooms | {
-        "hydra_plugins", *(path.name for path in ROOT.glob("train_*.py"))
+        "hydra_plugins", "run_study.py", *(path.name for path in ROOT.glob("train_*.py"))
     }  # fmt: skip
     assert [name for name in names if name.startswith("hydra_plugins/")] == ["hydra_plugins/flexo.py"]
     configs = {str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml")}

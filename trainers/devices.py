@@ -41,7 +41,7 @@ def make_strategy(name: StrategyName, devices: int) -> Any:
     if name == "fsdp":
         return ShardedStrategy(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
     if name == "ddp" or devices > 1:
-        return DDPStrategy(broadcast_buffers=False)
+        return DDPStrategy(forward_sync_buffers=False)
     return "auto"
 
 

@@ -29,6 +29,7 @@ from merge.errors import InputError
 T = TypeVar("T")
 NOISE = (
     "does not have many workers", "srun", "exists and is not empty", "smaller than the logging interval", "LeafSpec",
+    "It is recommended to use `self.log",  # every device reads all held-out text
 )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ())
 
     Args:
         cfg: the composed settings.
-        name: of the setting or section, dotted.
+        name: of the setting or section, dotted; "" is all of them.
         kind: what it should be.
         apart: keys of the section that are no part of `kind`.
 
@@ -76,20 +77,21 @@ def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ())
     """
     try:
         value = OmegaConf.select(cfg, name)
-        if is_section := isinstance(value, DictConfig):
-            value = cast(dict[str, Any], OmegaConf.to_container(value, resolve=True))
+        if OmegaConf.is_config(value):
+            value = cast(Any, OmegaConf.to_container(value, resolve=True))
     except OmegaConfBaseException as error:
         raise InputError(f"{name}: {str(error).splitlines()[0]}.") from None
-    if is_section:
+    if isinstance(value, dict):
         value = {key: part for key, part in value.items() if key not in apart}
         known = [field.name for field in fields(cast(Any, kind))]
         if unknown := sorted(value.keys() - set(known)):
-            raise InputError(f"{name}.{unknown[0]}: there is no such setting. {_nearest(unknown[0], known)}".rstrip())
+            at = ".".join(filter(None, [name, unknown[0]]))
+            raise InputError(f"{at}: there is no such setting. {_nearest(unknown[0], known)}".rstrip())
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        at = ".".join([name, *map(str, first["loc"])])
+        at = ".".join(filter(None, [name, *map(str, first["loc"])]))
         raise InputError(f"{at}: {first['input']!r} does not fit. {first['msg']}.") from None
 
 

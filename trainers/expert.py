@@ -131,7 +131,7 @@ def train_expert(
         module = owner.module(data, run, seed, say)
         paired = _paired_model(anchor, text, data, model, run, seed, begun)
         run.prepare(paired)
-        fill = WeightsOnDisk(paired, anchor.checkpoint).fill if run.strategy == "fsdp" else None
+        fill = WeightsOnDisk(paired, anchor.checkpoint, begun).fill if run.strategy == "fsdp" else None
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names, fill)
         load = load_of(data, run, optimizer, model)
         flops = make_plan(anchor.architecture, load).flops_per_token
@@ -185,7 +185,7 @@ def _paired_model(
     A model that will be spread over devices comes without values (`trainers.lazy`).
     """
     dtype = torch.bfloat16 if resolve_precision(run.precision).startswith("bf16") else torch.float32
-    spread = run.strategy == "fsdp" and begun is None
+    spread = run.strategy == "fsdp"
     model: Any = None
     if not spread or options.embedding is None:
         model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=dtype)
@@ -194,7 +194,7 @@ def _paired_model(
         model = blank_model(anchor.folder, dtype)  # the measured one goes: its values are on disk
     public_rows = [anchor.public_row(n) for n in range(len(rows))]
     start: Callable[[int, str], torch.Tensor] | None = None
-    if begun is not None:
+    if not spread and begun is not None:
         start = lambda n, part: begun.tensor(expert_ffn(n, part))  # noqa: E731
     elif not spread and dtype != torch.float32:
         start = lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part))  # noqa: E731

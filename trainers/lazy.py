@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from merge.checkpoint import Checkpoint
+from merge.expert_file import ExpertFile
 
 
 def blank_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -29,17 +30,14 @@ class WeightsOnDisk:
     """Fills the parameters of a paired model that have no values yet, from the anchor's files.
 
     Args:
-        model: made by `blank_model` and `paired.pair`; an expert's network starts from the anchor's.
+        model: made by `blank_model` and `paired.pair`.
         checkpoint: the anchor.
+        begun: the file that an expert's network starts from; None: it starts from the anchor's.
     """
 
-    def __init__(self, model: nn.Module, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self._names = {
-            id(parameter): name.replace(".mlp.public.", ".mlp.").replace(".mlp.expert.", ".mlp.")
-            for name, parameter in model.named_parameters()
-            if parameter.is_meta
-        }
+    def __init__(self, model: nn.Module, checkpoint: Checkpoint, begun: ExpertFile | None = None) -> None:
+        self.checkpoint, self.begun = checkpoint, begun
+        self._names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.is_meta}
 
     def fill(self, module: nn.Module) -> None:
         """Gives values to all parameters below `module` that have none. Those of the dtype on disk are mapped."""
@@ -48,6 +46,11 @@ class WeightsOnDisk:
             for name, blank in list(part.named_parameters(recurse=False, remove_duplicate=False)):
                 if blank.is_meta:
                     if id(blank) not in made:
-                        values = self.checkpoint.tensor(self._names[id(blank)]).to(blank.dtype)
+                        values = self._values(self._names[id(blank)]).to(blank.dtype)
                         made[id(blank)] = nn.Parameter(values, requires_grad=blank.requires_grad)
                     setattr(part, name, made[id(blank)])
+
+    def _values(self, name: str) -> torch.Tensor:
+        if self.begun is not None and ".mlp.expert." in name:
+            return self.begun.tensor(name.removeprefix("model.").replace(".mlp.expert.", "."))
+        return self.checkpoint.tensor(name.replace(".mlp.public.", ".mlp.").replace(".mlp.expert.", ".mlp."))

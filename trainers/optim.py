@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from merge.errors import InputError
+from trainers.adafactor import ShardedAdafactor
 
 Kind = Literal["adamw", "adafactor"]
 Schedule = Literal["cosine", "wsd"]
@@ -53,7 +55,8 @@ class OptimizerOptions:
             for (is_row, is_matrix), parameters in groups.items()
         ]
         if self.kind == "adafactor":
-            return torch.optim.Adafactor(settings)
+            spread = all(isinstance(parameter, DTensor) for part in settings for parameter in part["params"])
+            return (ShardedAdafactor if spread else torch.optim.Adafactor)(settings)
         return torch.optim.AdamW(settings, betas=self.betas, fused=True)
 
     def factor(self, steps: int) -> Callable[[int], float]:

@@ -137,11 +137,17 @@ def embedded_rows(
 ) -> list[torch.Tensor]:
     """`starting_rows` with the owner's moments from a domain embedding file.
 
+    A text encoder's embedding serves `mean` alone: the same direction in every layer, as long as the public row.
+
     Raises:
         InputError: the file was measured with something else than this anchor, or lacks the second moments that
             `init` needs.
     """
     embedding = read_embedding(path)
+    width = anchor.architecture.hidden_size
+    if embedding.kind == "text" and init == "mean" and embedding.mean_LD.shape == (1, width):
+        direction_D = embedding.mean_LD[0] / embedding.mean_LD[0].norm()
+        return [direction_D * anchor.public_row(n).norm() for n in range(anchor.architecture.num_hidden_layers)]
     if embedding.kind != "router_input" or embedding.model != anchor.digest:
         raise InputError(
             f"{path}: measured with {embedding.model} ({embedding.kind}), router rows need the router input of this "

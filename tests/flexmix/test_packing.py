@@ -134,6 +134,31 @@ def test_flex_attention_gets_a_block_mask_of_documents(tiny_anchor: Path, tmp_pa
         assert torch.equal(seen_TT, (start_BT[row][:, None] == start_BT[row]) & (place_T[:, None] >= place_T))
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # which takes half a minute
+def test_flex_attention_gives_what_sdpa_gives(tiny_anchor: Path, tmp_path: Path) -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+    from transformers import AutoConfig
+    from transformers.masking_utils import create_causal_mask
+
+    windows = packed_windows("concat", tiny_anchor, tmp_path)
+    positions_BT = windows.read(np.arange(3))["position_ids"]
+    assert (positions_BT[:, 1:] == 0).any(), "no document starts in the middle"
+    masks = {}
+    for attention in ("sdpa", "flex_attention"):
+        config = AutoConfig.from_pretrained(tiny_anchor, attn_implementation=attention)
+        x_BTD = torch.zeros(3, windows.length, config.hidden_size)
+        with torch.compiler.set_stance("force_eager"):
+            masks[attention] = create_causal_mask(config, x_BTD, None, None, position_ids=positions_BT)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 3, 4, windows.length, 16, generator=generator).unbind()  # heads of 16
+    with torch.compiler.set_stance("force_eager"):
+        flex = flex_attention(q, k, v, block_mask=masks["flex_attention"])
+    sdpa = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=masks["sdpa"])
+    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(flex, sdpa, rtol=0, atol=1e-5)
+    assert (mixed - sdpa).abs().max() > 0.1  # without the mask it would show
+
+
 @given(some_documents, st.integers(2, 9))
 def test_flash_attention_is_told_of_every_document(documents: list[list[int]], length: int) -> None:
     """As transformers itself would tell for the rows laid end to end."""

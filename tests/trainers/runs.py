@@ -19,6 +19,7 @@ from trainers.text import DataOptions
 SENTENCES = {
     "public": "the city lies on a river and people live there since many years with their children and dogs",
     "math": "let x be one two three plus minus equals sum of product then so we get 1 2 3 4 5 6 7 8 9",
+    "news": "today the government said that it will raise taxes and people went to vote in great numbers",
     "code": "def return self if else for in range ( ) [ ] = == import None True False yield lambda : .",
 }
 RUN = RunOptions(precision="32-true", accelerator="cpu", log_every=1)

@@ -16,7 +16,7 @@ from merge.errors import InputError
 from tests.merge.tools import call, listing
 from trainers.expert import Result
 from trainers.paired import PairOptions
-from trainers.routing import RouterInit
+from trainers.routing import RouterInit, embedded_rows
 
 Train = Callable[..., Result]
 OPTIONS = ["--length", "32", "--batch-size", "4", "--windows", "32"]
@@ -67,6 +67,18 @@ def test_a_file_for_another_start_or_anchor_is_refused(embedding: Path, train: T
     with pytest.raises(InputError, match=r"no such file\. Make it with flexo-embed"):
         train("math", model=PairOptions(router_init="mean", embedding=str(tmp_path / "none")), output=output)
     assert not output.parent.exists()
+
+
+def test_a_text_encoder_gives_every_layer_a_row_as_long_as_the_public_one(small_anchor: Path, tmp_path: Path) -> None:
+    mean_1D = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    path, anchor = tmp_path / "text.safetensors", open_anchor(small_anchor)
+    Embedding("math", "text", "encoder", 1, mean_1D, torch.ones(1)).write(path)
+    rows = embedded_rows(path, "mean", anchor, scale=1.5, shrinkage=0.01, seed=0)
+    assert len(rows) == 2
+    for n, row_D in enumerate(rows):
+        assert torch.allclose(row_D, mean_1D[0] * (anchor.public_row(n).norm() / mean_1D.norm()))
+    with pytest.raises(InputError, match="router rows need the router input"):
+        embedded_rows(path, "discriminant", anchor, scale=1.5, shrinkage=0.01, seed=0)
 
 
 def test_an_existing_file_and_short_text_are_refused(

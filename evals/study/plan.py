@@ -1,0 +1,224 @@
+"""From recipes to runs: which command makes which file of a study's folder, in the order of their importance.
+
+    for step in make_plan(study, text.place("test", anchor_given=False)):
+        print(shlex.join(step.command))
+
+Commands are run inside the study's folder, and all paths are relative to it:
+
+    corpora, anchor               links to what was given, or made here
+    proxies/DOMAIN.jsonl.gz       public documents like a domain's
+    seed0/RECIPE/DOMAIN.pt        expert files; seed0/RECIPE/DOMAIN/ for dense specialists
+    seed0/models/RECIPE/          what a recipe ends in
+    seed0/SPLIT/RECIPE.json       what it was measured to be
+    NAME.log                      beside each of them, what its command said
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from evals.study.recipe import Recipe, Study
+
+CACHE = "cache"
+CORPORA = "corpora"
+PUBLIC = "public"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of one command."""
+
+    makes: str  # a file or folder that appears whole or not at all
+    command: tuple[str, ...]
+    needs: tuple[str, ...]  # what other steps make
+    recipe: str = ""
+    measures: bool = False
+
+    @property
+    def name(self) -> str:
+        """Without the endings of files."""
+        folder, slash, last = self.makes.rpartition("/")
+        return folder + slash + last.partition(".")[0]
+
+    @property
+    def log(self) -> str:
+        return f"{self.name}.log"
+
+    @property
+    def alike(self) -> str:
+        """Steps of the same value take about as long."""
+        return f"{self.recipe} {self.command[0]}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a plan must know about the text and the folder that it is for."""
+
+    domains: tuple[str, ...]  # public not among them
+    files: dict[str, str]  # domain/split -> file, from the study's folder; splits are train, test and perhaps valid
+    split: str = "test"  # that is measured
+    anchor_given: bool = False
+
+
+def make_plan(study: Study, place: Place, only: Sequence[str] | None = None) -> list[Step]:
+    """All runs of a study: the recipes of every seed, then the ablations of every seed.
+
+    A step comes after everything that it needs. `only` names recipes; those that they lean on are made, not measured.
+    """
+    needed = study.needed(only) if only else set(study.all)
+    wanted = set(only) if only else needed
+    steps: dict[str, Step] = {}
+    for group in (study.recipes, study.ablations):
+        for seed in study.seeds:
+            for name in group:
+                if name in needed:
+                    made = _Seed(study, place, seed).steps(name, group[name])
+                    steps |= {step.makes: step for step in made if name in wanted or not step.measures}
+    return list(steps.values())
+
+
+class _Seed:
+    """The steps of one seed."""
+
+    def __init__(self, study: Study, place: Place, seed: int) -> None:
+        self.study, self.place, self.seed = study, place, seed
+        self.folder = f"seed{seed}"
+        own = study.anchor_each_seed and not place.anchor_given
+        self.anchor = f"{self.folder}/anchor" if own else "anchor"
+        self.shared = ("seed=" + str(seed), f"data.cache={CACHE}")
+
+    def steps(self, name: str, recipe: Recipe) -> Iterator[Step]:
+        if not self.place.anchor_given:
+            text, seed = f"data.path={CORPORA}/{PUBLIC}", self.seed if self.study.anchor_each_seed else 0
+            options = (text, f"output={self.anchor}", f"seed={seed}", f"data.cache={CACHE}", *self.study.anchor)
+            yield Step(self.anchor, ("train_anchor", *options), (), "anchor")
+        embedded = recipe.embedding if recipe.fit is None else recipe.fit
+        if embedded is not None:
+            yield from (self._embedding(name, domain, embedded) for domain in self.place.domains)
+        if recipe.experts is not None or recipe.specialists is not None:
+            trained = self.place.domains[:1] if recipe.longer is not None else self.place.domains
+            yield from (self._part(name, recipe, domain) for domain in trained)
+        yield from self._whole(name, recipe)
+        yield self._measured(name, recipe)
+
+    def parts(self, name: str) -> dict[str, str]:
+        """Domain -> what a recipe puts together."""
+        recipe = self.study.all[name]
+        if recipe.experts is None and recipe.specialists is None:
+            assert recipe.of is not None, "checked with the recipe"
+            return self.parts(recipe.of)
+        end = "" if recipe.specialists is not None else ".pt"
+        own = {domain: f"{self.folder}/{name}/{domain}{end}" for domain in self.place.domains}
+        if recipe.longer is not None and recipe.of is not None:
+            first = self.place.domains[0]
+            return self.parts(recipe.of) | {first: own[first]}
+        return own
+
+    def _embedding(self, name: str, domain: str, options: Sequence[str]) -> Step:
+        made = self._embedding_of(name, domain)
+        command = ("flexo-embed", f"{CORPORA}/{domain}", "--anchor", self.anchor, "-o", made, "--cache", CACHE)
+        return Step(made, (*command, "--domain", domain, *options), (self.anchor,), name)
+
+    def _embedding_of(self, name: str, domain: str) -> str:
+        return f"{self.folder}/{name}/{domain}-embedding.safetensors"
+
+    def _part(self, name: str, recipe: Recipe, domain: str) -> Step:
+        output = f"{self.folder}/{name}/{domain}{'' if recipe.specialists is not None else '.pt'}"
+        options, needs = [f"output={output}", *self.shared], [self.anchor]
+        tokens = self.study.tokens
+        if recipe.longer is not None:
+            tokens = round(tokens * recipe.longer)
+        options += [f"data.tokens={tokens}", *self.study.train]
+        options += ["model=dense", *recipe.specialists] if recipe.specialists is not None else recipe.experts or ()
+        if recipe.start is not None:
+            start = self.parts(recipe.start)[domain]
+            options.append(f"model.start={start}")
+            needs.append(start)
+        if recipe.embedding is not None:
+            embedding = self._embedding_of(name, domain)
+            options.append(f"model.embedding={embedding}")
+            needs.append(embedding)
+        command = ("train_expert", *self._text(domain, recipe.overlap), f"anchor.path={self.anchor}", *options)
+        return Step(output, command, tuple(needs), name)
+
+    def _text(self, domain: str, overlap: float) -> list[str]:
+        """Where an owner's text is; with an overlap, part of it is the next owner's."""
+        place = self.place
+        held_out = place.files.get(f"{domain}/valid", place.files[f"{domain}/test"])  # only watched, chosen by no one
+        files = [f"domain.train={place.files[f'{domain}/train']}", f"domain.test={held_out}"]
+        if overlap:
+            other = place.domains[(place.domains.index(domain) + 1) % len(place.domains)]
+            files[0] = "domain.train=null"
+            files.append(_mixture((domain, other), (1 - overlap, overlap)))
+        return ["+domain=local", f"domain.name={domain}", *files]
+
+    def _whole(self, name: str, recipe: Recipe) -> Iterator[Step]:
+        """From parts to one model, and its router trained afterwards."""
+        output = f"{self.folder}/models/{name}"
+        before = output if recipe.router is None else f"{self.folder}/{name}/start"
+        parts = tuple(self.parts(name).values())
+        needs, anchor = [self.anchor, *parts], ("--anchor", self.anchor)
+        command: tuple[str, ...] = ()
+        if recipe.merge is not None:
+            command = ("flexo-merge", *parts, "-o", before, *anchor, "--no-check", *recipe.merge)  # measured anyway
+        elif recipe.soup is not None:
+            models = dict.fromkeys(parts, 1.0)
+            if recipe.soup:
+                models = {self.anchor: recipe.soup / (1 - recipe.soup) * len(parts)} | models
+            weights = ",".join(f"{weight:g}" for weight in models.values())
+            command = ("flexo-soup", *models, "-o", before, "--weights", weights)
+        elif recipe.btx is not None:
+            rows = ("--seed", str(self.seed))
+            if recipe.rows is not None:
+                needs.append(f"{self.folder}/models/{recipe.rows}")
+                rows = ("--rows", needs[-1])
+            command = ("flexo-btx", *parts, "-o", before, *anchor, *rows, *recipe.btx)
+        elif recipe.pooled is not None:
+            text = ("+domain=local", f"domain.name={name}", "domain.train=null", _mixture(self.place.domains))
+            options = (f"anchor.path={self.anchor}", f"output={before}", *self.shared, *self.study.train)
+            match = f"model.match=[{','.join(parts)}]"
+            command = ("train_expert", *text, *options, "model=mixture", match, *recipe.pooled)
+        elif recipe.router is not None:
+            before = f"{self.folder}/models/{recipe.of}"
+        elif recipe.fit is not None:
+            merged = f"{self.folder}/models/{recipe.of}"
+            embeddings = [self._embedding_of(name, domain) for domain in self.place.domains]
+            needs = [self.anchor, merged, *embeddings]
+            command = ("flexo-fit-router", merged, *embeddings, "-o", output, *anchor)
+        if command:
+            yield Step(before, command, tuple(needs), name)
+        if recipe.router is not None:
+            yield from self._router(name, recipe, before, output)
+
+    def _router(self, name: str, recipe: Recipe, merged: str, output: str) -> Iterator[Step]:
+        chosen = {domain: f"proxies/{domain}.jsonl.gz" for domain in self.place.domains} if recipe.proxies else {}
+        for domain, path in chosen.items():
+            command = ("flexo-data", "proxies", f"{CORPORA}/{domain}", "--public", f"{CORPORA}/{PUBLIC}", "-o", path)
+            yield Step(path, (*command, *self.study.choose), (), "proxies")
+        options = (f"merged={merged}", f"output={output}", f"anchor.path={self.anchor}", *self.shared)
+        proxies = [f"+proxies={{{','.join(f'{domain}:{path}' for domain, path in chosen.items())}}}"] if chosen else []
+        tokens = f"data.tokens={self.study.router_tokens}"
+        training = ("train_router", *options, tokens, *proxies, *self.study.train_router, *(recipe.router or ()))
+        yield Step(output, training, (merged, self.anchor, *chosen.values()), name)
+
+    def _measured(self, name: str, recipe: Recipe) -> Step:
+        """What a recipe ends in, or else its parts, beside the anchor."""
+        output = f"{self.folder}/{self.place.split}/{name}.json"
+        models = {name: f"{self.folder}/models/{name}"}
+        if not recipe.makes_one:
+            models = {f"{recipe.of or name} {domain}": path for domain, path in self.parts(name).items()}
+        named = [f"{row}={path}" for row, path in models.items()]
+        options = ["--data", CORPORA, "--domains", ",".join((PUBLIC, *self.place.domains)), "--split", self.place.split]
+        options += ["--max-bytes", str(self.study.max_bytes), "--cache", f"{CACHE}/measured", "--seed", str(self.seed)]
+        options += ["--anchor", self.anchor, "--no-pairs", "--json", output]
+        if active := [number for number in recipe.active if number <= len(self.place.domains) + 1]:
+            options += ["--active", ",".join(map(str, active))]
+        command = ("flexo-eval", *named, *options, *self.study.measure, *recipe.measure)
+        return Step(output, command, (self.anchor, *models.values()), name, measures=True)
+
+
+def _mixture(domains: Sequence[str], weights: Sequence[float] | None = None) -> str:
+    """Several owners' text, as `data.mixture` takes it; without weights, every owner's counts the same."""
+    pairs = zip(domains, weights or [1.0] * len(domains), strict=True)
+    return f"data.mixture=[{','.join(f'{{path:{CORPORA}/{name},weight:{weight:g}}}' for name, weight in pairs)}]"

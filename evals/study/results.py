@@ -1,0 +1,49 @@
+"""What the runs of a study measured, put together: one `results.json` a seed, and the report over all seeds.
+
+Each recipe is measured by a run of its own, so that whatever is there can be reported at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from evals.results import read_results
+from merge.checkpoint import write_json
+from merge.errors import InputError
+from merge.files import new_file
+
+
+def join_results(parts: Sequence[Path], output: Path) -> None:
+    """Writes the results of several measurements of one seed as one file.
+
+    A model that comes more than once, such as the anchor, is taken from the first.
+
+    Raises `InputError` if files are no results, or not of the same text.
+    """
+    whole = read_results(parts[0])
+    for path in parts[1:]:
+        part = read_results(path)
+        for what in ("seed", "split", "max_bytes", "domains"):
+            if getattr(part, what) != getattr(whole, what):
+                raise InputError(f"{path}: another {what} than {parts[0]}. Delete the older one and measure again.")
+        known = {model.name for model in whole.models}
+        whole = replace(
+            whole,
+            models=whole.models + [model for model in part.models if model.name not in known],
+            cells=whole.cells + [cell for cell in part.cells if cell.model not in known],
+        )
+    with new_file(output, replace=True) as partial:
+        write_json(partial, whole.to_dict())
+
+
+def seeds_of(folder: Path) -> list[str]:
+    """The folders of seeds in a study's folder, by their numbers."""
+    found = (path.name for path in folder.glob("seed*") if path.name[4:].isdecimal())
+    return sorted(found, key=lambda name: int(name[4:]))
+
+
+def named(what: str, split: str) -> str:
+    """What is of another split than `test` says so in its name."""
+    return what if split == "test" else f"{what}-{split}"

@@ -1,0 +1,134 @@
+"""Every command of every study is one that its program understands, and comes after all that it needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+from hydra import compose, initialize_config_dir
+
+from evals.cli import app as eval_app
+from evals.study.plan import Place, Step, make_plan
+from flexmix.cli import app as data_app
+from flexmix.paths import config_dir
+from merge.cli import merge_app
+from merge.dense_cli import btx_app, soup_app
+from merge.errors import InputError
+from tests.evals.study.studies import study
+from trainers.embed import app as embed_app
+from trainers.entry import read
+from trainers.fit_router import app as fit_app
+from trainers.lit import LossOptions
+from trainers.optim import OptimizerOptions
+from trainers.owner import Domain
+from trainers.paired import PairOptions
+from trainers.router import RouterOptions
+from trainers.text import DataOptions
+from trainers.whole import WholeOptions
+
+APPS = {
+    "flexo-merge": merge_app, "flexo-soup": soup_app, "flexo-btx": btx_app, "flexo-embed": embed_app,
+    "flexo-data": data_app, "flexo-eval": eval_app, "flexo-fit-router": fit_app,
+}  # fmt: skip
+DOMAINS = ("math", "code-2", "3news_")
+FILES = {f"{name}/{part}": f"corpora/{name}/{part}.jsonl.gz" for name in DOMAINS for part in ("train", "test")}
+PLACE = Place(DOMAINS, FILES | {"math/valid": "corpora/math/valid.jsonl"})
+
+
+def understood(step: Step) -> None:
+    program, *options = step.command
+    if program in APPS:
+        command: Any = typer.main.get_command(APPS[program])
+        if isinstance(command, click.Group):
+            command, options = command.commands[options[0]], options[1:]
+        command.make_context(program, list(options))
+        return
+    cfg = compose(program, list(options))
+    read(cfg, "data", DataOptions, apart=("public", "path"))
+    read(cfg, "optimizer", OptimizerOptions)
+    read(cfg, "loss", LossOptions)
+    assert str(read(cfg, "output", Path)) == step.makes
+    if program == "train_router":
+        read(cfg, "router", RouterOptions)
+        assert set(cfg.proxies) in ({*DOMAINS}, set())
+    if program == "train_expert":
+        domain = read(cfg, "domain", Domain)
+        assert (domain.train is None) == (cfg.data.mixture is not None)
+        whole = cfg.model.kind != "paired"
+        read(cfg, "model", WholeOptions if whole else PairOptions, apart=() if whole else ("kind",))
+
+
+def test_every_command_is_understood() -> None:
+    steps = make_plan(study("full", "study.seeds=[0]"), PLACE)
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        for step in {step.alike: step for step in steps}.values():
+            understood(step)
+
+
+@pytest.mark.parametrize("name", ["small", "full"])
+def test_everything_is_made_once_and_after_what_it_needs(name: str) -> None:
+    chosen = study(name)
+    before: set[str] = set()
+    for step in make_plan(chosen, PLACE):
+        assert before.issuperset(step.needs) and step.makes not in before, step
+        before.add(step.makes)
+    assert {f"seed{seed}/test/{recipe}.json" for seed in chosen.seeds for recipe in chosen.all} <= before
+    assert ("seed1/anchor" in before) == chosen.anchor_each_seed
+
+
+def test_the_important_comes_first_and_ablations_come_after_all_seeds() -> None:
+    full = study("full")
+    measured = [step.makes for step in make_plan(full, PLACE) if step.measures]
+    rows = [
+        (group, seed, recipe) for group in (full.recipes, full.ablations) for seed in full.seeds for recipe in group
+    ]
+    assert measured == [f"seed{seed}/test/{recipe}.json" for _, seed, recipe in rows]
+    assert list(full.recipes)[:5] == ["ours", "ours-fit", "dense", "soup", "soup-weighted"]
+
+
+def test_each_seed_trains_with_its_own_on_a_shared_anchor_and_budget() -> None:
+    steps = make_plan(study("full", "study.seeds=[3,4]", "study.tokens=5000"), PLACE)
+    trained = [step for step in steps if step.command[0] == "train_expert"]
+    for step in trained:
+        assert f"seed={step.makes[4]}" in step.command and "anchor.path=anchor" in step.command
+    tokens = Counter(o for step in trained for o in step.command if o.startswith("data.tokens="))
+    assert tokens == {"data.tokens=5000": len(trained) - 6, "data.tokens=50000": 2}  # mixtures match FLOPs instead
+    (proxies,) = [step for step in steps if step.makes == "proxies/math.jsonl.gz"]
+    assert proxies.command[2] == "corpora/math"
+    first = trained[0].command
+    assert "domain.train=corpora/math/train.jsonl.gz" in first and "domain.test=corpora/math/valid.jsonl" in first
+
+
+def test_one_longer_expert_stands_beside_those_of_ours() -> None:
+    (merge,) = [
+        step for step in make_plan(study("full", "study.seeds=[0]"), PLACE) if step.makes == "seed0/models/longer"
+    ]
+    assert merge.command[1:4] == ("seed0/longer/math.pt", "seed0/ours/code-2.pt", "seed0/ours/3news_.pt")
+
+
+def test_chosen_recipes_bring_what_they_lean_on_and_measure_themselves_alone() -> None:
+    steps = make_plan(study("full", "study.seeds=[0]"), PLACE, ["ours-rt"])
+    assert [step.makes for step in steps if step.measures] == ["seed0/test/ours-rt.json"]
+    assert {step.recipe for step in steps} == {"anchor", "ours", "proxies", "ours-rt"}
+    with pytest.raises(InputError, match="no recipe 'our'"):
+        make_plan(study("full"), PLACE, ["our"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("{of: later, measure: []}", "leans on 'later'"),
+        ("{merge: []}", "nothing to train"),
+        ("{of: dense, merge: [], soup: 0}", "one of merge, soup"),
+        ("{of: dense, router: []}", "a router of what"),
+        ("{of: dense, soup: 1}", "share of the anchor"),
+        ("{expert: []}", "expert"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused_by_name(recipe: str, said: str) -> None:
+    with pytest.raises(InputError, match=f"bad.*{said}"):
+        study("small", f"+study.ablations.bad={recipe}")
