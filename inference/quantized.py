@@ -1,7 +1,7 @@
 """Running a model whose experts lie in 4 or 8 bits, with the experts kept so in memory.
 
 transformers itself loads such a folder with the help of compressed-tensors, and unpacks all experts on the way. Here
-they stay packed: a layer that needs an expert makes its weights for the moment, multiplies, and drops them.
+they stay packed: a layer unpacks some rows of an expert that it needs, multiplies, and drops them.
 
 N tokens, K active experts, E experts, D hidden size, F intermediate size, g weights to a scale, b bits.
 """
@@ -20,6 +20,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from merge.packed import Scheme
 
 METHOD = "flexo"
+AT_ONCE = 1 << 20  # values unpacked at a time
 
 
 class PackedExperts(nn.Module):
@@ -40,14 +41,22 @@ class PackedExperts(nn.Module):
         y_ND = torch.zeros_like(x_ND)
         for expert in cast(Any, index_NK).unique().tolist():
             token, place = torch.where(index_NK == expert)
-            gate, up = F.linear(x_ND[token], self.weight("gate_up_proj", expert)).chunk(2, dim=-1)
-            out = F.linear(self.act_fn(gate) * up, self.weight("down_proj", expert))
+            gate, up = self.linear(x_ND[token], "gate_up_proj", expert).chunk(2, dim=-1)
+            out = self.linear(self.act_fn(gate) * up, "down_proj", expert)
             y_ND.index_add_(0, token, (out * weights_NK[token, place, None]).to(y_ND.dtype))
         return y_ND
 
-    def weight(self, name: str, expert: int) -> torch.Tensor:
-        """The weights of one expert, [2 F, D] or [D, F], in the dtype of their scales."""
+    def linear(self, x_NC: torch.Tensor, name: str, expert: int) -> torch.Tensor:
+        """One expert's product [N, R] with its weight [R, C], some rows at a time: what is unpacked stays in cache."""
         packed, scale_RG = getattr(self, name + "_packed")[expert], getattr(self, name + "_scale")[expert]
+        rows = max(1, AT_ONCE // x_NC.shape[-1])
+        parts = [
+            F.linear(x_NC, self.unpacked(*some)) for some in zip(packed.split(rows), scale_RG.split(rows), strict=True)
+        ]
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    def unpacked(self, packed: torch.Tensor, scale_RG: torch.Tensor) -> torch.Tensor:
+        """Rows of a weight [R, C] in the dtype of their scales."""
         whole = packed.view(torch.uint8)
         if self.scheme.bits == 4:
             whole = torch.stack((whole & 15, whole >> 4), -1)
