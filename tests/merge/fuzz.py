@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickletools
 import re
 import struct
@@ -78,18 +79,15 @@ def samples(folder: Path, header: Header) -> list[Sample]:
     """Tiny valid files of both containers, about 4 kB each."""
     arch = replace(header.anchor.architecture, **SIZES)
     header = replace(header, anchor=replace(header.anchor, architecture=arch))
-    values = {name: torch.linspace(-1, 1, 24)[: shape[0] * shape[-1]].clone() for name, shape in _shapes(arch).items()}
-    values = {name: values[name][: torch.Size(s).numel()].reshape(s) for name, s in _shapes(arch).items()}
+    shapes = expert_tensors(arch, bias=True)
+    counted = torch.linspace(-1, 1, 24)  # as many as the largest has
+    values = {name: counted[: math.prod(shape)].reshape(shape) for name, shape in shapes.items()}
     found = []
     for suffix in (".pt", ".safetensors"):
         path = folder / f"x{suffix}"
         write_expert(path, header, values)
         found.append(Sample(suffix, path.read_bytes()))
     return found
-
-
-def _shapes(arch: Any) -> dict[str, tuple[int, ...]]:
-    return expert_tensors(arch, bias=True)
 
 
 # --- what is done to them
@@ -248,7 +246,7 @@ def values_changed(draw: Draw, sample: Sample) -> bytes:
     pattern = st.sampled_from(
         [0, 1, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0x80000000, 0x007FFFFF, 0x7F7FFFFF]
     )
-    count = torch.Size(info["shape"]).numel()
+    count = math.prod(info["shape"])
     words = draw(st.lists(pattern | st.integers(0, 2**32 - 1), min_size=count, max_size=count))
     new = struct.pack(f"<{count}I", *words)
     info["sha256"] = sha256(tensor_title(info["dtype"], info["shape"]) + new).hexdigest()
