@@ -117,7 +117,7 @@ def test_nothing_is_credited_for_padding(merged: Path) -> None:
 def test_low_precision_and_samples_sum_to_one_too(merged: Path) -> None:
     model = load(merged, dtype=torch.bfloat16)
     with attribute(model) as record:
-        x_BS = model.generate(X[:1], max_new_tokens=5, do_sample=True, num_return_sequences=4)
+        x_BS = model.generate(X[:1], min_new_tokens=5, max_new_tokens=5, do_sample=True, num_return_sequences=4)
     assert len(record.answers(x_BS, P)) == 4
     weights(record.answers(x_BS, P))
 
