@@ -133,6 +133,11 @@ def _by_domain(merged: Merged, anchor: Anchor, paths: Sequence[Path]) -> dict[st
             raise InputError(f"{path}: holds means only. Make it without --means-only.")
         if tuple(embedding.mean_LD.shape) != sizes:
             raise InputError(f"{path}: {tuple(embedding.mean_LD.shape)} layers and width, expected {sizes}.")
+        squares_L = embedding.second_LDD.diagonal(dim1=1, dim2=2).sum(-1)
+        if (embedding.mean_LD.pow(2).sum(-1) > squares_L * 1.001).any():
+            raise InputError(
+                f"{path}: means longer than its second moments allow: of no text. Ask its owner for another."
+            )
         found[embedding.domain] = embedding
     if missing := [name for name in merged.domains[1:] if name not in found]:
         raise InputError(

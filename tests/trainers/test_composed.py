@@ -101,11 +101,15 @@ def test_refusals_write_nothing(
     replace(read_embedding(news), second_LDD=None).write(means)
     foreign = tmp_path / "foreign.safetensors"
     replace(read_embedding(news), domain="law").write(foreign)
+    absurd = tmp_path / "absurd.safetensors"
+    moments = read_embedding(news)
+    replace(moments, mean_LD=moments.mean_LD * 1e30).write(absurd)
     for files, anchor, message in (
         ([math], small_anchor, "no embedding of news"),
         ([math, math], small_anchor, "a second embedding of math"),
         ([math, means], small_anchor, "means only"),
         ([math, foreign], small_anchor, "'law'"),
+        ([math, absurd], small_anchor, "of no text"),
         ([math, news], tiny_anchor, "the anchor that the experts were trained with"),
     ):
         assert call(main, model, *files, "--anchor", anchor, "-o", tmp_path / "new") == 1
