@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.merge import GB, Run, fitting, make, measured, merge, setting
+from benchmarks.merging import GB, Run, fitting, make, measured, merge, setting
 from benchmarks.merge_inputs import Sizes
 
 LLAMA = """

@@ -56,6 +56,10 @@ def test_the_floor_needs_typer_alone() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
+def test_no_benchmark_hides_a_room() -> None:
+    assert not {path.stem for path in (ROOT / "benchmarks").glob("*.py")} & set(ROOMS)  # its folder is first in sys.path
+
+
 def test_no_file_is_named_after_nothing_and_none_is_endless() -> None:
     for room in ROOMS:
         for path in (ROOT / room).rglob("*.py"):

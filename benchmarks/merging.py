@@ -1,10 +1,10 @@
 """How fast `flexo-merge` is beside `cp` and sha256 of the same bytes, what memory it takes, and when it starts.
 
-    python -m benchmarks.merge speed --work /dev/shm --gigabytes 1        (in memory: no disk)
-    python -m benchmarks.merge speed --work /tmp --gigabytes 8 --cold     (from disk to disk)
-    python -m benchmarks.merge speed --work /tmp --sizes 4096 11008 32 100352 3 --sparse --rounds 1
-    python -m benchmarks.merge memory --work /tmp --gigabytes 1 20 --experts 2 64 --sparse
-    python -m benchmarks.merge commands --work /tmp --gigabytes 4
+    python -m benchmarks.merging speed --work /dev/shm --gigabytes 1        (in memory: no disk)
+    python -m benchmarks.merging speed --work /tmp --gigabytes 8 --cold     (from disk to disk)
+    python -m benchmarks.merging speed --work /tmp --sizes 4096 11008 32 100352 3 --sparse --rounds 1
+    python -m benchmarks.merging memory --work /tmp --gigabytes 1 20 --experts 2 64 --sparse
+    python -m benchmarks.merging commands --work /tmp --gigabytes 4
 
 Everything is written under `--work` and deleted again. Speeds are ratios taken side by side: the ways alternate, and
 the median of the rounds' ratios counts. A merge is the whole command, start-up, planning and fsync of its output
