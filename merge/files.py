@@ -33,11 +33,12 @@ UNWRITABLE = (
 def new_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder that becomes `target` when the block ends without an exception.
 
-    Raises `InputError` at once if `target` is not free, and if the disk fills up or cannot be written on the way.
+    Raises `InputError` at once if `target` is not free or cannot be made, and if the disk fills up or cannot be written
+    on the way.
     """
     refuse_occupied(target)
     with _partial(target) as (partial, final):
-        partial.mkdir()
+        partial.mkdir()  # a place where nothing can be made is refused here, before the work
         yield partial
         for path in (*partial.rglob("*"), partial):
             _sync(path)
@@ -48,7 +49,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 def new_file(target: Path, replace: bool = False) -> Iterator[Path]:
     """Yields a path to write; the file there becomes `target` when the block ends without an exception.
 
-    Raises `InputError` at once if `target` exists and may not be replaced, and like `new_folder` on the way.
+    Raises `InputError` at once if `target` exists and may not be replaced, and as `new_folder` does.
     """
     with _os_refusals(target):
         if target.is_dir():
@@ -56,6 +57,8 @@ def new_file(target: Path, replace: bool = False) -> Iterator[Path]:
         if target.exists() and not replace:
             raise InputError(f"{target}: this file exists already. Choose another output or delete it first.")
     with _partial(target) as (partial, final):
+        partial.touch()  # refused here as well; who writes it may want to make it anew, with permissions of its own
+        partial.unlink()
         yield partial
         _sync(partial)
         partial.replace(final)
@@ -89,6 +92,8 @@ def sha256_file(path: Path) -> str:
 @contextmanager
 def _partial(target: Path) -> Iterator[tuple[Path, Path]]:
     """Yields the hidden neighbour and the target itself, links resolved; parents made for a failure go away again."""
+    if "\0" in str(target):
+        raise InputError(f"{str(target)!r}: a name with a zero byte in it, which no disk takes. Choose another output.")
     final = Path(os.path.realpath(target))
     partial = partial_of(final, os.getpid())
     with _os_refusals(target):
@@ -119,10 +124,16 @@ def _os_refusals(target: Path) -> Iterator[None]:
             raise InputError(
                 f"{target}: the disk is full. Nothing of it was kept; free some room or choose another disk."
             ) from error
-        if error.errno in UNWRITABLE:
+        if error.errno in UNWRITABLE or (error.errno == errno.ENOENT and _on_the_way(error.filename, target)):
             at = f", at {error.filename}" if error.filename else ""
             raise InputError(f"{target}: cannot be written ({error.strerror}{at}). Choose another output.") from error
         raise raised
+
+
+def _on_the_way(missing: str | None, target: Path) -> bool:
+    """Whether what is missing is a parent of `target` or its hidden neighbour: as in /proc, where none can be made."""
+    final = Path(os.path.realpath(target))
+    return missing is not None and Path(missing) in (*final.parents, partial_of(final, os.getpid()))
 
 
 def partial_of(target: Path, pid: int | str) -> Path:

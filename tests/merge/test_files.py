@@ -69,8 +69,9 @@ def test_occupied_outputs_are_refused(inside: Path) -> None:
         refuse_occupied(Path("full"))
     with pytest.raises(InputError, match="a file stands where"):
         refuse_occupied(Path("full/a"))
-    with pytest.raises(InputError, match=r"cannot be written .Not a directory"), new_folder(Path("full/a/b")):
-        pass
+    for new in (new_folder, new_file):
+        with pytest.raises(InputError, match=r"cannot be written .Not a directory"), new(Path("full/a/b")):
+            raise AssertionError("never begun")
     with pytest.raises(InputError, match="exists already"), new_file(Path("full/a")):
         pass
     with pytest.raises(InputError, match="a folder stands where"), new_file(Path("full"), replace=True):
@@ -84,7 +85,26 @@ def test_folders_that_nothing_can_be_renamed_to_are_refused(inside: Path, target
         raise AssertionError("never begun")
 
 
+@pytest.mark.parametrize("target", ["/proc/new", "/proc/new/deep", "/proc/self/new"])
+def test_a_place_where_nothing_can_be_made_is_refused_before_the_work(target: str) -> None:
+    for new in (new_folder, new_file):
+        with (
+            pytest.raises(InputError, match=rf"{target}: cannot be written .No such file.* at /proc"),
+            new(Path(target)),
+        ):
+            raise AssertionError("never begun")
+
+
+def test_what_else_is_missing_is_no_refusal_of_the_output(inside: Path) -> None:
+    with pytest.raises(FileNotFoundError), new_file(Path("file")):
+        Path("source").read_bytes()
+    assert listing(inside) == set()
+
+
 def test_a_name_that_no_disk_takes_is_refused(inside: Path) -> None:
+    for new in (new_folder, new_file):
+        with pytest.raises(InputError, match=r"'a.x00b': a name with a zero byte"), new(Path("a\0b")):
+            raise AssertionError("never begun")
     with pytest.raises(InputError, match="File name too long"), new_folder(Path("m" * 300)):
         pass
     with pytest.raises(InputError, match="File name too long"), new_file(Path("m" * 250)) as partial:
@@ -140,11 +160,9 @@ def test_a_disk_that_really_fills_up(small_disk: Path) -> None:
 
 def test_a_read_only_place_is_refused(small_disk: Path, tmp_path: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with (
-        pytest.raises(InputError, match=r"cannot be written .Read-only file system"),
-        new_folder(small_disk / "a/model"),
-    ):
-        pass
+    for new in (new_folder, new_file):
+        with pytest.raises(InputError, match=r"cannot be written .Read-only file system"), new(small_disk / "a/model"):
+            raise AssertionError("never begun")
     with pytest.raises(InputError, match="mount point"):
         refuse_occupied(small_disk)
 
