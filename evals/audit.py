@@ -85,8 +85,7 @@ def _opened(path: Path, anchor: Path) -> Audited:
     try:
         made = plan([path], anchor)
         (expert,) = made.experts
-        for name in expert.tensors:
-            expert.read(name)
+        expert.verify()
     except InputError as error:
         return Audited(str(path), "-", refusals=[str(error).removeprefix(f"{path}: ")])
     return Audited(str(path), expert.domain, warnings=[text.removeprefix(f"{path}: ") for text in made.warnings])

@@ -28,26 +28,27 @@ def all_finite(data: Bytes, dtype: str) -> bool:
     if dtype not in PATTERNS or not len(data):
         return True
     unsigned, signed, infinity = PATTERNS[dtype]
-    sign = 1 << (8 * np.dtype(unsigned).itemsize - 1)
+    lowest = np.iinfo(signed).min
     return bool(
         np.frombuffer(data, signed).max() < infinity  # the positive ones; as signed numbers the others are below zero
-        and np.frombuffer(data, unsigned).max() < infinity + sign
+        and np.frombuffer(data, unsigned).max() < infinity - lowest
     )
 
 
-def subnormal_share(data: Bytes, dtype: str) -> float:
-    """The share of values nearer to zero than a float32 can hold in full, and not zero. 0 for F16, computed in float32.
+def count_subnormal(data: Bytes, dtype: str) -> int:
+    """How many values are nearer to zero than a float32 can hold in full, and not zero.
 
-    Some processors take a hundred times as long for them; training leaves none.
+    None for F16, which is computed in float32. Quick where there are none, as good as always.
     """
     if dtype not in ("F32", "BF16") or not len(data):
-        return 0.0
+        return 0
     unsigned, signed, infinity = PATTERNS[dtype]
-    smallest = infinity // 0xFF  # the pattern of the smallest normal number
-    bits = np.frombuffer(data, unsigned)
-    lowest = np.iinfo(signed).min
-    count = np.count_nonzero(bits < smallest) + np.count_nonzero(np.frombuffer(data, signed) < lowest + smallest)
-    return float(count - np.count_nonzero(to_float32(data, dtype) == 0)) / len(bits) if count else 0.0
+    positive, negative = np.frombuffer(data, unsigned), np.frombuffer(data, signed)  # where each kind is the smallest
+    smallest, lowest = infinity // 0xFF, np.iinfo(signed).min  # the pattern of the smallest normal number, and of -0
+    if positive.min() >= smallest and negative.min() >= lowest + smallest:
+        return 0
+    small = np.count_nonzero(positive < smallest) + np.count_nonzero(negative < lowest + smallest)
+    return int(small - np.count_nonzero(positive == 0) - np.count_nonzero(negative == lowest))
 
 
 def to_float32(data: Bytes, dtype: str) -> Values:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from merge.anchor import Anchor, tokenizer_digest
-from merge.arithmetic import Values, all_finite, to_float32
+from merge.arithmetic import Values, to_float32
 from merge.checkpoint import Checkpoint
 from merge.console import Advance
 from merge.errors import CheckpointError
@@ -24,6 +24,7 @@ from merge.flexolmo import (
 )  # fmt: skip
 from merge.manifest import MANIFEST, read_manifest
 from merge.packed import Scheme, packed_tensors, scheme_of
+from merge.scan import Scan
 from merge.stored import Stored, combined_digest
 
 PUBLIC = {"domain": "public", "title": "the anchor's own feed-forward network"}
@@ -62,6 +63,9 @@ class Base(Protocol):
 
     def verify(self, advance: Advance) -> None:
         """The same as `check`, from all weights, for a plan that is shown and not carried out."""
+
+    def refuse_other(self, digest: str) -> None:
+        """The same as `check`, from the digest of all weights, for who knows it already."""
 
 
 class AnchorBase:
@@ -105,12 +109,12 @@ class AnchorBase:
         places = {name: name for name in anchor_tensors(self.architecture)}
         for n in range(self.architecture.num_hidden_layers):
             places |= {anchor_ffn(n, part): merged_ffn(n, 0, part) for part in FFN}
-        self._check_digest(combined_digest((name, read[place]) for name, place in places.items()))
+        self.refuse_other(combined_digest((name, read[place]) for name, place in places.items()))
 
     def verify(self, advance: Advance) -> None:
-        self._check_digest(self.checkpoint.digest(advance))
+        self.refuse_other(self.checkpoint.digest(advance))
 
-    def _check_digest(self, digest: str) -> None:
+    def refuse_other(self, digest: str) -> None:
         if digest != self.about["digest"]:
             raise CheckpointError(
                 f"{self.folder}: the anchor's digest is {digest[:12]}, the experts were trained against the anchor "
@@ -165,13 +169,9 @@ class MergedBase:
 
     def rows(self, n: int) -> Values:
         stored = self.tensor(merged_router(n))
-        if not self.trained and stored.sha256 not in (None, stored.digest()):
-            raise CheckpointError(
-                f"{stored.path}: {stored.name} does not match the sha256 in {MANIFEST}. Copy the folder again."
-            )
-        data = stored.read()
-        if not all_finite(data, stored.dtype):
-            raise CheckpointError(f"{stored.path}: {stored.name} holds NaN or infinite values.")
+        scan, data = Scan(stored.stated(None if self.trained else stored.sha256, CheckpointError)), stored.read()
+        scan.see(data)
+        scan.end()
         return to_float32(data, stored.dtype).reshape(stored.shape)
 
     def config(self, experts: int, top_k: int) -> dict[str, Any]:
@@ -182,3 +182,6 @@ class MergedBase:
 
     def verify(self, advance: Advance) -> None:
         """The manifest's digest was compared with the experts' headers; the anchor itself is not at hand."""
+
+    def refuse_other(self, digest: str) -> None:
+        """As in `verify`."""

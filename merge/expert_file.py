@@ -8,14 +8,13 @@ whatever is not exactly as specified is refused.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge.errors import ExpertFileError
-from merge.files import new_file
+from merge.files import CHUNK, new_file
 from merge.flexolmo import expert_tensors
 from merge.header import Header, TensorInfo, parse_header
 from merge.stored import Stored, read_table
@@ -55,23 +54,26 @@ class ExpertFile:
 
     def read(self, name: str) -> bytearray:
         """The bytes of one tensor, checked: sha256, no NaN or infinity, few subnormal. Raises `ExpertFileError`."""
-        from merge.arithmetic import all_finite, subnormal_share
+        from merge.scan import Scan
 
         stored = self.tensors[name]
-        data = stored.read()
-        if hashlib.sha256(stored.title + data).hexdigest() != stored.sha256:
-            raise ExpertFileError(
-                f"{self.path}: {name} does not match the sha256 in the header. The file was damaged or altered; "
-                "ask its owner for a new copy."
-            )
-        if not all_finite(data, stored.dtype):
-            raise _not_finite(self.path, name)
-        if (share := subnormal_share(data, stored.dtype)) > MAX_SUBNORMAL:
-            raise ExpertFileError(
-                f"{self.path}: {share:.0%} of {name} are subnormal numbers, below 1e-38, which training does not leave "
-                "and which slow some processors down. Ask its owner what they are."
-            )
+        scan, data = Scan(stored), stored.read()
+        scan.see(data)
+        scan.end()
         return data
+
+    def verify(self, advance: Callable[[float], None] = lambda _amount: None) -> None:
+        """Checks all tensors like `read`, in a small buffer; `advance` is told the bytes."""
+        from merge.scan import Scan
+
+        buffer = memoryview(bytearray(CHUNK))
+        with self.path.open("rb") as file:
+            for stored in self.tensors.values():
+                scan = Scan(stored)
+                for _, view in stored.chunks(file.fileno(), buffer):
+                    scan.see(view)
+                    advance(len(view))
+                scan.end()
 
     def values(self, name: str) -> Values:
         """One tensor in float32 [n], checked like `read`."""
@@ -112,16 +114,12 @@ def write_expert(
     """
     import torch
 
-    from merge.tensors import dtype_name, save_tensors, tensor_digest
+    from merge.tensors import dtype_name, save_tensors
 
     for name, tensor in tensors.items():
         _check_dtype(path, name, dtype_name(tensor), stated=dtype_name(tensor))
-        if not tensor.isfinite().all():
-            raise _not_finite(path, name)
     owned = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(tensors.items())}
-    header = header.with_tensors(
-        {name: TensorInfo(dtype_name(t), tuple(t.shape), tensor_digest(t)) for name, t in owned.items()}
-    )
+    header = header.with_tensors({name: _info(path, name, tensor) for name, tensor in owned.items()})
     text = header.to_json()
     parse_header(text, str(path))  # what we refuse to read we do not write
     _check_table(path, header, {name: tuple(tensor.shape) for name, tensor in owned.items()})
@@ -186,7 +184,7 @@ def _opened(path: Path, header: Header, tensors: Mapping[str, Stored]) -> Expert
     return ExpertFile(
         path,
         header,
-        {name: stored.stated(header.tensors[name].sha256, ExpertFileError) for name, stored in tensors.items()},
+        {name: _stated(stored, header.tensors[name].sha256) for name, stored in tensors.items()},
     )
 
 
@@ -237,8 +235,19 @@ def _check_dtype(path: Path, name: str, dtype: str, stated: str) -> None:
         )
 
 
-def _not_finite(path: Path, name: str) -> ExpertFileError:
-    return ExpertFileError(f"{path}: {name} holds NaN or infinite values. The training that made it failed.")
+def _info(path: Path, name: str, tensor: torch.Tensor) -> TensorInfo:
+    """The table's entry of a tensor in memory; raises `ExpertFileError` for values that `read` would refuse."""
+    from merge.scan import Scan
+    from merge.tensors import dtype_name, tensor_bytes
+
+    dtype, shape = dtype_name(tensor), tuple(tensor.shape)
+    scan = Scan(_stated(Stored(path, name, dtype, shape, 0, tensor.nbytes), None))
+    scan.see(tensor_bytes(tensor))
+    return TensorInfo(dtype, shape, scan.end())
+
+
+def _stated(stored: Stored, sha256: str | None) -> Stored:
+    return stored.stated(sha256, ExpertFileError, MAX_SUBNORMAL)
 
 
 def _check_file_size(expert: ExpertFile) -> None:

@@ -6,7 +6,6 @@ who else is in the model, and quantising and leaving may come in either order.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from dataclasses import replace
 from functools import partial
@@ -14,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from merge.arithmetic import all_finite, rounded, to_float32
+from merge.arithmetic import rounded, to_float32
 from merge.assemble import Plan
 from merge.base import MergedBase
 from merge.errors import CheckpointError
 from merge.flexolmo import merged_tensors
 from merge.packed import PARTS, Scheme, packed_tensors, scheme_for
 from merge.rearrange import replan
+from merge.scan import Scan
 from merge.stored import FLOATS, Stored
 from merge.stream import Piece
 
@@ -74,13 +74,12 @@ class _Weight:
             return self.made.pop(part)
 
     def make(self) -> dict[str, bytes]:
-        source, data = self.source, self.source.read()
-        if source.sha256 not in (None, hashlib.sha256(source.title + data).hexdigest()):
-            raise source.refusal(
-                f"{source.path}: {source.name} does not match the sha256 in the manifest. Copy the folder again."
-            )
-        if source.dtype not in FLOATS or not all_finite(data, source.dtype):
-            raise source.refusal(f"{source.path}: {source.name} holds values that are not finite numbers.")
+        source = self.source
+        if source.dtype not in FLOATS:
+            raise source.refusal(f"{source.path}: {source.name} has dtype {source.dtype}, expected floating point.")
+        scan, data = Scan(source), source.read()
+        scan.see(data)
+        scan.end()
         rows, columns = source.shape
         line, step = source.nbytes // rows, max(1, AT_ONCE // columns)
         packed, scales = bytearray(), bytearray()

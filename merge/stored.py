@@ -41,14 +41,15 @@ class Stored:
     nbytes: int
     sha256: str | None = None  # over `title` and the bytes, as somebody states it; None if nobody does
     refusal: type[InputError] = CheckpointError  # how damage is reported
+    most_subnormal: float = 1.0  # share of subnormal numbers beyond which it is refused, see `scan`
 
     @property
     def title(self) -> bytes:
         """The line with which the digest of a tensor begins."""
         return tensor_title(self.dtype, self.shape)
 
-    def stated(self, sha256: str | None, refusal: type[InputError]) -> Stored:
-        return replace(self, sha256=sha256, refusal=refusal)
+    def stated(self, sha256: str | None, refusal: type[InputError], most_subnormal: float = 1.0) -> Stored:
+        return replace(self, sha256=sha256, refusal=refusal, most_subnormal=most_subnormal)
 
     def read(self) -> bytearray:
         """All values, as they lie there."""

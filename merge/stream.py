@@ -1,7 +1,7 @@
 """Writing a model folder from places in other files: headers first, then every tensor straight to its place.
 
 Where every byte goes is known before the first is written, so several tensors travel at once, each through one small
-buffer: read, hashed, looked through for NaN and infinity, and written, while other cores do the same with the next.
+buffer: read, hashed, looked through as `scan` says, and written, while other cores do the same with the next.
 What is hashed is what is written. Without checks, the kernel copies and no byte passes through this process.
 """
 
@@ -23,6 +23,7 @@ from merge.arithmetic import all_finite, rounded, to_float32
 from merge.checkpoint import write_json
 from merge.errors import InputError
 from merge.files import CHUNK
+from merge.scan import Scan
 from merge.stored import DTYPES, FLOATS, Stored, table_bytes, tensor_title
 
 INDEX = "model.safetensors.index.json"
@@ -84,13 +85,13 @@ def write_pieces(
         pieces: the tensors in the order in which they lie in the files.
         max_shard_size: bytes of tensors per file; a larger tensor gets a file of its own.
         advance: told the number of bytes as they are written, from several threads.
-        verify: compare each source with the sha256 that is stated for it, and refuse NaN and infinity.
+        verify: compare each source with the sha256 that is stated for it, and refuse values as `Scan` does.
 
     Returns:
         The digests, empty without `verify`.
 
     Raises:
-        InputError: the refusal of a source whose bytes are not what was stated, or not finite.
+        InputError: the refusal of a source whose bytes are not what was stated, or whose values `Scan` refuses.
     """
     shards = shards_of(pieces, max_shard_size)
     names = [
@@ -175,31 +176,20 @@ class _Copier:
                 self.put(output, view, at + begin)
 
     def through_memory(self, piece: Piece, source: Stored, output: int, at: int) -> None:
-        read, written = hashlib.sha256(source.title), hashlib.sha256(_title(piece))
+        scan, written = Scan(source), hashlib.sha256(_title(piece))
         same = not piece.converts
         begin = 0
         for _, view in source.chunks(self.inputs[source.path], self.buffer(), 0):
             if self.verify:
-                read.update(view)
-                if not all_finite(view, source.dtype):
-                    raise source.refusal(
-                        f"{source.path}: {source.name} holds NaN or infinite values. The training that made it failed."
-                    )
+                scan.see(view)
             out = view if same else memoryview(_converted(source, view, piece.dtype))
             if self.verify and not same:
                 written.update(out)
             self.put(output, out, at + begin)
             begin += len(out)
-        if not self.verify:
-            return
-        digest = read.hexdigest()
-        if source.sha256 not in (None, digest):
-            raise source.refusal(
-                f"{source.path}: {source.name} does not match the sha256 that was stated for it. The file was damaged "
-                "or altered; ask its owner for a new copy."
-            )
-        self.digests.read[piece.name] = digest
-        self.digests.written[piece.name] = digest if same else written.hexdigest()
+        if self.verify:
+            digest = self.digests.read[piece.name] = scan.end()
+            self.digests.written[piece.name] = digest if same else written.hexdigest()
 
     def by_kernel(self, source: Stored, output: int, at: int) -> int:
         """Lets the kernel copy; returns the bytes copied, fewer than all where it cannot."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from merge.anchor import about, open_anchor
 from merge.assemble import execute, plan
 from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import open_expert, write_expert
-from merge.flexolmo import FFN
+from merge.flexolmo import FFN, expert_ffn
 from merge.manifest import read_manifest
 from merge.rearrange import replan
 from tests.merge.tiny import expert_header, expert_values
@@ -415,8 +415,6 @@ def test_experts_of_another_anchor_are_refused_with_the_reason(
 def test_other_weights_or_another_tokenizer_of_the_same_size_are_refused(
     tiny_anchor: Path, make_expert: Make, tmp_path: Path
 ) -> None:
-    from safetensors.torch import save_file
-
     path = make_expert("math")
     anchor = tmp_path / "anchor"
     shutil.copytree(tiny_anchor, anchor)
@@ -485,6 +483,36 @@ def test_damage_is_found_on_the_way_and_nothing_stays(tiny_anchor: Path, make_ex
     with pytest.raises(ExpertFileError, match=r"layers\.2\.down_proj\.weight does not match the sha256"):
         execute(made, tmp_path / "new" / "m")
     assert listing(tmp_path) == {"in"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_flood_of_subnormal_numbers_is_refused_on_the_way_and_a_few_are_not(
+    make_anchor: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """More than a hundredth of an expert's weight; the anchor is the coordinator's own."""
+    folder = make_anchor(dtype=dtype)
+    anchor, name = open_anchor(folder), expert_ffn(1, "up_proj")
+    values = expert_values("math", anchor)
+    tensors = weights(folder)
+    tensors["model.embed_tokens.weight"][:] = 1e-40
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    anchor = open_anchor(folder)
+    for count, taken in ((15, True), (16, False)):  # of 1536
+        flooded = values[name].clone()
+        flooded.view(-1)[:100] = 0  # no subnormal numbers
+        flooded.view(-1)[100 : 100 + count] = -1e-40
+        path = tmp_path / f"{count}.pt"
+        with monkeypatch.context() as patch:
+            patch.setattr("merge.expert_file.MAX_SUBNORMAL", 1.0)
+            write_expert(path, expert_header("math", anchor), values | {name: flooded})
+        if taken:
+            execute(plan([path]), tmp_path / "m")
+            continue
+        with pytest.raises(ExpertFileError, match=rf"{path}: 1% of {name} are subnormal numbers"):
+            execute(plan([path]), tmp_path / "new" / "m")
+        with pytest.raises(ExpertFileError, match=r"1% of .* are subnormal numbers"):
+            write_expert(path, expert_header("math", anchor), values | {name: flooded}, replace=True)
+    assert listing(tmp_path) == {"15.pt", "16.pt", "m"}
 
 
 def test_an_occupied_output_is_refused_before_anything_is_read(make_expert: Make, tmp_path: Path) -> None:

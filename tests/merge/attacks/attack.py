@@ -12,6 +12,7 @@ import torch
 
 from merge.anchor import Anchor
 from merge.expert_file import write_expert
+from merge.tensors import tensor_digest
 from tests.merge.tiny import expert_header, expert_values
 from tests.merge.tools import rewrite_zip
 
@@ -53,8 +54,11 @@ class Forge:
         self.save(path, self.content | {"header": text})
 
     def with_tensor(self, path: Path, name: str, tensor: torch.Tensor) -> None:
-        """The good file with another tensor, and the right sha256 for it."""
-        write_expert(path, self.header, self.values | {name: tensor})
+        """The good file with another tensor, and the right sha256 for it. The writer would refuse some of them."""
+        header = json.loads(self.content["header"])
+        header["tensors"][name]["sha256"] = tensor_digest(tensor)
+        tensors = self.content["tensors"] | {name: tensor}
+        self.save(path, self.content | {"tensors": tensors, "header": json.dumps(header)})
 
     def with_program(self, path: Path, program: bytes) -> None:
         """The good file with another pickle."""
