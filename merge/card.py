@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from merge.header import DOMAIN
+
 
 def model_card(manifest: dict[str, Any], name: str) -> str:
     """Markdown with a metadata header, from the manifest of a merge."""
@@ -39,7 +41,7 @@ print(pipeline("text-generation", "{name}")("The", max_new_tokens=40)[0]["genera
 
 `echo "The" | flexo-generate {name}/` puts the end-of-text token before the prompt, as before each document in training;
 `--experts public,{experts[-1]["domain"]}` uses only these experts, `--attribution` shows which expert made which token.
-"""
+{_leaving(manifest, name)}"""
 
 
 def _quantised(manifest: dict[str, Any]) -> str:
@@ -67,9 +69,36 @@ def _trained(manifest: dict[str, Any]) -> str:
             "The experts were trained apart from each other; no training and no data went into putting them together."
         )
     return (
-        "The router rows were trained after the merge, on public text and public proxies of the domains; nothing else "
-        "was. `manifest.json` says how much."
+        f"The experts were trained apart from each other, and then the router was trained on {_read(router)}; nothing "
+        "else was."
     )
+
+
+def _read(router: dict[str, Any]) -> str:
+    """What a router was trained on; a manifest from elsewhere may say less, or anything."""
+    try:
+        parts = [f"{text['share']:.0%} {name}" for name, text in router["text"].items() if DOMAIN.fullmatch(name)]
+        return f"{router['tokens']:,} tokens of public text, {', '.join(parts)} (documents like a domain's)"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return "public text"
+
+
+def _leaving(manifest: dict[str, Any], name: str) -> str:
+    """What is left of an expert that leaves: of merged expert files only, where nothing else has seen it."""
+    experts = manifest["experts"]
+    if len(experts) < 3 or not manifest.get("tensors") or not all("file" in expert for expert in experts[1:]):
+        return ""
+    exactly = (
+        "without its weights and its row. The rows that stay were made with it there: they are not those of a model "
+        "that never had it."
+        if manifest.get("router_training")
+        else "to the byte as if it had never been merged."
+    )
+    return f"""
+## Leaving
+
+`flexo-optout {name}/ --drop {experts[-1]["domain"]} -o smaller/` writes the model without an expert, {exactly}
+"""
 
 
 def _row(expert: dict[str, Any]) -> str:

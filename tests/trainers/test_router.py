@@ -95,7 +95,9 @@ def test_rows_learn_the_mix_and_nothing_else_moves(retrain: TrainRouter, misrout
     assert set(about["text"]) == {"public", "math", "code"} and about["private_text"] is False
     assert about["text"]["math"]["documents"] == 200 and about["text"]["public"]["share"] == pytest.approx(1 / 3)
     assert about["tokens"] == 32 * 8 * 40
-    assert "router rows were trained after the merge" in (result.path / "README.md").read_text()
+    card = (result.path / "README.md").read_text()
+    assert "then the router was trained on 10,240 tokens of public text, 33% public, 33% math, 33% code" in card
+    assert f"flexo-optout {result.path.name}/ --drop code" in card and "The rows that stay were made with it" in card
     assert not (result.path.with_name("rt.run") / "last.ckpt").exists()
     AutoModelForCausalLM.from_pretrained(result.path)
 
