@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
         model_path=read(cfg, "merged", Path),
         output=read(cfg, "output", Path),
         public_path=read(cfg, "data.public", Path),
-        proxies={str(name): read(cfg, f"proxies.{name}", Path) for name in cfg.proxies},
+        proxies=read(cfg, "proxies", dict[str, Path]),
         data=read(cfg, "data", DataOptions, apart=("public",)),
         router=read(cfg, "router", RouterOptions),
         optimizer=read(cfg, "optimizer", OptimizerOptions),

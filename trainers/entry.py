@@ -9,14 +9,15 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import fields
+from contextlib import nullcontext, suppress
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -56,6 +57,7 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours to write
     with refusals():
         try:
+            _refuse_choices_that_are_no_names(sys.argv[1:])
             decorated()
         except (HydraException, OmegaConfBaseException) as error:
             if shown == "1":
@@ -82,7 +84,8 @@ def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ())
     except OmegaConfBaseException as error:
         raise InputError(f"{name}: {str(error).splitlines()[0]}.") from None
     if isinstance(value, dict):
-        value = {key: part for key, part in value.items() if key not in apart}
+        value = {str(key): part for key, part in value.items() if key not in apart}
+    if isinstance(value, dict) and is_dataclass(kind):
         known = [field.name for field in fields(cast(Any, kind))]
         if unknown := sorted(value.keys() - set(known)):
             at = ".".join(filter(None, [name, unknown[0]]))
@@ -92,7 +95,27 @@ def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ())
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(filter(None, [name, *map(str, first["loc"])]))
-        raise InputError(f"{at}: {first['input']!r} does not fit. {first['msg']}.") from None
+        raise InputError(f"{at}: {first['input']!r} does not fit. {first['msg']}.{_quoted(first, at)}") from None
+
+
+def _quoted(error: Any, at: str) -> str:
+    """How to write a name that Hydra took for a number or a truth. What `007` or `1e5` was cannot be told any more."""
+    if error["type"] not in ("string_type", "path_type") or not isinstance(error["input"], int | float):
+        return ""
+    return f""" A name that looks like a number, or like true, needs quotes within quotes: "{at}='...'"."""
+
+
+def _refuse_choices_that_are_no_names(arguments: Sequence[str]) -> None:
+    """Refuses `+domain=2024`: where Hydra expects the name of a file, a number ends in a traceback of its own."""
+    for argument in arguments:
+        found = re.fullmatch(r"\+{0,2}([a-z_/]+)=(.+)", argument)
+        if not found or not (config_dir() / found[1]).is_dir():
+            continue
+        group, choices = found[1], sorted(path.stem for path in (config_dir() / found[1]).glob("*.yaml"))
+        for name in found[2].strip("[]").split(","):
+            with suppress(OverrideParseException):  # which Hydra explains
+                if not isinstance(OverridesParser.create().parse_override(f"x={name}").value(), str):
+                    raise InputError(f"{group}={name}: there is no such {group}. {_nearest(name, choices)}".rstrip())
 
 
 def _missing(part: Any, path: str = "") -> Iterator[str]:

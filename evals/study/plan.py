@@ -23,6 +23,7 @@ from evals.study.recipe import Recipe, Study
 CACHE = "cache"
 CORPORA = "corpora"
 PUBLIC = "public"
+NO_TEXT = ("null", "true", "false", "nan", "inf")  # words that Hydra takes for something else
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class _Seed:
             other = place.domains[(place.domains.index(domain) + 1) % len(place.domains)]
             files[0] = "domain.train=null"
             files.append(_mixture((domain, other), (1 - overlap, overlap)))
-        return ["+domain=local", f"domain.name={domain}", *files]
+        return ["+domain=local", _name(domain), *files]
 
     def _whole(self, name: str, recipe: Recipe) -> Iterator[Step]:
         """From parts to one model, and its router trained afterwards."""
@@ -175,7 +176,7 @@ class _Seed:
                 rows = ("--rows", needs[-1])
             command = ("flexo-btx", *parts, "-o", before, *anchor, *rows, *recipe.btx)
         elif recipe.pooled is not None:
-            text = ("+domain=local", f"domain.name={name}", "domain.train=null", _mixture(self.place.domains))
+            text = ("+domain=local", _name(name), "domain.train=null", _mixture(self.place.domains))
             options = (f"anchor.path={self.anchor}", f"output={before}", *self.shared, *self.study.train)
             match = f"model.match=[{','.join(parts)}]"
             command = ("train_expert", *text, *options, "model=mixture", match, *recipe.pooled)
@@ -216,6 +217,12 @@ class _Seed:
             options += ["--active", ",".join(map(str, active))]
         command = ("flexo-eval", *named, *options, *self.study.measure, *recipe.measure)
         return Step(output, command, (self.anchor, *models.values()), name, measures=True)
+
+
+def _name(domain: str) -> str:
+    """A domain's name as a setting; 2024 or 1e5 without quotes would be numbers there."""
+    quote = "" if domain.isalpha() and domain not in NO_TEXT else "'"
+    return f"domain.name={quote}{domain}{quote}"
 
 
 def _mixture(domains: Sequence[str], weights: Sequence[float] | None = None) -> str:

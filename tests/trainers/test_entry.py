@@ -61,6 +61,10 @@ DOMAINS = "There are: academic, code, creative, educational, local, math, news, 
     ("arguments", "message"),
     [
         (["+domain=mth"], f"domain=mth: there is no such domain. Did you mean 'math'? {DOMAINS}"),
+        (["+domain=2024"], f"domain=2024: there is no such domain. {DOMAINS}"),
+        (["-m", "+domain=math,1e5"], f"domain=1e5: there is no such domain. {DOMAINS}"),
+        (["+domain=[2024]"], f"domain=2024: there is no such domain. {DOMAINS}"),
+        (["+domain=math", "debug=null"], "debug=null: there is no such debug. There are: fast."),
         (["domain=math"], f"domain: nothing is chosen yet, so it takes a plus: +domain=CHOICE. {DOMAINS}"),
         (["+domain=math", "optimzer.lr=1"], "optimzer.lr: there is no such setting. Did you mean 'optimizer.lr'? See "),
         (["+domain=math", "data.tokns=1"], "data.tokns: there is no such setting. Did you mean 'data.tokens'? See "),
@@ -129,6 +133,10 @@ def test_settings_become_what_the_code_works_with() -> None:
             r"model\.router_init: 'lucky' does not fit.*'mean'",
         ),
         ({"seed": "x"}, "seed", int, r"seed: 'x' does not fit"),
+        ({"domain": {"name": 2024}}, "domain", Domain, r"""name: 2024 does not fit.* quotes: "domain.name='...'"\.$"""),
+        ({"domain": {"train": 1e5}}, "domain", Domain, r"""train: 100000.0 does not.*: "domain.train='...'"\.$"""),
+        ({"domain": {"name": True}}, "domain", Domain, r"name: True does not fit.*quotes within quotes"),
+        ({"proxies": 5}, "proxies", dict[str, Path], r"proxies: 5 does not fit"),
     ],
 )
 def test_a_value_of_another_type_is_named(changes: dict[str, object], name: str, kind: type, message: str) -> None:
@@ -144,6 +152,16 @@ def test_help_shows_examples_groups_and_settings(script: str, tmp_path: Path) ->
     for part in (f"python {script}.py", "logger: csv, none, tensorboard, wandb", "tokens:", "batch_size: 8"):
         assert part in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_looks_like_a_number_goes_in_quotes(command: Callable[..., list[DictConfig]]) -> None:
+    (job,) = command("train_expert", "+domain=local", "domain.name='007'", "domain.train=x.jsonl")
+    assert (read(job, "domain", Domain).name, job.output) == ("007", "experts/007.pt")
+    jobs = command("train_expert", "-m", "+domain=local", "domain.name='2024','1e5'", "domain.train=x.jsonl")
+    assert [read(job, "domain", Domain).name for job in jobs] == ["2024", "1e5"]
+    for proxies in ("+proxies={2024:a.jsonl}", "+proxies.2024=a.jsonl"):
+        (job,) = command("train_router", proxies)
+        assert read(job, "proxies", dict[str, Path]) == {"2024": Path("a.jsonl")}
 
 
 def test_a_router_run_is_told_by_plain_names(command: Callable[..., list[DictConfig]]) -> None:

@@ -34,7 +34,7 @@ APPS = {
     "flexo-merge": merge_app, "flexo-soup": soup_app, "flexo-btx": btx_app, "flexo-embed": embed_app,
     "flexo-data": data_app, "flexo-eval": eval_app, "flexo-fit-router": fit_app,
 }  # fmt: skip
-DOMAINS = ("math", "code-2", "3news_")
+DOMAINS = ("math", "code-2", "2024")
 FILES = {f"{name}/{part}": f"corpora/{name}/{part}.jsonl.gz" for name in DOMAINS for part in ("train", "test")}
 PLACE = Place(DOMAINS, FILES | {"math/valid": "corpora/math/valid.jsonl"})
 
@@ -54,10 +54,10 @@ def understood(step: Step) -> None:
     assert str(read(cfg, "output", Path)) == step.makes
     if program == "train_router":
         read(cfg, "router", RouterOptions)
-        assert set(cfg.proxies) in ({*DOMAINS}, set())
+        assert read(cfg, "proxies", dict[str, Path]).keys() in ({*DOMAINS}, set())
     if program == "train_expert":
         domain = read(cfg, "domain", Domain)
-        assert (domain.train is None) == (cfg.data.mixture is not None)
+        assert (domain.train is None) == (cfg.data.mixture is not None) and isinstance(domain.name, str)
         whole = cfg.model.kind != "paired"
         read(cfg, "model", WholeOptions if whole else PairOptions, apart=() if whole else ("kind",))
 
