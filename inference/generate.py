@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from inference.attribution import attribute
 from inference.page import page
 from inference.prompt import encode_prompt
 from inference.report import Report, token_texts
 from inference.select import select_experts
-from inference.terminal import ColourStreamer, print_shares
+from inference.terminal import ColourStreamer, PlainStreamer, print_shares
 from merge.errors import InputError
 from merge.files import new_file
 
@@ -73,7 +73,7 @@ def continue_prompt(
         if experts is not None:
             stack.enter_context(select_experts(model, experts))
         partials = [stack.enter_context(new_file(path)) for path in files]  # refused before the work, not after it
-        streamer: Any = TextStreamer(tokenizer, skip_prompt=False, skip_special_tokens=True)
+        streamer: Any = PlainStreamer(tokenizer)
         record = stack.enter_context(attribute(model)) if coloured or files else None
         if coloured and record:
             streamer = ColourStreamer(tokenizer, prompt, record)

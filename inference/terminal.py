@@ -1,17 +1,31 @@
-"""An attributed answer in a terminal: text in the colour of each token's leading expert, and the shares below it."""
+"""An answer in a terminal: made harmless, and where it is attributed in the colours of experts, the shares below it."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 from rich.console import Console
+from transformers import TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from inference.attribution import Answer, Attribution
 from inference.report import TokenText, colour, ranked, visible
 
 BAR = 20
+
+
+class PlainStreamer(TextStreamer):
+    """Prints prompt and text as they are made: to a terminal with control characters shown, for a model may have been
+    taught to steer it; to a file or another program every character as it is.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer, skip_prompt=False, skip_special_tokens=True)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        super().on_finalized_text(visible(text) if sys.stdout.isatty() else text, stream_end)
 
 
 class ColourStreamer(BaseStreamer):

@@ -13,7 +13,7 @@ import torch
 from inference.attribution import Answer, Expert
 from inference.page import page
 from inference.report import PALETTE, Report, colour, token_texts, visible
-from inference.terminal import ColourStreamer, print_shares
+from inference.terminal import ColourStreamer, PlainStreamer, print_shares
 
 ATTACK = "<script>alert(1)</script>\"'&\x1b[31m\x9b2J\x00\u202ecba"
 EXPERTS = [
@@ -136,6 +136,21 @@ def test_text_is_coloured_where_there_are_colours(force: str, monkeypatch: pytes
     found = out.getvalue()
     assert f"\x1b[38;2;{';'.join(map(str, PALETTE[0]))}m" in found and made.calls == 6
     assert found.replace("\x1b[0m", "").count("\x1b") == 5 and "\x1b[2J" not in found
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_gets_plain_text_harmless_and_a_pipe_as_it_is(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stdout", out)
+    tokenizer: Any = Bytes()
+    streamer = PlainStreamer(tokenizer)
+    for token in torch.tensor([*"the\tcafé\n\x1b[2J \r\x9b2J".encode(), 256]).split(1):
+        streamer.put(token)
+    streamer.end()
+    assert out.getvalue() == ("the\tcafé\n\\x1b[2J \\r\\x9b2J\n" if terminal else "the\tcafé\n\x1b[2J \r\x9b2J\n")
 
 
 def test_tokens_that_end_within_a_character_wait_for_it() -> None:
