@@ -86,7 +86,7 @@ def measure_all(
         seed: a label of the results.
     """
     with progress("reading models", sum(model.nbytes for model in given)) as advance:
-        bench = Bench(shelf, {model.name: model.digest(advance) for model in given}, length)
+        bench = Bench(shelf, shelf.digests(given, advance), length)
     rows = rows_of(given, bench, asked)
     if btm is not None:
         rows.append(ensemble_row(given, bench, btm))

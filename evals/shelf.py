@@ -96,12 +96,11 @@ class Given:
         """What `digest` reads."""
         return self.path.stat().st_size if self.kind == "pair" else Checkpoint(self.path).nbytes
 
-    def digest(self, advance: Callable[[float], None]) -> str:
-        """Over everything that its figures depend on, as far as it lies in its own files."""
+    def digest(self, weights: Callable[[Path], str]) -> str:
+        """Over all that its figures depend on, as far as its own files tell. `weights` reads those of a folder."""
         if self.kind == "pair":
-            advance(self.nbytes)
             return sha256_file(self.path)
-        parts = [Checkpoint(self.path).digest(advance), self.config, self.experts]
+        parts = [weights(self.path), self.config, self.experts]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -149,12 +148,28 @@ def read_given(arguments: Sequence[str], anchor: Path | None) -> list[Given]:
 
 
 class Shelf:
-    """Holds loaded models: those of the last call stay, others are let go."""
+    """Holds loaded models: those of the last call stay, others are let go. Digests of folders stay, too."""
 
     def __init__(self, folder: Path, dtype: str, device: str) -> None:
         """`folder` is for merges of expert files, and is empty; use `new_shelf`."""
         self.folder, self.dtype, self.device = folder, dtype, device
         self._held: dict[Path, PreTrainedModel] = {}
+        self._weights: dict[Path, str] = {}
+
+    def digests(self, given: Sequence[Given], advance: Callable[[float], None]) -> dict[str, str]:
+        """Name -> digest; `advance` is told the bytes read. The anchor's is kept for the merges of its expert files."""
+        found = {}
+        for model in given:
+            found[model.name] = model.digest(lambda folder: self.weights(folder, advance))
+            if model.kind == "pair":
+                advance(model.nbytes)
+        return found
+
+    def weights(self, folder: Path, advance: Callable[[float], None] = lambda _amount: None) -> str:
+        """The digest of a folder's weights, read once."""
+        if folder.resolve() not in self._weights:
+            self._weights[folder.resolve()] = Checkpoint(folder).digest(advance)
+        return self._weights[folder.resolve()]
 
     def models(self, folders: Sequence[Path]) -> list[PreTrainedModel]:
         """Loads what is not there yet."""
@@ -168,11 +183,14 @@ class Shelf:
         return [self._held[path] for path in folders]
 
     def merged(self, made: Plan) -> PreTrainedModel:
-        """The model that a merge gives."""
+        """The model that a merge gives. Every file of it is checked, the anchor not once more for each expert."""
         names = "".join(f"{expert.path.resolve()}\n" for expert in made.experts)
         folder = self.folder / hashlib.sha256(names.encode()).hexdigest()[:16]
         if folder not in self._held:
-            execute(made, folder)
+            made.base.refuse_other(self.weights(made.base.folder))
+            for expert in made.experts:
+                expert.verify()
+            execute(made, folder, verify=False)
         return self.models([folder])[0]
 
 

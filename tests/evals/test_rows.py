@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from evals.cells import Reading, measure_all, read_domains
 from evals.classifier import learn_pooled, measure_chosen
@@ -17,7 +19,9 @@ from evals.results import Results
 from evals.rows import Asked
 from evals.shelf import new_shelf, read_given
 from inference.select import select_experts
+from merge.checkpoint import Checkpoint
 from merge.errors import InputError
+from merge.expert_file import open_expert
 from tests.flexmix.text import TEXTS, write_jsonl
 from tests.inference.models import load, merge_domains
 
@@ -67,6 +71,33 @@ def test_variants_are_models_of_their_own(
     assert found.anchor == found.models[0]
     worst = found.worst("m")
     assert worst is not None and worst[1] == max(found.bits("m", d) / found.bits("anchor", d) - 1 for d in texts)
+
+
+def test_an_anchor_is_read_once_for_all_its_experts_and_every_file_is_checked(
+    tiny_anchor: Path, corpora: Path, make_expert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [make_expert(name, path=tmp_path / f"{name}.pt") for name in ("math", "news", "code")]
+    read: list[Path] = []
+    whole = Checkpoint.digest
+    monkeypatch.setattr(Checkpoint, "digest", lambda self, *told: (read.append(self.folder), whole(self, *told))[1])
+    monkeypatch.setattr("merge.stream.Scan", lambda *_: pytest.fail("the merge reads what was read before"))
+    assert len(results_of([str(path) for path in files], corpora, tiny_anchor).models) == 4
+    assert read == [tiny_anchor]
+    data = bytearray(files[1].read_bytes())
+    needle = open_expert(files[1]).tensor("layers.2.down_proj.weight").numpy().tobytes()
+    data[data.index(needle)] ^= 1
+    files[1].write_bytes(data)
+    with pytest.raises(InputError, match=r"news\.pt: layers\.2\.down_proj\.weight does not match the sha256"):
+        results_of([str(path) for path in files], corpora, tiny_anchor)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_anchor, other)
+    save_file(
+        {name: tensor + 1e-3 * ("norm" in name) for name, tensor in load_file(other / "model.safetensors").items()},
+        other / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(InputError, match=r"other: the anchor's digest is \w+, the experts were trained against"):
+        results_of([str(files[0])], corpora, other)
 
 
 def test_ensembles_classifiers_and_mixed_text(
