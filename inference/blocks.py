@@ -9,10 +9,11 @@ B sequences, T positions, N = B T tokens, D hidden size, E experts of the model,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from merge.errors import InputError
 
@@ -72,37 +73,58 @@ class RowsBlock(SelectedBlock):
 
 
 class SequencesBlock(SelectedBlock):
-    """A selection for each sequence: rows that it may not use are out before the softmax, their experts never run.
+    """A selection for each sequence: those of one selection choose among its rows, as if they were the whole batch.
 
-    A sequence with fewer than K experts fills its places with one of its own, at weight 0.
+    A router product over more rows would round otherwise, and differ from a smaller model's by more than batching does.
+    The rows of every selection meet all tokens, and what they say of other sequences is dropped: against the experts a
+    router costs nothing, and so products have the shape that they have when one selection holds for the batch.
 
     Args:
         choices: the selected experts of each sequence.
         top_k: active experts, at most; a sequence has as many as its selection allows.
     """
 
-    allowed: torch.Tensor
-    spare: torch.Tensor
-
     def __init__(self, block: Any, choices: Sequence[Sequence[int]], top_k: int) -> None:
         super().__init__(block, len(choices))
-        self.top_k = top_k
-        allowed_BE = torch.zeros(len(choices), block.gate.num_experts, dtype=torch.bool)
-        for sequence, choice in enumerate(choices):
-            allowed_BE[sequence, list(choice)] = True
-        device = block.gate.weight.device
-        self.register_buffer("allowed", allowed_BE.to(device), persistent=False)
-        self.register_buffer("spare", torch.tensor([choice[0] for choice in choices], device=device), persistent=False)
+        distinct = dict.fromkeys(tuple(choice) for choice in choices)
+        whose = [[tuple(choice) == one for choice in choices] for one in distinct]
+        self.groups = nn.ModuleList(
+            GroupRows(block.gate, one, mine, top_k) for one, mine in zip(distinct, whose, strict=True)
+        )
 
     def choose(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        length = x_BTD.shape[1]
-        logits_NE, _, _ = self.gate(x_BTD)
-        allowed_NE = self.allowed.repeat_interleave(length, 0)
-        # replaced, not multiplied: a row of NaN must be as absent as any other
-        probabilities_NE = logits_NE.where(allowed_NE, -torch.inf).softmax(-1, dtype=torch.float)
-        weights_NK, index_NK = probabilities_NE.topk(self.top_k)
-        if self.gate.norm_topk_prob:
+        self.gate(x_BTD)  # for whoever records router logits
+        x_ND, length = x_BTD.flatten(0, 1), x_BTD.shape[1]
+        weights_NK, index_NK = self.groups[0](x_ND)
+        for group in self.groups[1:]:
+            mine_N1 = cast(GroupRows, group).mine.repeat_interleave(length)[:, None]
+            weights, index = group(x_ND)
+            weights_NK, index_NK = weights.where(mine_N1, weights_NK), index.where(mine_N1, index_NK)
+        return weights_NK, index_NK
+
+
+class GroupRows(nn.Module):
+    """The router rows of one selection, which some sequences of a batch have.
+
+    A sequence with fewer than K experts fills its places with one of its own, at weight 0.
+    """
+
+    rows: torch.Tensor
+    chosen: torch.Tensor
+    mine: torch.Tensor
+
+    def __init__(self, gate: Any, chosen: Sequence[int], mine: Sequence[bool], top_k: int) -> None:
+        super().__init__()
+        self.top_k, self.norm, device = min(top_k, len(chosen)), gate.norm_topk_prob, gate.weight.device
+        self.spare = top_k - self.top_k
+        self.register_buffer("chosen", torch.tensor(chosen, device=device), persistent=False)
+        self.register_buffer("rows", gate.weight.detach()[self.chosen], persistent=False)
+        self.register_buffer("mine", torch.tensor(mine, device=device), persistent=False)
+
+    def forward(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `FlexOlmoTopKRouter` does, in the same order."""
+        logits_NS = F.linear(x_ND, self.rows)
+        weights_NK, index_NK = logits_NS.softmax(-1, dtype=torch.float).topk(self.top_k)
+        if self.norm:
             weights_NK = weights_NK / weights_NK.sum(-1, keepdim=True)
-        mine_NK = allowed_NE.gather(1, index_NK)
-        spare_N1 = self.spare.repeat_interleave(length)[:, None]
-        return weights_NK.where(mine_NK, 0).to(logits_NE.dtype), index_NK.where(mine_NK, spare_N1)
+        return F.pad(weights_NK, (0, self.spare)).to(logits_NS.dtype), self.chosen[F.pad(index_NK, (0, self.spare))]

@@ -7,8 +7,9 @@
         model.generate(...)
 
 With one choice, the router rows of the others are not there inside the block: what is computed is bit for bit what a
-model merged without them computes. With several, a row competes only in the sequences that may use it (to 1e-6 in
-float32, see docs/inference.md). No expert's weights are copied: choices are renumbered on their way to the experts.
+model merged without them computes. With several, each sequence chooses from the rows of its choice alone, and
+is what it is alone but for the rounding that batching brings (docs/inference.md). No expert's weights are copied:
+choices are renumbered on their way to the experts.
 
 B sequences, T positions, D hidden size, E experts of the model, S of them selected, K active ones.
 """
