@@ -107,7 +107,7 @@ def test_one_longer_expert_stands_beside_those_of_ours() -> None:
     (merge,) = [
         step for step in make_plan(study("full", "study.seeds=[0]"), PLACE) if step.makes == "seed0/models/longer"
     ]
-    assert merge.command[1:4] == ("seed0/longer/math.pt", "seed0/ours/code-2.pt", "seed0/ours/3news_.pt")
+    assert merge.command[1:4] == ("seed0/longer/math.pt", "seed0/ours/code-2.pt", "seed0/ours/2024.pt")
 
 
 def test_chosen_recipes_bring_what_they_lean_on_and_measure_themselves_alone() -> None:
