@@ -89,15 +89,15 @@ def _leaving(manifest: dict[str, Any], name: str) -> str:
     if len(experts) < 3 or not manifest.get("tensors") or not all("file" in expert for expert in experts[1:]):
         return ""
     exactly = (
-        "without its weights and its row. The rows that stay were made with it there: they are not those of a model "
-        "that never had it."
+        "its weights and its row. The rows that stay were made with it there: they are not those of a model that never "
+        "had it."
         if manifest.get("router_training")
         else "to the byte as if it had never been merged."
     )
     return f"""
 ## Leaving
 
-`flexo-optout {name}/ --drop {experts[-1]["domain"]} -o smaller/` writes the model without an expert, {exactly}
+`flexo-optout {name}/ --drop {experts[-1]["domain"]} -o smaller/` takes an expert out, {exactly}
 """
 
 
