@@ -19,8 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.merging import GB, Run, fitting, make, measured, merge, setting
 from benchmarks.merge_inputs import Sizes
+from benchmarks.merging import GB, Run, fitting, make, measured, merge, setting
 
 LLAMA = """
 import json, sys
