@@ -55,7 +55,8 @@ def tasks(
 
     refuse_occupied(output)
     files = find_domains(data, domains.split(",") if domains else None, [], split)
-    wanted = [EDUCATIONAL] * (EDUCATIONAL in files) if choices is None else [name for name in choices.split(",") if name]
+    asked = EDUCATIONAL * (EDUCATIONAL in files) if choices is None else choices
+    wanted = asked.split(",") if asked else []
     if absent := [name for name in wanted if name not in files]:
         raise InputError(f"--choices {absent[0]}: not among the domains that are read, {', '.join(files)}.")
     texts = {domain: read_pieces(path, max_bytes, split) for domain, path in files.items()}

@@ -22,9 +22,9 @@ from random import Random
 from typing import Any
 
 from evals.tasks.arithmetic import arithmetic
-from evals.tasks.files import CHOICE, EXACT, MEAN, TEXT, group_yaml, task_yaml
 from evals.tasks.passages import continuations
 from evals.tasks.questions import in_fours
+from evals.tasks.task_yaml import CHOICE, EXACT, MEAN, TEXT, group_yaml, task_yaml
 from evals.texts import documents_digest
 from merge.checkpoint import write_json
 from merge.files import new_folder
@@ -61,7 +61,9 @@ def make_tasks(texts: Mapping[str, Sequence[str]], choices: Sequence[str], count
     return tasks + [Task(f"{GROUP}_{name}", list(map(asdict, made)), CHOICE) for name, made in chosen.items()]
 
 
-def write_tasks(output: Path, tasks: Sequence[Task], texts: Mapping[str, Sequence[str]], about: Mapping[str, Any]) -> None:
+def write_tasks(
+    output: Path, tasks: Sequence[Task], texts: Mapping[str, Sequence[str]], about: Mapping[str, Any]
+) -> None:
     """Writes the folder, whole or not at all; `about` says in its manifest how it was made."""
     from evals.tasks import items
 
@@ -78,9 +80,7 @@ def write_tasks(output: Path, tasks: Sequence[Task], texts: Mapping[str, Sequenc
         write_json(folder / MANIFEST, _manifest(tasks, texts, about))
 
 
-def _manifest(
-    tasks: Sequence[Task], texts: Mapping[str, Sequence[str]], about: Mapping[str, Any]
-) -> dict[str, Any]:
+def _manifest(tasks: Sequence[Task], texts: Mapping[str, Sequence[str]], about: Mapping[str, Any]) -> dict[str, Any]:
     """Digests are those of `flexo-eval --json`: the same digest, the same documents."""
     return {
         "format": "flexo.tasks",
@@ -105,4 +105,5 @@ def _write(path: Path, text: str) -> None:
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

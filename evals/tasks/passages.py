@@ -30,12 +30,12 @@ def continuations(texts: Sequence[str], count: int, dice: Random, where: str) ->
     """
     found = [question for place, text in enumerate(texts) for question in _passages(text, place)]
     dice.shuffle(found)
-    made = in_fours(found, count, dice)
+    made = in_fours({question.answer: question for question in found}.values(), count, dice)  # headings come again
     if not made:
         raise InputError(
             f"{where}: no multiple choice can be made of its {len(texts)} documents, with {len(found)} passages of "
             f"{PASSAGE[0]} characters and more that go on in their paragraph. Expected {CHOICES} documents of prose at "
-            "least, better fifty: raise --max-bytes, or name other domains with --choices."
+            "least, better fifty: raise --max-bytes, or name other domains with --choices ('' for none)."
         )
     return made
 

@@ -44,7 +44,7 @@ def in_fours(questions: Iterable[Question], count: int, dice: Random) -> list[Ch
     Sources with many questions left are used first, which makes the most of them.
     """
     alike: dict[tuple[str, int], dict[Hashable, list[Question]]] = {}
-    for question in {question.answer: question for question in questions}.values():
+    for question in questions:
         sources = alike.setdefault((question.kind, len(question.answer)), {})
         sources.setdefault(question.source, []).append(question)
     fours = []
