@@ -40,7 +40,7 @@ def tasks(
             help="Domains whose passages become multiple choice, or '' for none. [default: educational, if it is there]"
         ),
     ] = None,
-    questions: Annotated[int, typer.Option(min=4, help="Of arithmetic, and of each multiple choice, at most.")] = 400,
+    questions: Annotated[int, typer.Option(min=40, help="Of arithmetic, and of each multiple choice, at most.")] = 400,
     split: Annotated[str, typer.Option(help="test, valid, or final: the test text that valid leaves.")] = "test",
     max_bytes: Annotated[int, typer.Option(min=1, help="Text to read per domain.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Of the questions.")] = 0,
