@@ -6,6 +6,7 @@ lm_eval --model hf --model_args pretrained=model --include_path tasks --tasks fl
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +67,7 @@ def tasks(
     for task in made:
         typer.echo(f"{task.name:{width}}  {len(task.rows):6,} {'documents' if 'text' in task.rows[0] else 'questions'}")
     typer.echo(f"wrote {output}. Next, with pip install 'flexo[lm-eval]':")
+    where = shlex.quote(str(output))
     typer.echo(
-        f"HF_HUB_OFFLINE=1 lm_eval --model hf --model_args pretrained=MODEL --include_path {output} --tasks {GROUP}"
+        f"HF_HUB_OFFLINE=1 lm_eval --model hf --model_args pretrained=MODEL --include_path {where} --tasks {GROUP}"
     )

@@ -31,6 +31,7 @@ from merge.files import new_folder
 
 GROUP = "flexo"
 MANIFEST = "manifest.json"
+ITEMS = "items.py"
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,6 @@ def write_tasks(
     output: Path, tasks: Sequence[Task], texts: Mapping[str, Sequence[str]], about: Mapping[str, Any]
 ) -> None:
     """Writes the folder, whole or not at all; `about` says in its manifest how it was made."""
-    from evals.tasks import items
-
     text = [task.name for task in tasks if task.body is TEXT]
     with new_folder(output) as folder:
         for task in tasks:
@@ -76,7 +75,7 @@ def write_tasks(
         _write(folder / f"{GROUP}_text.yaml", group_yaml(f"{GROUP}_text", text, MEAN))
         others = [task.name for task in tasks if task.body is not TEXT]
         _write(folder / f"{GROUP}.yaml", group_yaml(GROUP, [f"{GROUP}_text", *others]))
-        shutil.copyfile(items.__file__, folder / Path(items.__file__).name)
+        shutil.copyfile(Path(__file__).with_name(ITEMS), folder / ITEMS)
         write_json(folder / MANIFEST, _manifest(tasks, texts, about))
 
 

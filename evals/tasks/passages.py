@@ -17,7 +17,7 @@ from evals.tasks.questions import CHOICES, Choice, Question, in_fours
 from merge.errors import InputError
 
 PARAGRAPH = re.compile(r"\n\s*\n")
-SENTENCE = re.compile(r"(?<=[.!?]) (?=\W*[^\W\d_a-z])")  # a full stop, and a letter that is not small
+SENTENCE = re.compile(r"(?<=[.!?]) (?=\W{0,3}[^\W\d_a-z])")  # a full stop, and a letter that is not small
 PASSAGE = (200, 600)  # characters, whole sentences
 CONTINUATION = (60, 80)  # characters, whole words
 
@@ -46,10 +46,10 @@ def _passages(text: str, document: int) -> Iterator[Question]:
         flow = " ".join(paragraph.split())
         start = 0
         for sentence in SENTENCE.finditer(flow):
-            passage, rest = flow[start : sentence.start()], flow[sentence.end() :]
+            passage = flow[start : sentence.start()]
             if len(passage) < PASSAGE[0]:
                 continue
             start = sentence.end()
-            continuation = rest[: CONTINUATION[1] + 1].rpartition(" ")[0]
+            continuation = flow[start : start + CONTINUATION[1] + 1].rpartition(" ")[0]
             if len(passage) <= PASSAGE[1] and len(continuation) >= CONTINUATION[0]:
                 yield Question(passage, continuation, "continuation", document)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from random import Random
 
 CHOICES = 4
@@ -49,8 +50,14 @@ def in_fours(questions: Iterable[Question], count: int, dice: Random) -> list[Ch
         sources.setdefault(question.source, []).append(question)
     fours = []
     for sources in alike.values():
-        while len(left := sorted(filter(None, sources.values()), key=len, reverse=True)) >= CHOICES:
-            fours.append([held.pop() for held in left[:CHOICES]])
+        heap = [(-len(held), place, held) for place, held in enumerate(sources.values())]
+        heapify(heap)
+        while len(heap) >= CHOICES:
+            fullest = [heappop(heap) for _ in range(CHOICES)]
+            fours.append([held.pop() for _, _, held in fullest])
+            for less, place, held in fullest:
+                if held:
+                    heappush(heap, (less + 1, place, held))
     dice.shuffle(fours)
     return [
         Choice(question.prompt, tuple(one.answer for one in four), place, question.kind)
