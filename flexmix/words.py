@@ -1,16 +1,18 @@
 """Token ids of text from a memory of its words, where those are the tokenizer's own, for a process with one core.
 
-    "The cat sat  on it."   ->   "The" " cat" " sat  on" " it."
+    "The cat's sat, it\nran 2x."   ->   "The" " cat" "'s" " sat" "," " it" "\n" "ran" " 2x" "."
 
-A text is cut before each single space that stands between two characters that are no white space. GPT-2's way of
-splitting and those after it start a new piece there whatever stands around, and merge nothing across pieces: so the ids
-of a text are those of its parts, one after the other. Most parts were met before, and only the others are encoded.
+A text is cut before a space that a word follows, behind an ASCII letter or digit where other ASCII comes, and behind
+a line break that stands alone. GPT-2's way of splitting and those after it start a new piece at each of these places
+whatever stands around, cut the parts as they cut the whole, and merge nothing across pieces: so the ids of a text are
+those of its parts, one after the other. Most parts were met before, and only the others are encoded.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,14 @@ from tokenizers.models import BPE
 
 WORDS = 1 << 17  # in memory, about 30 MB; then it begins anew, for what comes next may be other text
 LONGEST = 64  # characters of a word worth remembering
-CUT = re.compile(r" (?<=\S )(?=\S)")  # begins with the space, which is quick to look for
+PLAIN, OTHER = "[0-9A-Za-z]", r"[^0-9A-Za-z\s]"
+BODY = rf"{OTHER}*+(?:{PLAIN}++[^\x00-\x7f\s]{OTHER}*+)*+"  # no white space; no ASCII word in it ends before ASCII
+BLANK = r"\n(?=\S)|\s+(?= [!-/:-~])|\s+\Z"  # white space at whose end is a place to cut; digits may be split off first
+JOINT = rf"(?!{BLANK}| \S)\s++"  # ... and at whose end is none
+PART = re.compile(
+    rf" ?{PLAIN}++(?![^\x00-\x7f])"  # most words, quickly
+    rf"|(?: (?=\S))?(?:{BODY}{JOINT})*+{BODY}(?:{PLAIN}++|{BLANK}|)"
+)
 CONTRACTIONS = ("(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'(?i:[sdmt]|ll|ve|re)")
 CL100K = r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -30,27 +39,29 @@ class Words:
 
     def __init__(self, tokenizer: Tokenizer, dtype: str) -> None:
         self.tokenizer, self.dtype = tokenizer, dtype
-        self._known: dict[str, bytes] = {}  # a word without the space before it -> ids with it
+        self._added = [token.content for token in tokenizer.get_added_tokens_decoder().values() if not token.special]
+        self._known: dict[str, bytes] = {}  # a part, with the space before it -> ids
 
     def encode(self, texts: list[str]) -> list[npt.NDArray[np.integer[Any]]]:
         """The ids of each text, as `encode_batch` gives them without special tokens."""
-        parts = [CUT.split(text) for text in texts]
+        split = [self._parts(text) for text in texts]
         if len(self._known) > WORDS:
             self._known.clear()
         known = self._known
-        new = list(dict.fromkeys(word for _, *words in parts for word in words if word not in known))
-        encodings = self.tokenizer.encode_batch_fast(
-            [*(first for first, *_ in parts), *(" " + word for word in new)], add_special_tokens=False
+        new = list(set(chain.from_iterable(split)) - known.keys())
+        encodings = self.tokenizer.encode_batch_fast(new, add_special_tokens=False)
+        known.update(
+            (part, np.array(encoding.ids, self.dtype).tobytes()) for part, encoding in zip(new, encodings, strict=True)
         )
-        ids = [np.array(encoding.ids, self.dtype).tobytes() for encoding in encodings]
-        known.update(zip(new, ids[len(texts) :], strict=True))
-        joined = [
-            b"".join([start, *map(known.__getitem__, words)]) for start, (_, *words) in zip(ids, parts, strict=False)
-        ]
-        for word in new:
-            if len(word) > LONGEST:
-                del known[word]
-        return [np.frombuffer(data, self.dtype) for data in joined]
+        ids = [np.frombuffer(b"".join(map(known.__getitem__, parts)), self.dtype) for parts in split]
+        for part in new:
+            if len(part) > LONGEST:
+                del known[part]
+        return ids
+
+    def _parts(self, text: str) -> list[str]:
+        """A text with a token in it that was added as it stands is left whole: a cut may be inside."""
+        return [text] if any(token in text for token in self._added) else PART.findall(text)
 
 
 def splits_at_spaces(tokenizer: Tokenizer) -> bool:

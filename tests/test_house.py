@@ -57,8 +57,9 @@ def test_the_floor_needs_typer_alone() -> None:
 
 
 def test_no_benchmark_hides_a_room() -> None:
-    names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert not names & set(ROOMS)  # its folder is first in sys.path
+    assert not {path.stem for path in (ROOT / "benchmarks").glob("*.py")} & set(
+        ROOMS
+    )  # its folder is first in sys.path
 
 
 def test_no_file_is_named_after_nothing_and_none_is_endless() -> None:

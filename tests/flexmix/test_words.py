@@ -38,6 +38,7 @@ TOKENIZERS = {kind: tokenizer_of(kind) for kind in ("ours", "gpt2", "cl100k")}
     st.lists(
         st.text()
         | st.text(alphabet="\x00\x1c\x85\r\n\t  \u00a0\u2028\u3000\ufeff\u0301 09²½٣ab'’s.,;()😀日")
+        | st.text(alphabet="   \n\n\t1abé'.", max_size=12)
         | st.lists(st.sampled_from([*PUBLIC, "|||EMAIL|||", "<|endoftext|>", " ", "  ", "\n"])).map("".join),
         max_size=4,
     )

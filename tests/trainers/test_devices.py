@@ -76,7 +76,7 @@ START = ("model.start={start}", "model.router_init=kept")
 @pytest.mark.parametrize(
     ("model", "devices"),
     [
-        pytest.param((), (*TWO, "run.strategy=ddp"), id="ddp"),
+        pytest.param((), (*TWO, "run.strategy=ddp"), id="ddp", marks=pytest.mark.slow),
         pytest.param(
             (), (*FSDP, "run.accumulate=2", "run.activation_checkpointing=true"), id="fsdp in parts, checkpointed"
         ),

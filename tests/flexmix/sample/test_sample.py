@@ -247,6 +247,7 @@ def test_a_missing_parser_is_a_gap_with_its_cure(
     assert "pip install 'flexo[sample]'" in said[-1]
 
 
+@pytest.mark.slow  # half a minute; make demo does the same
 @pytest.mark.network
 def test_the_real_packages(tmp_path: Path) -> None:
     manifest = build(tmp_path / "out")
