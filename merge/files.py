@@ -130,10 +130,10 @@ def _os_refusals(target: Path) -> Iterator[None]:
         raise raised
 
 
-def _on_the_way(missing: str | None, target: Path) -> bool:
+def _on_the_way(missing: object, target: Path) -> bool:
     """Whether what is missing is a parent of `target` or its hidden neighbour: as in /proc, where none can be made."""
     final = Path(os.path.realpath(target))
-    return missing is not None and Path(missing) in (*final.parents, partial_of(final, os.getpid()))
+    return isinstance(missing, str) and Path(missing) in (*final.parents, partial_of(final, os.getpid()))
 
 
 def partial_of(target: Path, pid: int | str) -> Path:

@@ -233,6 +233,11 @@ def _title(piece: Piece) -> bytes:
 
 def _converted(source: Stored, view: memoryview, dtype: str) -> bytes:
     assert source.dtype in FLOATS, f"{source.name}: no conversion from {source.dtype}"
+    if not all_finite(view, source.dtype):  # rounding would make numbers of some of them
+        raise source.refusal(
+            f"{source.path}: {source.name} holds NaN or infinite values. The training that made it failed, or the file "
+            "was damaged."
+        )
     data = rounded(to_float32(view, source.dtype), dtype)
     if not all_finite(data, dtype):
         raise source.refusal(

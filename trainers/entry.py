@@ -114,7 +114,8 @@ def _refuse_choices_that_are_no_names(arguments: Sequence[str]) -> None:
         group, choices = found[1], sorted(path.stem for path in (config_dir() / found[1]).glob("*.yaml"))
         for name in found[2].strip("[]").split(","):
             with suppress(OverrideParseException):  # which Hydra explains
-                if not isinstance(OverridesParser.create().parse_override(f"x={name}").value(), str):
+                given = OverridesParser.create().parse_override(f"x={name}")
+                if not given.is_sweep_override() and not isinstance(given.value(), str):
                     raise InputError(f"{group}={name}: there is no such {group}. {_nearest(name, choices)}".rstrip())
 
 

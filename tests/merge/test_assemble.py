@@ -515,6 +515,22 @@ def test_a_flood_of_subnormal_numbers_is_refused_on_the_way_and_a_few_are_not(
     assert listing(tmp_path) == {"15.pt", "16.pt", "m"}
 
 
+def test_what_is_no_number_is_never_rounded_to_one(
+    tiny_anchor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This NaN would become -0."""
+    anchor, name = open_anchor(tiny_anchor), expert_ffn(1, "up_proj")
+    values = expert_values("math", anchor)
+    values[name].view(torch.int32)[3, 4] = 0x7FFFFFFF
+    with monkeypatch.context() as patch:
+        patch.setattr("merge.scan.all_finite", lambda *_: True)
+        write_expert(tmp_path / "math.pt", expert_header("math", anchor), values)
+    for dtype, verify in ((None, True), ("BF16", True), ("BF16", False)):
+        with pytest.raises(ExpertFileError, match=rf"{name} holds NaN or infinite values"):
+            execute(plan([tmp_path / "math.pt"], dtype=dtype), tmp_path / "m", verify=verify)
+    assert listing(tmp_path) == {"math.pt"}
+
+
 def test_an_occupied_output_is_refused_before_anything_is_read(make_expert: Make, tmp_path: Path) -> None:
     made = plan([make_expert("math")])
     told: list[float] = []

@@ -84,6 +84,8 @@ def test_an_anchor_without_text_is_told_what_to_give(refused: Refused) -> None:
 
 
 def test_a_multirun_gives_each_job_its_settings(command: Callable[..., list[DictConfig]]) -> None:
+    every = command("train_expert", "-m", "+domain=glob(*,exclude=local)")
+    assert {job.domain.name for job in every} >= {"math", "code"} and len(every) == 7
     jobs = command("train_expert", "-m", "+domain=math,code", "seed=1")
     assert [(job.domain.name, job.output, job.seed) for job in jobs] == [
         ("math", "experts/math.pt", 1),
