@@ -17,7 +17,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -113,7 +113,7 @@ def _refuse_choices_that_are_no_names(arguments: Sequence[str]) -> None:
             continue
         group, choices = found[1], sorted(path.stem for path in (config_dir() / found[1]).glob("*.yaml"))
         for name in found[2].strip("[]").split(","):
-            with suppress(OverrideParseException):  # which Hydra explains
+            with suppress(HydraException):  # a part of something else, which Hydra explains
                 given = OverridesParser.create().parse_override(f"x={name}")
                 if not given.is_sweep_override() and not isinstance(given.value(), str):
                     raise InputError(f"{group}={name}: there is no such {group}. {_nearest(name, choices)}".rstrip())
