@@ -108,6 +108,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 p_nV.mul_((1 + 2 * z_weight * normaliser_n1) / (total_n1 * count))
                 p_nV.scatter_add_(1, labels_n1, torch.full_like(label_n1, -1 / count))
                 grad_nV = p_nV.to(dtype)
+                del logits_nV, p_nV  # the same memory, twice as much as the gradient's in bf16
                 if grad_h_ND is not None:
                     grad_h_ND[first : first + rows] = grad_nV @ compute_VD
                 if grad_VD is not None:
