@@ -24,7 +24,7 @@ from merge.flexolmo import (
 )  # fmt: skip
 from merge.manifest import MANIFEST, read_manifest
 from merge.packed import Scheme, packed_tensors, scheme_of
-from merge.scan import Scan
+from merge.scan import scanned
 from merge.stored import Stored, combined_digest
 
 PUBLIC = {"domain": "public", "title": "the anchor's own feed-forward network"}
@@ -169,9 +169,7 @@ class MergedBase:
 
     def rows(self, n: int) -> Values:
         stored = self.tensor(merged_router(n))
-        scan, data = Scan(stored.stated(None if self.trained else stored.sha256, CheckpointError)), stored.read()
-        scan.see(data)
-        scan.end()
+        data = scanned(stored.stated(None if self.trained else stored.sha256, CheckpointError))
         return to_float32(data, stored.dtype).reshape(stored.shape)
 
     def config(self, experts: int, top_k: int) -> dict[str, Any]:

@@ -54,13 +54,9 @@ class ExpertFile:
 
     def read(self, name: str) -> bytearray:
         """The bytes of one tensor, checked: sha256, no NaN or infinity, few subnormal. Raises `ExpertFileError`."""
-        from merge.scan import Scan
+        from merge.scan import scanned
 
-        stored = self.tensors[name]
-        scan, data = Scan(stored), stored.read()
-        scan.see(data)
-        scan.end()
-        return data
+        return scanned(self.tensors[name])
 
     def verify(self, advance: Callable[[float], None] = lambda _amount: None) -> None:
         """Checks all tensors like `read`, in a small buffer; `advance` is told the bytes."""

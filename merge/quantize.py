@@ -20,7 +20,7 @@ from merge.errors import CheckpointError
 from merge.flexolmo import merged_tensors
 from merge.packed import PARTS, Scheme, packed_tensors, scheme_for
 from merge.rearrange import replan
-from merge.scan import Scan
+from merge.scan import scanned
 from merge.stored import FLOATS, Stored
 from merge.stream import Piece
 
@@ -77,9 +77,7 @@ class _Weight:
         source = self.source
         if source.dtype not in FLOATS:
             raise source.refusal(f"{source.path}: {source.name} has dtype {source.dtype}, expected floating point.")
-        scan, data = Scan(source), source.read()
-        scan.see(data)
-        scan.end()
+        data = scanned(source)
         rows, columns = source.shape
         line, step = source.nbytes // rows, max(1, AT_ONCE // columns)
         packed, scales = bytearray(), bytearray()

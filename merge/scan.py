@@ -52,3 +52,11 @@ class Scan:
                 "which training does not leave and which slow some processors down. Ask its owner what they are."
             )
         return digest
+
+
+def scanned(source: Stored) -> bytearray:
+    """All values of a tensor, read and judged; raises its refusal."""
+    scan, data = Scan(source), source.read()
+    scan.see(data)
+    scan.end()
+    return data
