@@ -4,8 +4,8 @@
 
 A text is cut before a space that something else follows, behind an ASCII letter or digit where other ASCII comes, and
 behind a line break that stands alone. GPT-2's way of splitting and those after it start a new piece at each of these
-places whatever stands around, cut the parts as they cut the whole, and merge nothing across pieces: so the ids of a text
-are those of its parts, one after the other. Most parts were met before, and only the others are encoded.
+places whatever stands around, cut the parts as they cut the whole, and merge nothing across pieces: so the ids of a
+text are those of its parts, one after the other. Most parts were met before, and only the others are encoded.
 """
 
 from __future__ import annotations
