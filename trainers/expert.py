@@ -106,6 +106,10 @@ def train_expert(
         raise InputError(f"{output}: {EXISTS}")
     owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
     anchor, text = owner.anchor, owner.text
+    if model.first_layer >= (layers := anchor.architecture.num_hidden_layers):
+        raise InputError(
+            f"model.first_layer={model.first_layer}: this anchor has layers 0 to {layers - 1}, expected one of them."
+        )
     L.seed_everything(seed, verbose=False)
     if model.standardise:
         public_moments(anchor)  # refused before anything is trained
@@ -139,6 +143,11 @@ def train_expert(
         state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))
         if not is_first():
             return None
+        state |= {
+            expert_ffn(n, part): anchor.checkpoint.tensor(anchor_ffn(n, part))
+            for n in range(model.first_layer)
+            for part in FFN
+        }
         if begun is not None and not model.train_expert:
             state |= {name: begun.tensor(name) for name in state if not ROUTER.fullmatch(name)}
         if model.standardise:
@@ -200,7 +209,7 @@ def _paired_model(
         start = lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part))  # noqa: E731
     return pair(
         model, public_rows, rows, train_expert=options.train_expert, train_row=options.train_router,
-        bias=options.router_bias, rank=options.rank, start=start,
+        bias=options.router_bias, rank=options.rank, first_layer=options.first_layer, start=start,
     )  # fmt: skip
 
 

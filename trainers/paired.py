@@ -39,6 +39,7 @@ class PairOptions:
     router_shrinkage: float = 0.01  # of a discriminant's covariance
     train_router: bool = True
     train_expert: bool = True
+    first_layer: int = 0  # of those that get an expert; in the layers below the file holds the public network again
     router_bias: float | None = None  # what a trained bias starts from, counting below 0 alone; None: no bias
     rank: int | None = None  # of the expert's difference from the public network; None: full
     start: Path | None = None  # an expert file of the same domain to go on from
@@ -54,6 +55,13 @@ class PairOptions:
             )
         if self.start is not None and self.rank is not None:
             raise InputError("model.rank with model.start: an expert file is of full rank. Set model.rank=null.")
+        if self.start is not None and self.first_layer:
+            raise InputError(
+                f"model.first_layer={self.first_layer} with model.start: what that expert learned in the layers below "
+                "would be lost. Set model.first_layer=0."
+            )
+        if self.first_layer < 0:
+            raise InputError(f"model.first_layer={self.first_layer}: expected 0, for experts in all layers, or more.")
         if not (self.train_expert or self.train_router or self.router_bias is not None):
             raise InputError("model.train_expert=false and model.train_router=false leave nothing to train.")
         if self.rank is not None and self.rank < 1:
@@ -72,6 +80,8 @@ class PairedExperts(nn.Module):
         bias: None, or what a trained router bias b starts from; min(b, 0) is what counts (FlexOlmo, arXiv 2507.07024,
             section 3.2).
         rank: None for an expert of full rank, or the rank of its difference from the public network.
+        own: False where the expert is the public network itself: the layer computes what the anchor does, and nothing
+            in it is trained.
 
     After a forward pass `logits_BT2` holds the router logits of public and expert, for losses and diagnostics.
     """
@@ -86,17 +96,21 @@ class PairedExperts(nn.Module):
         train_row: bool = True,
         bias: float | None = None,
         rank: int | None = None,
+        own: bool = True,
     ) -> None:
         super().__init__()
         self.public = public.requires_grad_(False)
-        if rank is None:
+        self.expert: nn.Module | None
+        if not own:
+            self.expert = None
+        elif rank is None:
             self.expert = deepcopy(public).float().requires_grad_(train_expert)
         else:
             self.expert = LowRankExpert(_weights(public), rank)
         self.public_row_D: torch.Tensor
         self.register_buffer("public_row_D", public_row.clone())
-        self.row_D = nn.Parameter(row.clone(), requires_grad=train_row)
-        self.bias = None if bias is None else nn.Parameter(torch.tensor([bias], dtype=row.dtype))
+        self.row_D = nn.Parameter(row.clone(), requires_grad=train_row and own)
+        self.bias = None if bias is None else nn.Parameter(torch.tensor([bias], dtype=row.dtype), requires_grad=own)
         self.logits_BT2: torch.Tensor | None = None
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
@@ -105,14 +119,18 @@ class PairedExperts(nn.Module):
         if self.bias is not None:
             logits_BT2 = logits_BT2 + torch.cat([torch.zeros_like(self.bias), self.bias.clamp(max=0)])
         self.logits_BT2 = logits_BT2
+        if self.expert is None:
+            return self.public(x_BTD)  # type: ignore[no-any-return]
         p_BT1 = torch.sigmoid(logits_BT2[..., 1:] - logits_BT2[..., :1])
         public = _weights(self.public)
         if isinstance(self.expert, LowRankExpert):
             return self.expert.mixture(x_BTD, p_BT1, public)
         return paired_ffn(x_BTD, p_BT1, public, _weights(self.expert))
 
-    def expert_weights(self) -> Weights:
-        """Gate, up and down projection of the expert, whole."""
+    def expert_weights(self) -> Weights | None:
+        """Gate, up and down projection of the expert, whole; None where it is the public network."""
+        if self.expert is None:
+            return None
         if isinstance(self.expert, LowRankExpert):
             return self.expert.weights(_weights(self.public))
         gate, up, down = map(whole, _weights(self.expert))
@@ -133,6 +151,7 @@ def pair(
     train_row: bool = True,
     bias: float | None = None,
     rank: int | None = None,
+    first_layer: int = 0,
     start: Callable[[int, str], torch.Tensor] | None = None,
 ) -> PreTrainedModel:
     """Freezes an anchor and replaces every layer's feed-forward network by a pair. Changes `model` and returns it.
@@ -142,6 +161,7 @@ def pair(
         public_rows: the shared public router row [D] of every layer.
         rows: the starting router row [D] of every layer.
         train_expert, train_row, bias, rank: as in `PairedExperts`.
+        first_layer: of those with an expert of their own.
         start: layer, projection -> the weight that an expert of full rank starts from, where `model` has another one or
             has rounded it; None: what `model` has.
     """
@@ -149,9 +169,9 @@ def pair(
     for n, (layer, public_row, row) in enumerate(zip(model.model.layers, public_rows, rows, strict=True)):
         layer.mlp = PairedExperts(
             layer.mlp, public_row.float(), row.float(),
-            train_expert=train_expert, train_row=train_row, bias=bias, rank=rank,
+            train_expert=train_expert, train_row=train_row, bias=bias, rank=rank, own=n >= first_layer,
         )  # fmt: skip
-        if start is not None and rank is None:
+        if start is not None and rank is None and layer.mlp.expert is not None:
             with torch.no_grad():
                 for part in FFN:
                     layer.mlp.expert.get_parameter(f"{part}.weight").copy_(start(n, part))
@@ -179,11 +199,14 @@ def router_logits(model: nn.Module) -> torch.Tensor:
 
 
 def expert_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The trained half under the names of an expert file; all devices of a run must ask for it together."""
+    """The expert's half under the names of an expert file; all devices of a run must ask for it together.
+
+    Networks of layers whose expert is the public one are left out.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for n, layer in enumerate(pairs(model)):
-        for part, weight in zip(FFN, layer.expert_weights(), strict=True):
-            tensors[expert_ffn(n, part)] = weight
+        if (weights := layer.expert_weights()) is not None:
+            tensors |= {expert_ffn(n, part): weight for part, weight in zip(FFN, weights, strict=True)}
         tensors[ROUTER_WEIGHT.format(n=n)] = whole(layer.row_D)
         if layer.bias is not None:
             tensors[ROUTER_BIAS.format(n=n)] = whole(layer.bias).clamp(max=0)

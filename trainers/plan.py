@@ -18,7 +18,7 @@ from pathlib import Path
 
 from merge.checkpoint import read_json
 from merge.errors import InputError
-from merge.flexolmo import Architecture, anchor_tensors, architecture_of, expert_tensors
+from merge.flexolmo import Architecture, anchor_tensors, architecture_of
 from trainers.fit import RunOptions, resolve_precision
 from trainers.hardware import HARDWARE, Hardware
 from trainers.loss import chunk_rows
@@ -50,6 +50,7 @@ class Load:
     sharded: bool = False  # weights, gradients and optimiser state are spread over the devices (FSDP)
     bf16: bool = True
     rank: int | None = None  # of low-rank experts
+    first_layer: int = 0  # of those with an expert
     adafactor: bool = False
     checkpointed: bool = False  # activations are computed twice instead of kept
     bias: bool = False
@@ -122,6 +123,7 @@ def load_of(data: DataOptions, run: RunOptions, optimizer: OptimizerOptions, mod
         sharded=run.strategy == "fsdp",
         bf16=run.precision == "auto" or resolve_precision(run.precision).startswith("bf16"),
         rank=model.rank,
+        first_layer=model.first_layer,
         adafactor=optimizer.kind == "adafactor",
         checkpointed=run.activation_checkpointing,
         bias=model.router_bias is not None,
@@ -131,17 +133,16 @@ def load_of(data: DataOptions, run: RunOptions, optimizer: OptimizerOptions, mod
 def make_plan(arch: Architecture, load: Load) -> Plan:
     """The needs of training one expert of an anchor."""
     frozen = sum(map(_size, anchor_tensors(arch).values()))
-    trained = sum(map(_size, expert_tensors(arch, load.bias).values()))
-    d, f, layers = arch.hidden_size, arch.intermediate_size, arch.num_hidden_layers
-    if load.rank is not None:
-        trained = layers * (3 * load.rank * (d + f) + d + load.bias)
+    d, f, layers = arch.hidden_size, arch.intermediate_size, _trained_layers(arch, load)
+    matrices = 3 * d * f if load.rank is None else 3 * load.rank * (d + f)
+    trained = layers * (matrices + d + load.bias)
     spread = load.devices if load.sharded else 1
     return Plan(
         frozen=frozen,
         trained=trained,
         weights=ceil((frozen * (2 if load.bf16 else 4) + 4 * trained) / spread),
         gradients=ceil(4 * trained / spread),
-        optimizer=ceil((_factored(arch) if load.adafactor else 8 * trained) / spread),
+        optimizer=ceil((_factored(arch, load) if load.adafactor else 8 * trained) / spread),
         activations=_activations(arch, load) + (_gathered(arch, load) if load.sharded and load.devices > 1 else 0),
         flops_per_token=_flops_per_token(arch, load),
     )
@@ -154,9 +155,13 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _factored(arch: Architecture) -> int:
+def _trained_layers(arch: Architecture, load: Load) -> int:
+    return arch.num_hidden_layers - load.first_layer
+
+
+def _factored(arch: Architecture, load: Load) -> int:
     d, f = arch.hidden_size, arch.intermediate_size
-    return 4 * arch.num_hidden_layers * (3 * (d + f) + d)
+    return 4 * _trained_layers(arch, load) * (3 * (d + f) + d)
 
 
 def _gathered(arch: Architecture, load: Load) -> int:
@@ -175,10 +180,10 @@ def kept_for_backward(arch: Architecture, load: Load) -> int:
     A layer keeps, in the dtype of computation, its feed-forward input and the difference of outputs (2 D), four
     products with gate and up projections (4 F; a low-rank pair 7 F, 4 D and 3 r), and for attention queries, keys,
     values and output (2 D + 2 D_kv); and in float32 the inputs of its four norms (3 D + D_kv). Frozen projections keep
-    nothing. No gradient reaches into the first layer's attention.
+    nothing. No gradient reaches into the attention of the first layer with an expert, nor below.
     """
     d, f, kv = arch.hidden_size, arch.intermediate_size, _kv_size(arch)
-    n, c, layers = load.rows * load.length, 2 if load.bf16 else 4, arch.num_hidden_layers
+    n, c, layers = load.rows * load.length, 2 if load.bf16 else 4, _trained_layers(arch, load)
     ffn = c * (2 * d + 4 * f if load.rank is None else 4 * d + 7 * f + 3 * load.rank) + 4 * d
     attention = c * (2 * d + 2 * kv) + 4 * (2 * d + kv)
     whole = layers * ffn + (layers - 1) * attention
@@ -196,15 +201,15 @@ def _activations(arch: Architecture, load: Load) -> int:
 
 def _flops_per_token(arch: Architecture, load: Load) -> float:
     """Of forward and backward, two for each multiplication; attention as if documents were as long as the window."""
-    d, f, v, layers = arch.hidden_size, arch.intermediate_size, arch.vocab_size, arch.num_hidden_layers
+    d, f, v, layers = arch.hidden_size, arch.intermediate_size, arch.vocab_size, _trained_layers(arch, load)
     attention = _attention_flops(arch, load.length)
     if load.rank is None:
         networks, gradients = 2 * 2 * 3 * d * f, 2 * 3 * d * f
     else:
         networks = 2 * 3 * d * f + 2 * 3 * load.rank * (d + f)
         gradients = 2 * 3 * load.rank * (d + f)
-    forward = layers * (attention + networks) + 2 * v * d
-    # the first layer's input has no gradient, so neither its attention nor its frozen network has a backward
+    forward = load.first_layer * (attention + 6 * d * f) + layers * (attention + networks) + 2 * v * d
+    # the first pair's input has no gradient, so neither its attention nor its frozen network has a backward
     backward = (layers - 1) * (attention + networks) + 2 * d * f + layers * gradients + 2 * v * d
     return float(forward + backward + (layers * (attention + networks) if load.checkpointed else 0))
 

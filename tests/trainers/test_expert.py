@@ -16,9 +16,11 @@ from typing import IO
 import pytest
 import torch
 
+from merge.anchor import open_anchor
 from merge.checkpoint import CheckpointError
 from merge.errors import InputError
 from merge.expert_file import open_expert
+from merge.flexolmo import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from tests.trainers.runs import RUN, data_options, shard
 from trainers import callbacks
 from trainers.expert import Result
@@ -237,6 +239,35 @@ def test_without_public_text_a_public_share_is_refused_and_none_works(
 def test_the_published_recipe_trains_a_bias(train: Train, tmp_path: Path) -> None:
     header = train("math", model=PairOptions(router_init="mean", router_bias=-0.1)).header
     assert header.tensors["layers.0.router.bias"].shape == (1,)
+
+
+def test_layers_below_the_first_hold_the_anchors_network(train: Train, small_anchor: Path) -> None:
+    anchor = open_anchor(small_anchor)
+    layers = anchor.architecture.num_hidden_layers
+    result = train("math", model=PairOptions(first_layer=layers - 1, router_bias=-0.1))
+    expert = open_expert(result.path)
+    for n in range(layers):
+        for part in FFN:
+            same = torch.equal(expert.tensor(expert_ffn(n, part)), anchor.checkpoint.tensor(anchor_ffn(n, part)))
+            assert same == (n < layers - 1), (n, part)
+        assert not torch.equal(expert.tensor(ROUTER_WEIGHT.format(n=n)), anchor.public_row(n))
+    losses = result.header.training.losses
+    assert losses.own_after < losses.own_before, "one layer learns, too"
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [(99, r"model\.first_layer=99: this anchor has layers 0 to \d+"), (-1, r"expected 0, for experts")],
+)
+def test_a_first_layer_that_is_none_is_refused(train: Train, tmp_path: Path, layer: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train("math", model=PairOptions(first_layer=layer), output=tmp_path / "out/expert.pt")
+    assert not (tmp_path / "out").exists()
+
+
+def test_going_on_from_an_expert_keeps_all_its_layers() -> None:
+    with pytest.raises(InputError, match=r"model\.first_layer=1 with model\.start: what that expert learned"):
+        PairOptions(start=Path("math.pt"), first_layer=1)
 
 
 def test_best_fit_packing_trains_and_counts_no_padding(train: Train, tmp_path: Path) -> None:

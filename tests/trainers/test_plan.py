@@ -35,6 +35,8 @@ LOADS = {
     "bf16": replace(LOAD, bf16=True),
     "low rank": replace(LOAD, bf16=True, rank=4),
     "checkpointed": replace(LOAD, bf16=True, checkpointed=True),
+    "later layers": replace(LOAD, first_layer=1),
+    "later layers, low rank, checkpointed": replace(LOAD, bf16=True, first_layer=2, rank=4, checkpointed=True),
 }
 
 
@@ -45,7 +47,7 @@ def paired(arch: Architecture, load: Load) -> Any:
     )  # fmt: skip
     model = Olmo2ForCausalLM(config).to(torch.bfloat16 if load.bf16 else torch.float32)
     rows = [torch.zeros(arch.hidden_size) for _ in range(arch.num_hidden_layers)]
-    pair(model, rows, rows, rank=load.rank)
+    pair(model, rows, rows, rank=load.rank, first_layer=load.first_layer)
     if load.checkpointed:
         checkpoint_activations(model)
     return model.train()
@@ -98,6 +100,13 @@ def test_flops_of_a_model_trained_whole_are_what_pytorch_counts() -> None:
     assert counter.get_total_flops() == pytest.approx(whole_flops_per_token(ARCH, 0) * 4 * 48, rel=0.02)
     more = whole_flops_per_token(ARCH, 48, active=3) - whole_flops_per_token(ARCH, 48)
     assert more == 3 * 3 * 2 * 6 * 64 * 160, "forward and backward, layers, networks, FLOPs of one"
+
+
+def test_layers_without_an_expert_hold_no_trained_parameter() -> None:
+    load = replace(LOAD, first_layer=2, bias=True)
+    model = paired(ARCH, replace(load, bias=False))
+    trained = sum(parameter.numel() for _, parameter in trainable_parameters(model))
+    assert make_plan(ARCH, load).trained == trained + 1, "and a bias"
 
 
 @pytest.mark.parametrize("rank", [None, 4])
