@@ -60,9 +60,10 @@ def _trained(manifest: dict[str, Any]) -> str:
         return f"All weights were trained together on {manifest['training']['tokens']:,} tokens of pooled text."
     router = manifest.get("router_training")
     if isinstance(router, dict) and router.get("kind") == "moments":
+        where = ", measured in the merged model" if router.get("measured_in") == "model" else ""
         return (
             "The experts were trained apart from each other, and the router was fitted to means and second moments of "
-            "each domain; no text went into putting them together."
+            f"each domain{where}; no text went into putting them together."
         )
     if not router:
         return (

@@ -6,8 +6,9 @@ the rows are fitted to tell samples of them apart:
 
     W = argmin  mean_d E_{x ~ N(m_d, S_d)} [-log softmax(W x)_d] + ridge |W|^2,     per layer
 
-a multinomial logistic regression without an intercept, for FlexOlmo's gate has none; every domain counts the same. A
-pair's own row must tell its domain from public text alone; only here do domains meet that were never in one place, so
+a multinomial logistic regression without an intercept, for FlexOlmo's gate has none. Every domain counts the same, but
+public text may count for several: other owners' experts cost more there than the public one does elsewhere. A pair's
+own row must tell its domain from public text alone; only here do domains meet that were never in one place, so
 rows learn what separates two owners from each other, too.
 
 D hidden size, E experts, K samples of each.
@@ -25,7 +26,7 @@ from flexmix.domain import Moments
 
 
 def composed_rows(
-    domains: Mapping[str, Moments], *, samples: int, ridge: float = 1e-5, steps: int = 100
+    domains: Mapping[str, Moments], *, samples: int, public_weight: float = 1.0, ridge: float = 1e-5, steps: int = 100
 ) -> torch.Tensor:
     """The router [E, D] of one layer, float32, one row per domain in the order given.
 
@@ -33,6 +34,7 @@ def composed_rows(
         domains: name -> moments of the router input on its text. Draws follow from name and moments alone, so that the
             rows are the same whoever else was once among the domains.
         samples: K, at least a few times D: fewer, and the rows learn the draws.
+        public_weight: how many domains the one named `public` counts for.
         ridge: on the squares of the weights, of inputs scaled to mean square one.
         steps: of L-BFGS, at most.
     """
@@ -40,12 +42,13 @@ def composed_rows(
     size = x_EKD.pow(2).mean().sqrt()
     x_ND = (x_EKD / size).flatten(0, 1).float()
     domain_N = torch.arange(len(domains)).repeat_interleave(samples)
+    counts_E = torch.tensor([public_weight if name == "public" else 1.0 for name in domains])
     weight_ED = torch.zeros(len(domains), x_ND.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS([weight_ED], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = nn.functional.cross_entropy(x_ND @ weight_ED.T, domain_N) + ridge * weight_ED.pow(2).sum()
+        value = nn.functional.cross_entropy(x_ND @ weight_ED.T, domain_N, counts_E) + ridge * weight_ED.pow(2).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

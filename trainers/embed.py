@@ -2,6 +2,7 @@
 
 flexo-embed data/corpora/math --anchor anchor -o math.safetensors
 flexo-embed shard.jsonl.gz --anchor anchor --domain pubmed --means-only -o pubmed.safetensors
+flexo-embed data/corpora/math --anchor anchor --model model2 -o round2/math.safetensors
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ def embed(
     anchor: Annotated[str, typer.Option(help="The anchor folder, or a hub id of one.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to make, .safetensors.")],
     domain: Annotated[str | None, typer.Option(help="Its name. [default: that of the folder or file]")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A merged folder to measure in, for flexo-fit-router once more. [default: the anchor]"),
+    ] = None,
     means_only: Annotated[
         bool, typer.Option("--means-only", help="Leave second moments out: a smaller file that tells less.")
     ] = False,
@@ -47,7 +52,7 @@ def embed(
     seed: Annotated[int, typer.Option(help="With --encoder: of its projection to the anchor's width.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Write the mean state of a domain's text in every layer of the anchor, with second moments.
+    """Write the mean state of a domain's text in every layer of the anchor or of a merged model, with second moments.
 
     The file is for the owner: it tells about the text, second moments more than means. Nothing sends it anywhere.
     """
@@ -55,6 +60,7 @@ def embed(
     from flexmix.embedding import Embedding
     from flexmix.hub import local_folder
     from merge.anchor import open_anchor
+    from merge.merged import open_merged
     from trainers.entry import quiet
 
     quiet()
@@ -64,6 +70,8 @@ def embed(
     name = domain or (text.resolve().name if text.is_dir() else text.name.partition(".")[0])
     folder = local_folder(anchor)
     opened = open_anchor(folder)
+    if encoder and model is not None:
+        raise InputError("--encoder with --model: a text encoder reads no merged model. Leave one of them out.")
     if encoder:
         from flexmix.corpus import read_documents
         from flexmix.text_encoder import encoder_name, text_moments
@@ -78,15 +86,20 @@ def embed(
 
         from flexmix.packing import EvalLoader
         from trainers.devices import measuring_device
-        from trainers.routing import router_input_moments
+        from trainers.routing import check_merged_on, router_input_moments
         from trainers.text import DataOptions
 
         data = DataOptions(tokens=1, length=length, batch_size=batch_size, moment_windows=windows, cache=cache)
         loader = EvalLoader(data.windows(source, folder), batch_size, windows)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        digest = opened.digest
+        if model is not None:
+            merged = open_merged(model)
+            check_merged_on(merged, opened)
+            digest = merged.checkpoint.digest()
+        loaded = AutoModelForCausalLM.from_pretrained(model or folder, dtype=torch.float32)
         with progress(f"measuring {name}", len(loader) * data.tokens_per_step, "tokens") as advance:
-            moments = router_input_moments(model, loader, advance, measuring_device("auto"))
-        made = Embedding.of(name, "router_input", opened.digest, moments, means_only)
+            moments = router_input_moments(loaded, loader, advance, measuring_device("auto"))
+        made = Embedding.of(name, "router_input", digest, moments, means_only)
     made.write(output, replace=overwrite)
     what = "positions" if made.kind == "router_input" else "documents"
     typer.echo(f"wrote {output}: {made.domain}, {made.vectors:,} {what}, {output.stat().st_size / 1e6:.2f} MB")

@@ -2,6 +2,12 @@
 
 flexo-embed data/corpora/math --anchor anchor -o math.safetensors      # each owner, beside the expert file
 flexo-fit-router model/ math.safetensors news.safetensors --anchor anchor -o model2/
+
+Another round, measured in what the first one made, public text included:
+
+flexo-embed data/corpora/math --anchor anchor --model model2 -o round2/math.safetensors
+flexo-embed anchor/flexo/public --anchor anchor --model model2 --domain public -o round2/public.safetensors
+flexo-fit-router model2/ round2/*.safetensors --anchor anchor -o model3/
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from merge.anchor import Anchor
     from merge.merged import Merged
 
+PUBLIC_WEIGHT = 10.0  # keeps public text where the anchor has it and costs the domains next to nothing: docs/log.md
 SAMPLES = 4096  # of each domain and layer, at least; and four times the width
 
 app = new_app("Fit the router of a merged model to embeddings of its domains.")
@@ -32,15 +39,24 @@ def main() -> None:
 
 @app.command(
     epilog="Examples:\n\n`flexo-embed data/corpora/math --anchor anchor -o math.safetensors`, at each owner's, then\n\n"
-    "`flexo-fit-router model/ embeddings/*.safetensors --anchor anchor -o model2/`"
+    "`flexo-fit-router model/ embeddings/*.safetensors --anchor anchor -o model2/`\n\n"
+    "Another round, with files of `flexo-embed --model model2` for public text and every domain:\n\n"
+    "`flexo-fit-router model2/ round2/*.safetensors --anchor anchor -o model3/`"
 )
 def fit(
     model: Annotated[Path, typer.Argument(help="A folder made by flexo-merge.")],
     embeddings: Annotated[
-        list[Path], typer.Argument(help="One file of flexo-embed for each of its experts, with second moments.")
+        list[Path],
+        typer.Argument(
+            help="One file of flexo-embed for each of its experts, with second moments; all of the anchor, or all of "
+            "this model, and then one of public text, too."
+        ),
     ],
     anchor: Annotated[Path, typer.Option(help="The anchor folder, for the moments of public text.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
+    public_weight: Annotated[
+        float, typer.Option(min=0.001, max=1000, help="How many domains public text counts for.")
+    ] = PUBLIC_WEIGHT,
 ) -> None:
     """Write the model again with other router rows: no text is read, no expert is touched.
 
@@ -53,11 +69,12 @@ def fit(
 
     refuse_occupied(output)
     merged, opened = open_merged(model), open_anchor(anchor)
-    layers = layer_moments(merged, opened, embeddings)
-    rows = fitted(layers)
+    inside, layers = layer_moments(merged, opened, embeddings)
+    rows = fitted(layers, public_weight)
     width = merged.architecture.hidden_size
     about: dict[str, Any] = {
-        "kind": "moments", "domains": merged.domains, "samples": samples_for(width), "private_text": False,
+        "kind": "moments", "measured_in": "model" if inside else "anchor", "domains": merged.domains,
+        "samples": samples_for(width), "public_weight": public_weight, "private_text": False,
     }  # fmt: skip
     how = f"{merged.manifest.get('how', 'merged')}; router fitted to moments"
     with progress("writing", merged.checkpoint.nbytes) as advance:
@@ -65,43 +82,46 @@ def fit(
     typer.echo(f"wrote {output}/  {len(rows)} routers of {len(merged.domains)} rows; every other tensor is as it was")
 
 
-def layer_moments(merged: Merged, anchor: Anchor, paths: Sequence[Path]) -> list[dict[str, Moments]]:
-    """Per layer, the moments of every expert's domain, `public` first.
+def layer_moments(merged: Merged, anchor: Anchor, paths: Sequence[Path]) -> tuple[bool, list[dict[str, Moments]]]:
+    """Whether states of the merged model were measured, not the anchor's; and per layer the moments, `public` first.
 
     Raises:
-        InputError: a file is missing, of another anchor, without second moments or of a domain that the model lacks.
+        InputError: a file is missing, of another model, without second moments or of a domain that the model lacks.
     """
     from flexmix.domain import Moments
-    from trainers.routing import MEAN, SECOND
+    from flexmix.embedding import read_embedding
+    from trainers.routing import MEAN, SECOND, check_merged_on
 
-    stated = merged.manifest["anchor"]["digest"]
-    if anchor.digest != stated:
-        raise InputError(
-            f"{anchor.folder}: its digest is {anchor.digest[:12]}, the model was merged on {stated[:12]}. Give the "
-            "anchor that the experts were trained with."
-        )
-    stored = anchor.moments()
-    if stored is None:
+    check_merged_on(merged, anchor)
+    read = [(path, read_embedding(path)) for path in paths]
+    inside = any(embedding.domain == "public" for _, embedding in read)
+    measured_in = merged.checkpoint.digest() if inside else anchor.digest
+    found = _by_domain(merged, anchor, read, merged.domains if inside else merged.domains[1:], measured_in)
+    stored = None if inside else anchor.moments()
+    if stored is None and not inside:
         raise InputError(f"{anchor.folder}: ships no moments of public text. Make them with train_anchor.py.")
-    owners = _by_domain(merged, anchor, paths)
     layers = []
     for n in range(merged.architecture.num_hidden_layers):
-        domains = {"public": Moments.of(stored[MEAN.format(n=n)], stored[SECOND.format(n=n)])}
-        for name, owner in owners.items():
+        domains: dict[str, Moments] = {}
+        if stored is not None:
+            domains["public"] = Moments.of(stored[MEAN.format(n=n)], stored[SECOND.format(n=n)])
+        for name, owner in found.items():
             assert owner.second_LDD is not None, "checked where the files were opened"
             domains[name] = Moments.of(owner.mean_LD[n], owner.second_LDD[n])
         layers.append(domains)
-    return layers
+    return inside, layers
 
 
-def fitted(layers: Sequence[dict[str, Moments]]) -> dict[int, Any]:
+def fitted(layers: Sequence[dict[str, Moments]], public_weight: float) -> dict[int, Any]:
     """Layer -> its router [E, D]; see `trainers.composed`."""
     from trainers.composed import composed_rows
 
     rows = {}
     with progress("fitting routers", len(layers), "layers") as advance:
         for n, domains in enumerate(layers):
-            rows[n] = composed_rows(domains, samples=samples_for(len(domains["public"].mean)))
+            rows[n] = composed_rows(
+                domains, samples=samples_for(len(domains["public"].mean)), public_weight=public_weight
+            )
             advance(1)
     return rows
 
@@ -110,24 +130,29 @@ def samples_for(width: int) -> int:
     return max(SAMPLES, 4 * width)
 
 
-def _by_domain(merged: Merged, anchor: Anchor, paths: Sequence[Path]) -> dict[str, Embedding]:
-    """The embeddings in the order of the experts, one for each."""
-    from flexmix.embedding import read_embedding
-
+def _by_domain(
+    merged: Merged, anchor: Anchor, read: Sequence[tuple[Path, Embedding]], wanted: Sequence[str], measured_in: str
+) -> dict[str, Embedding]:
+    """The embeddings in the order of the domains that are wanted, one for each, all measured in one model."""
     found: dict[str, Embedding] = {}
     sizes = merged.architecture.num_hidden_layers, merged.architecture.hidden_size
-    for path in paths:
-        embedding = read_embedding(path)
-        if embedding.domain not in merged.domains[1:]:
+    if measured_in == anchor.digest:
+        place, how = f"the router input of {anchor.folder}", f"flexo-embed TEXT --anchor {anchor.folder}"
+    else:
+        place = f"the router input of {merged.folder}, as an embedding of public text says,"
+        how = f"flexo-embed TEXT --anchor {anchor.folder} --model {merged.folder}"
+    for path, embedding in read:
+        if embedding.domain not in wanted:
             raise InputError(
-                f"{path}: of the domain {embedding.domain!r}, and {merged.folder} has {', '.join(merged.domains[1:])}."
+                f"{path}: of the domain {embedding.domain!r}, and {merged.folder} has {', '.join(wanted)}."
             )
         if embedding.domain in found:
             raise InputError(f"{path}: a second embedding of {embedding.domain}. Give one for each expert.")
-        if embedding.kind != "router_input" or embedding.model != anchor.digest:
+        if embedding.kind != "router_input" or embedding.model != measured_in:
             raise InputError(
-                f"{path}: measured with {embedding.model[:12]} ({embedding.kind}), expected the router input of "
-                f"{anchor.folder} ({anchor.digest[:12]}). Make it with flexo-embed TEXT --anchor {anchor.folder}."
+                f"{path}: measured with {embedding.model[:12]} ({embedding.kind}), expected {place} "
+                f"({measured_in[:12]}). Make it with {how}. After a first round, measure "
+                "all in the merged model, public text, too."
             )
         if embedding.second_LDD is None:
             raise InputError(f"{path}: holds means only. Make it without --means-only.")
@@ -139,12 +164,12 @@ def _by_domain(merged: Merged, anchor: Anchor, paths: Sequence[Path]) -> dict[st
                 f"{path}: means longer than its second moments allow: of no text. Ask its owner for another."
             )
         found[embedding.domain] = embedding
-    if missing := [name for name in merged.domains[1:] if name not in found]:
+    if missing := [name for name in wanted if name not in found]:
         raise InputError(
             f"no embedding of {', '.join(missing)}: the rows of all experts are fitted together, so each needs one. "
             "Leave such an expert out with flexo-optout, or keep the rows of the merge."
         )
-    return {name: found[name] for name in merged.domains[1:]}
+    return {name: found[name] for name in wanted}
 
 
 if __name__ == "__main__":

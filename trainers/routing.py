@@ -28,6 +28,7 @@ from flexmix.packing import model_inputs
 from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, Anchor
 from merge.errors import InputError
 from merge.flexolmo import ROUTER_WEIGHT
+from merge.merged import Merged
 
 RouterInit = Literal["mean", "discriminant", "random"]
 MEAN = "layers.{n}.mean"
@@ -41,7 +42,7 @@ def router_input_moments(
     advance: Callable[[float], None],
     device: torch.device | None = None,
 ) -> list[Moments]:
-    """Moments of the router input of every layer of an anchor, over all positions of the batches.
+    """Moments of the router input of every layer of an anchor or merged model, over all positions of the batches.
 
     `advance` is told the tokens after each batch. On `device`, the model runs there meanwhile and then comes back.
     """
@@ -72,6 +73,16 @@ def router_input_moments(
         if device is not None:
             movable.to(home)
     return moments
+
+
+def check_merged_on(merged: Merged, anchor: Anchor) -> None:
+    """Raises `InputError` unless the model was merged on this anchor."""
+    stated = merged.manifest["anchor"]["digest"]
+    if anchor.digest != stated:
+        raise InputError(
+            f"{anchor.folder}: its digest is {anchor.digest[:12]}, {merged.folder} was merged on {stated[:12]}. Give "
+            "the anchor that the experts were trained with."
+        )
 
 
 def public_router(moments: list[Moments]) -> dict[str, torch.Tensor]:

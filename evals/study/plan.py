@@ -96,7 +96,7 @@ class _Seed:
             yield Step(self.anchor, ("train_anchor", *options), (), "anchor")
         embedded = recipe.embedding if recipe.fit is None else recipe.fit
         if embedded is not None:
-            yield from (self._embedding(name, domain, embedded) for domain in self.place.domains)
+            yield from (self._embedding(name, recipe, domain, embedded) for domain in self._embedded(recipe))
         if recipe.experts is not None or recipe.specialists is not None:
             trained = self.place.domains[:1] if recipe.longer is not None else self.place.domains
             yield from (self._part(name, recipe, domain) for domain in trained)
@@ -116,10 +116,16 @@ class _Seed:
             return self.parts(recipe.of) | {first: own[first]}
         return own
 
-    def _embedding(self, name: str, domain: str, options: Sequence[str]) -> Step:
+    def _embedded(self, recipe: Recipe) -> tuple[str, ...]:
+        """The domains whose embeddings are made; the anchor brings that of public text along."""
+        return (PUBLIC, *self.place.domains) if recipe.inside else tuple(self.place.domains)
+
+    def _embedding(self, name: str, recipe: Recipe, domain: str, options: Sequence[str]) -> Step:
         made = self._embedding_of(name, domain)
         command = ("flexo-embed", f"{CORPORA}/{domain}", "--anchor", self.anchor, "-o", made, "--cache", CACHE)
-        return Step(made, (*command, "--domain", domain, *options), (self.anchor,), name)
+        inside = (f"{self.folder}/models/{recipe.of}",) if recipe.inside else ()
+        where = ("--model", *inside) if inside else ()
+        return Step(made, (*command, *where, "--domain", domain, *options), (self.anchor, *inside), name)
 
     def _embedding_of(self, name: str, domain: str) -> str:
         return f"{self.folder}/{name}/{domain}-embedding.safetensors"
@@ -184,7 +190,7 @@ class _Seed:
             before = f"{self.folder}/models/{recipe.of}"
         elif recipe.fit is not None:
             merged = f"{self.folder}/models/{recipe.of}"
-            embeddings = [self._embedding_of(name, domain) for domain in self.place.domains]
+            embeddings = [self._embedding_of(name, domain) for domain in self._embedded(recipe)]
             needs = [self.anchor, merged, *embeddings]
             command = ("flexo-fit-router", merged, *embeddings, "-o", output, *anchor)
         if command:

@@ -37,6 +37,7 @@ class Recipe:
     rows: str | None = None  # of btx: the recipe whose merged model gives the rows
     router: tuple[str, ...] | None = None  # train_router.py, afterwards
     fit: tuple[str, ...] | None = None  # flexo-embed for every domain, then flexo-fit-router
+    inside: bool = False  # of fit: measured in the model that `of` ends in, public text too, and not in the anchor
     proxies: bool = True  # of router: beside public text
     measure: tuple[str, ...] = ()  # flexo-eval
     active: tuple[int, ...] = ()  # of flexo-eval: also with so many active experts, where there are as many
@@ -118,9 +119,16 @@ def _check(where: str, name: str, recipe: Recipe, before: dict[str, Recipe]) -> 
         raise InputError(f"{where}: a router of what? Give merge or btx, or as `of` a recipe that has one.")
     if recipe.fit is not None and (ways or recipe.router is not None or recipe.embedding is not None):
         raise InputError(f"{where}: fit works on the merge that `of` names. Leave merge, router and embedding out.")
-    if recipe.fit is not None and not (recipe.of and before[recipe.of].merge is not None):
-        raise InputError(f"{where}: a router of what? Give as `of` a recipe with merge.")
+    if recipe.fit is not None and not (recipe.of and _has_routers(before[recipe.of])):
+        raise InputError(f"{where}: a router of what? Give as `of` a recipe with merge, or with fit.")
+    if recipe.inside and recipe.fit is None:
+        raise InputError(f"{where}: inside says where fit is measured. Give fit.")
     if recipe.soup is not None and not 0 <= recipe.soup < 1:
         raise InputError(f"{where}.soup={recipe.soup}: expected the share of the anchor, from 0 up to 1.")
     if not 0 <= recipe.overlap < 1:
         raise InputError(f"{where}.overlap={recipe.overlap}: expected a share from 0 up to 1.")
+
+
+def _has_routers(recipe: Recipe) -> bool:
+    """Whether it ends in a merge of expert files."""
+    return recipe.merge is not None or recipe.fit is not None

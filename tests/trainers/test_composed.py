@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from flexmix.domain import Moments
 from flexmix.embedding import Embedding, read_embedding
+from flexmix.packing import EvalLoader
 from merge.anchor import open_anchor
 from merge.assemble import execute, plan
 from merge.checkpoint import Checkpoint
@@ -19,7 +21,10 @@ from merge.optout_cli import main as optout
 from tests.conftest import MakeExpert
 from tests.merge.tools import call
 from trainers.composed import composed_rows
-from trainers.fit_router import main
+from trainers.embed import main as embed
+from trainers.fit_router import PUBLIC_WEIGHT, main, samples_for
+from trainers.routing import router_input_moments
+from trainers.text import DataOptions
 
 WIDTH = 6
 
@@ -40,6 +45,15 @@ def test_rows_are_those_of_the_posterior() -> None:
     expected = stacked[:, :-1] / covariance.diagonal()[:-1]
     found = rows[:, :-1].double()
     assert torch.allclose(found - found.mean(0), expected - expected.mean(0), atol=0.06)
+
+
+def test_public_text_can_count_for_more() -> None:
+    """Twice the weight is twice the prior: the public row gains log 2 against the others where all inputs have a 1."""
+    means = {name: torch.tensor([place, 1.0], dtype=torch.float64) for name, place in (("public", 0.0), ("math", 1.0))}
+    domains = {name: gaussian(mean, torch.diag(torch.tensor([1.0, 0.0]))) for name, mean in means.items()}
+    once, twice = (composed_rows(domains, samples=50_000, public_weight=weight) for weight in (1.0, 2.0))
+    margins = [rows[1] - rows[0] for rows in (once, twice)]
+    assert torch.allclose(margins[1] - margins[0], torch.tensor([0.0, -0.693]), atol=0.01)
 
 
 @pytest.fixture
@@ -90,6 +104,68 @@ def test_only_routers_change_and_leaving_leaves_nothing(
         assert call(main, *arguments) == 0
     weights = [sha256_file(tmp_path / f"{folder}-fitted" / "model.safetensors") for folder in ("left", "never")]
     assert weights[0] == weights[1]
+
+
+def test_another_round_is_measured_in_the_model(
+    model: Path, small_anchor: Path, shards: Path, embeddings: dict[str, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    measured: dict[str, Path] = {}
+    for domain, text in (
+        ("public", small_anchor / "flexo/public"),
+        ("math", shards / "math"),
+        ("news", shards / "code"),
+    ):
+        measured[domain] = tmp_path / "round2" / f"{domain}.safetensors"
+        options = ["--domain", domain, "--length", "32", "--windows", "16", "--cache", tmp_path / "tokens"]
+        arguments = [text, "--anchor", small_anchor, "--model", model, "-o", measured[domain], *options]
+        assert call(embed, *arguments) == 0
+    made = read_embedding(measured["math"])
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    windows = DataOptions(tokens=1, length=32, moment_windows=16, cache=tmp_path / "tokens").windows(
+        shards / "math/train.jsonl.gz", small_anchor
+    )
+    moments = router_input_moments(loaded, EvalLoader(windows, 8, 16), lambda _tokens: None)
+    torch.testing.assert_close(made.mean_LD, torch.stack([part.mean for part in moments]).float())
+
+    assert call(main, model, *measured.values(), "--anchor", small_anchor, "-o", tmp_path / "fitted") == 0
+    assert read_manifest(tmp_path / "fitted")["router_training"]["measured_in"] == "model"
+    assert "measured in the merged model" in (tmp_path / "fitted/README.md").read_text()
+    stored = Checkpoint(tmp_path / "fitted").tensor("model.layers.1.mlp.gate.weight")
+    domains = {}
+    for name, path in measured.items():
+        file = read_embedding(path)
+        assert file.second_LDD is not None
+        domains[name] = Moments.of(file.mean_LD[1], file.second_LDD[1])
+    expected = composed_rows(domains, samples=samples_for(stored.shape[1]), public_weight=PUBLIC_WEIGHT)
+    assert torch.equal(stored, expected)
+
+    capsys.readouterr()
+    public, math, news = measured.values()
+    for files, folder, message in (
+        (
+            [public, math, embeddings["news"]],
+            model,
+            f"news.safetensors: measured with {open_anchor(small_anchor).digest[:12]}",
+        ),
+        ([math, news], model, "expected the router input of"),
+        ([public, math], model, "no embedding of news"),
+        ([public, math, news], tmp_path / "fitted", "of public text says"),
+    ):
+        assert call(main, folder, *files, "--anchor", small_anchor, "-o", tmp_path / "new") == 1
+        assert message in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_a_model_of_another_anchor_and_an_encoder_are_refused(
+    model: Path, small_anchor: Path, tiny_anchor: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "x.safetensors"
+    for anchor, more, message in (
+        (tiny_anchor, [], "was merged on"),
+        (small_anchor, ["--encoder"], "--encoder with --model"),
+    ):
+        assert call(embed, shards / "math", "--anchor", anchor, "--model", model, "-o", output, *more) == 1
+        assert message in capsys.readouterr().err and not output.exists()
 
 
 def test_refusals_write_nothing(

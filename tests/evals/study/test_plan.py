@@ -87,7 +87,7 @@ def test_the_important_comes_first_and_ablations_come_after_all_seeds() -> None:
         (group, seed, recipe) for group in (full.recipes, full.ablations) for seed in full.seeds for recipe in group
     ]
     assert measured == [f"seed{seed}/test/{recipe}.json" for _, seed, recipe in rows]
-    assert list(full.recipes)[:5] == ["ours", "ours-fit", "dense", "soup", "soup-weighted"]
+    assert list(full.recipes)[:5] == ["ours", "ours-fit", "ours-refit", "dense", "soup"]
 
 
 def test_each_seed_trains_with_its_own_on_a_shared_anchor_and_budget() -> None:
@@ -110,6 +110,17 @@ def test_one_longer_expert_stands_beside_those_of_ours() -> None:
     assert merge.command[1:4] == ("seed0/longer/math.pt", "seed0/ours/code-2.pt", "seed0/ours/2024.pt")
 
 
+def test_a_second_fit_measures_in_the_model_of_the_first_and_public_text_too() -> None:
+    steps = {step.makes: step for step in make_plan(study("full", "study.seeds=[0]"), PLACE, ["ours-refit"])}
+    public = steps["seed0/ours-refit/public-embedding.safetensors"]
+    assert public.needs == ("anchor", "seed0/models/ours-fit")
+    assert public.command[1] == "corpora/public" and public.command[-4:-2] == ("--model", "seed0/models/ours-fit")
+    fit = steps["seed0/models/ours-refit"].command
+    assert fit[:3] == ("flexo-fit-router", "seed0/models/ours-fit", public.makes)
+    first = steps["seed0/models/ours-fit"].command
+    assert first[1] == "seed0/models/ours" and not any("public" in part for part in first)
+
+
 def test_chosen_recipes_bring_what_they_lean_on_and_measure_themselves_alone() -> None:
     steps = make_plan(study("full", "study.seeds=[0]"), PLACE, ["ours-rt"])
     assert [step.makes for step in steps if step.measures] == ["seed0/test/ours-rt.json"]
@@ -125,6 +136,8 @@ def test_chosen_recipes_bring_what_they_lean_on_and_measure_themselves_alone() -
         ("{merge: []}", "nothing to train"),
         ("{of: dense, merge: [], soup: 0}", "one of merge, soup"),
         ("{of: dense, router: []}", "a router of what"),
+        ("{of: dense, fit: []}", "merge, or with fit"),
+        ("{of: ours, merge: [], inside: true}", "inside says where fit is measured"),
         ("{of: dense, soup: 1}", "share of the anchor"),
         ("{expert: []}", "expert"),
     ],
