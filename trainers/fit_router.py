@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from merge.anchor import Anchor
     from merge.merged import Merged
 
-PUBLIC_WEIGHT = 10.0  # keeps public text where the anchor has it and costs the domains next to nothing: docs/log.md
+PUBLIC_WEIGHT = {"anchor": 1.0, "model": 10.0}  # by what was measured: docs/log.md
 SAMPLES = 4096  # of each domain and layer, at least; and four times the width
 
 app = new_app("Fit the router of a merged model to embeddings of its domains.")
@@ -55,8 +55,13 @@ def fit(
     anchor: Annotated[Path, typer.Option(help="The anchor folder, for the moments of public text.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
     public_weight: Annotated[
-        float, typer.Option(min=0.001, max=1000, help="How many domains public text counts for.")
-    ] = PUBLIC_WEIGHT,
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1000,
+            help="How many domains public text counts for. [default: 1; 10 where the model was measured]",
+        ),
+    ] = None,
 ) -> None:
     """Write the model again with other router rows: no text is read, no expert is touched.
 
@@ -70,11 +75,13 @@ def fit(
     refuse_occupied(output)
     merged, opened = open_merged(model), open_anchor(anchor)
     inside, layers = layer_moments(merged, opened, embeddings)
-    rows = fitted(layers, public_weight)
+    measured_in = "model" if inside else "anchor"
+    weight = PUBLIC_WEIGHT[measured_in] if public_weight is None else public_weight
+    rows = fitted(layers, weight)
     width = merged.architecture.hidden_size
     about: dict[str, Any] = {
-        "kind": "moments", "measured_in": "model" if inside else "anchor", "domains": merged.domains,
-        "samples": samples_for(width), "public_weight": public_weight, "private_text": False,
+        "kind": "moments", "measured_in": measured_in, "domains": merged.domains, "samples": samples_for(width),
+        "public_weight": weight, "private_text": False,
     }  # fmt: skip
     how = f"{merged.manifest.get('how', 'merged')}; router fitted to moments"
     with progress("writing", merged.checkpoint.nbytes) as advance:

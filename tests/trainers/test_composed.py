@@ -137,7 +137,7 @@ def test_another_round_is_measured_in_the_model(
         file = read_embedding(path)
         assert file.second_LDD is not None
         domains[name] = Moments.of(file.mean_LD[1], file.second_LDD[1])
-    expected = composed_rows(domains, samples=samples_for(stored.shape[1]), public_weight=PUBLIC_WEIGHT)
+    expected = composed_rows(domains, samples=samples_for(stored.shape[1]), public_weight=PUBLIC_WEIGHT["model"])
     assert torch.equal(stored, expected)
 
     capsys.readouterr()
