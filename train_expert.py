@@ -64,7 +64,9 @@ def main(cfg: DictConfig) -> None:
     model = read(cfg, "model", PairOptions, apart=("kind",))
     if read(cfg, "plan", bool):
         load = load_of(data, run, optimizer, model)
-        print(render(anchor_path, architecture_for(anchor_path), load, read(cfg, "hardware", HardwareOptions)))
+        architecture = architecture_for(anchor_path)
+        model.check_layers(architecture.num_hidden_layers)
+        print(render(anchor_path, architecture, load, read(cfg, "hardware", HardwareOptions)))
         return
     result = train_expert(model=model, overwrite=read(cfg, "overwrite", bool), **shared)
     if result is not None:

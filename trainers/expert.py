@@ -106,10 +106,7 @@ def train_expert(
         raise InputError(f"{output}: {EXISTS}")
     owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
     anchor, text = owner.anchor, owner.text
-    if model.first_layer >= (layers := anchor.architecture.num_hidden_layers):
-        raise InputError(
-            f"model.first_layer={model.first_layer}: this anchor has layers 0 to {layers - 1}, expected one of them."
-        )
+    model.check_layers(anchor.architecture.num_hidden_layers)
     L.seed_everything(seed, verbose=False)
     if model.standardise:
         public_moments(anchor)  # refused before anything is trained

@@ -60,12 +60,17 @@ class PairOptions:
                 f"model.first_layer={self.first_layer} with model.start: what that expert learned in the layers below "
                 "would be lost. Set model.first_layer=0."
             )
-        if self.first_layer < 0:
-            raise InputError(f"model.first_layer={self.first_layer}: expected 0, for experts in all layers, or more.")
         if not (self.train_expert or self.train_router or self.router_bias is not None):
             raise InputError("model.train_expert=false and model.train_router=false leave nothing to train.")
         if self.rank is not None and self.rank < 1:
             raise InputError(f"model.rank={self.rank}: expected a positive number, or null for a full expert.")
+
+    def check_layers(self, layers: int) -> None:
+        """Raises `InputError` unless an anchor of so many layers has the first one with an expert."""
+        if not 0 <= self.first_layer < layers:
+            raise InputError(
+                f"model.first_layer={self.first_layer}: this anchor has layers 0 to {layers - 1}, expected one of them."
+            )
 
 
 class PairedExperts(nn.Module):

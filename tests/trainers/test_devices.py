@@ -86,6 +86,7 @@ START = ("model.start={start}", "model.router_init=kept")
         pytest.param(ADAFACTOR, (*TWO, "run.strategy=ddp"), id="ddp, adafactor", marks=pytest.mark.slow),
         pytest.param(ADAFACTOR, FSDP, id="fsdp, adafactor", marks=pytest.mark.slow),
         pytest.param(("model.rank=3",), FSDP, id="fsdp, low rank", marks=pytest.mark.slow),
+        pytest.param(("model.first_layer=1",), FSDP, id="fsdp, upper layers", marks=pytest.mark.slow),
         pytest.param(START, FSDP, id="fsdp, from an expert", marks=pytest.mark.slow),
     ],
 )

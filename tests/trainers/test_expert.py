@@ -257,7 +257,7 @@ def test_layers_below_the_first_hold_the_anchors_network(train: Train, small_anc
 
 @pytest.mark.parametrize(
     ("layer", "message"),
-    [(99, r"model\.first_layer=99: this anchor has layers 0 to \d+"), (-1, r"expected 0, for experts")],
+    [(99, r"model\.first_layer=99: this anchor has layers 0 to \d+"), (-1, r"expected one of them")],
 )
 def test_a_first_layer_that_is_none_is_refused(train: Train, tmp_path: Path, layer: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
