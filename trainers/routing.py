@@ -78,7 +78,7 @@ def router_input_moments(
 def check_merged_on(merged: Merged, anchor: Anchor) -> None:
     """Raises `InputError` unless the model was merged on this anchor."""
     about = merged.manifest.get("anchor")
-    stated = str(about.get("digest")) if isinstance(about, dict) else "nothing known"
+    stated = str(about.get("digest")) if isinstance(about, dict) else "no anchor"
     if anchor.digest != stated:
         raise InputError(
             f"{anchor.folder}: its digest is {anchor.digest[:12]}, {merged.folder} was merged on {stated[:12]}. Give "
