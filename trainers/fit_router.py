@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from merge.anchor import Anchor
     from merge.merged import Merged
 
-PUBLIC_WEIGHT = {"anchor": 1.0, "model": 10.0}  # by what was measured: docs/log.md
+PUBLIC_WEIGHT = {"anchor": 1.0, "model": 3.0}  # by what was measured: docs/log.md
 SAMPLES = 4096  # of each domain and layer, at least; and four times the width
 
 app = new_app("Fit the router of a merged model to embeddings of its domains.")
@@ -59,7 +59,7 @@ def fit(
         typer.Option(
             min=0.001,
             max=1000,
-            help="How many domains public text counts for. [default: 1; 10 where the model was measured]",
+            help="How many domains public text counts for. [default: 1; 3 where the model was measured]",
         ),
     ] = None,
 ) -> None:
