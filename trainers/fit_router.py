@@ -104,19 +104,17 @@ def layer_moments(merged: Merged, anchor: Anchor, paths: Sequence[Path]) -> tupl
     inside = any(embedding.domain == "public" for _, embedding in read)
     measured_in = merged.checkpoint.digest() if inside else anchor.digest
     found = _by_domain(merged, anchor, read, merged.domains if inside else merged.domains[1:], measured_in)
-    stored = None if inside else anchor.moments()
-    if stored is None and not inside:
-        raise InputError(f"{anchor.folder}: ships no moments of public text. Make them with train_anchor.py.")
-    layers = []
-    for n in range(merged.architecture.num_hidden_layers):
-        domains: dict[str, Moments] = {}
-        if stored is not None:
-            domains["public"] = Moments.of(stored[MEAN.format(n=n)], stored[SECOND.format(n=n)])
-        for name, owner in found.items():
-            assert owner.second_LDD is not None, "checked where the files were opened"
-            domains[name] = Moments.of(owner.mean_LD[n], owner.second_LDD[n])
-        layers.append(domains)
-    return inside, layers
+    numbers = range(merged.architecture.num_hidden_layers)
+    measured: dict[str, list[Moments]] = {}
+    if not inside:
+        stored = anchor.moments()
+        if stored is None:
+            raise InputError(f"{anchor.folder}: ships no moments of public text. Make them with train_anchor.py.")
+        measured["public"] = [Moments.of(stored[MEAN.format(n=n)], stored[SECOND.format(n=n)]) for n in numbers]
+    for name, owner in found.items():
+        assert owner.second_LDD is not None, "checked where the files were opened"
+        measured[name] = [Moments.of(owner.mean_LD[n], owner.second_LDD[n]) for n in numbers]
+    return inside, [{name: moments[n] for name, moments in measured.items()} for n in numbers]
 
 
 def fitted(layers: Sequence[dict[str, Moments]], public_weight: float) -> dict[int, Any]:
