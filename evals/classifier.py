@@ -85,7 +85,7 @@ def measure_chosen(
     chosen = choose(text.texts)
     if unknown := sorted(set(chosen) - set(names)):
         raise InputError(f"the classifier chose {unknown[0]!r}, which is none of the models: {', '.join(names)}.")
-    sums = RouterSums(names, text.domains, 1)
+    sums = RouterSums(names, text.domains)
     found = []
     for m, member in enumerate(members):
         which = [n for n, name in enumerate(chosen) if name == member.domain]

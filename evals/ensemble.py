@@ -75,7 +75,7 @@ def measure_ensemble(
         InputError: vocabularies differ, or top_k or prior do not fit the members.
     """
     top_k, prior_M = _check(members, top_k, prior)
-    sums = RouterSums([member.domain for member in members], text.domains, 1)
+    sums = RouterSums([member.domain for member in members], text.domains)
     nats, correct, tokens = 0.0, 0, 0
     for batch in batches(text, length, batch_tokens, members[0].model.device):
         hidden_MBTD = _run(members, batch)

@@ -19,7 +19,8 @@ Table = Sequence[Sequence[float]]
 
 MAPS = (
     "Layers are rows, the first on top; experts are columns; the text's own expert is outlined. A shade is the mean "
-    "probability that the router gives the expert, before the top are chosen."
+    "probability that the router gives the expert, before the top are chosen. In a layer in brackets all experts are "
+    "the same network: own mass and agreement leave it out."
 )
 SUMMARY = (
     "Own mass is the probability of the text's own expert, entropy that of a token's probabilities, and agreement the "
@@ -76,6 +77,8 @@ def _charts(seeds: Seeds, lines: dict[str, dict[int, str]], said: str) -> list[s
 def _maps_of(found: dict[str, CellRouting]) -> str:
     first = next(iter(found.values()))
     domains, layers = list(found), [f"layer {n}" for n in range(len(first.entropy))]
+    if first.chooses:
+        layers = [name if chosen else f"({name})" for name, chosen in zip(layers, first.chooses, strict=True)]
     pictures = [heat_map(d, layers, routing.experts, routing.mass, marked=[d]) for d, routing in found.items()]
     summary = []
     if own := {d: routing.own for d, routing in found.items() if routing.own}:
@@ -105,6 +108,7 @@ def _mean_routing(seeds: Seeds, model: str, domain: str) -> CellRouting | None:
         heaviest=_mean_tables([r.heaviest for r in alike]),
         own=_mean_rows(owns) if owns else None,
         agreement=fmean(agreements) if agreements else None,
+        chooses=alike[0].chooses,
     )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -67,22 +69,30 @@ class CellRouting:
     share: list[list[float]]  # of the places of active experts
     heaviest: list[list[float]]  # share of tokens for which the expert has the most mass
     own: list[float] | None  # mass on the expert of each token's domain; None where there is none
-    agreement: float | None  # share of tokens whose heaviest expert, over all layers, is their domain's
+    agreement: float | None  # share of tokens whose heaviest expert, over the layers that choose, is their domain's
+    chooses: list[bool] | None = None  # [layer] whether its experts differ; None: all do
 
     def __post_init__(self) -> None:
         tables = (self.mass, self.share, self.heaviest)
         rows = [row for table in tables for row in table]
         if any(len(table) != len(self.entropy) for table in tables) or not self.entropy:
             raise ValueError("routing tables of different numbers of layers")
+        if self.chooses is not None and (len(self.chooses) != len(self.entropy) or not any(self.chooses)):
+            raise ValueError("routing tables in which no layer chooses, or whose layers are not those that may choose")
         if any(len(row) != len(self.experts) for row in rows) or len(self.own or self.entropy) != len(self.entropy):
             raise ValueError("routing tables that do not fit the experts")
+
+    @property
+    def own_mass(self) -> float | None:
+        """In-domain router mass, the mean over the layers that choose."""
+        return None if self.own is None else fmean(compress(self.own, self.chooses or [True] * len(self.own)))
 
     @classmethod
     def of(cls, routing: Routing) -> CellRouting:
         share = [[active / sum(row) for active in row] for row in routing.active]
         return cls(
             list(routing.experts), routing.mass, routing.entropy, share, routing.heaviest, routing.own,
-            routing.agreement_overall,
+            routing.agreement_overall, routing.chooses,
         )  # fmt: skip
 
 
@@ -172,9 +182,10 @@ class Results:
         return max(changes, key=lambda pair: badness(pair[1]), default=None)
 
     def own_mass(self, model: str) -> float | None:
-        """In-domain router mass, mean over layers and over the pure domains that have an expert."""
-        owns = [routing.own for domain in self.pure if (routing := self.cell(model, domain).routing) and routing.own]
-        return sum(sum(own) / len(own) for own in owns) / len(owns) if owns else None
+        """In-domain router mass, mean over the layers that choose and over the pure domains that have an expert."""
+        routings = [routing for domain in self.pure if (routing := self.cell(model, domain).routing)]
+        masses = [mass for routing in routings if (mass := routing.own_mass) is not None]
+        return fmean(masses) if masses else None
 
     def to_dict(self) -> dict[str, Any]:
         head = {"format": self.format, "version": self.version}

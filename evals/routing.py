@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import compress
+from statistics import fmean
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from inference.routing import count_choices, entropies
@@ -32,14 +35,15 @@ class Routing:
     entropy: list[float]  # [L] mean entropy of a token's probabilities, bits
     own: list[float] | None  # [L] mass on the expert of the token's domain; None if there is none
     agreement: list[float] | None  # [L] share of tokens whose heaviest expert is their domain's
-    agreement_overall: float | None  # ... by the mass averaged over the layers
+    agreement_overall: float | None  # ... by the mass averaged over the layers that choose
     tokens: int
     own_tokens: int  # those whose domain has an expert
+    chooses: list[bool]  # [L] whether a layer's experts differ: below model.first_layer they do not
 
     @property
     def own_mass(self) -> float | None:
-        """In-domain router mass, the mean over layers."""
-        return None if self.own is None else sum(self.own) / len(self.own)
+        """In-domain router mass, the mean over the layers that choose."""
+        return None if self.own is None else fmean(compress(self.own, self.chooses))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,9 +56,16 @@ class Routing:
 class RouterSums:
     """Sums over tokens in float64, so that the order of batches hardly matters."""
 
-    def __init__(self, experts: Sequence[str], domains: Sequence[str], layers: int) -> None:
-        """`experts` are named after domains; `domains` are those of the text, in the order of its sources."""
-        self.experts = tuple(experts)
+    def __init__(self, experts: Sequence[str], domains: Sequence[str], chooses: Sequence[bool] = (True,)) -> None:
+        """Of a router with a layer for each of `chooses`, see `Routing`; at least one of them is true.
+
+        Args:
+            experts: named after domains.
+            domains: of the text, in the order of its sources.
+            chooses: whether a layer's experts differ.
+        """
+        self.experts, self.chooses = tuple(experts), list(chooses)
+        layers = len(self.chooses)
         own = [self.experts.index(domain) if domain in self.experts else -1 for domain in domains]
         self.own = torch.tensor(own)
         shape = (layers, len(self.experts))
@@ -79,7 +90,7 @@ class RouterSums:
             self.entropy_L[n] += entropies(p_NE).sum().cpu() / math.log(2)
             self.own_L[n] += p_NE[owned].gather(1, own_O[:, None]).sum().cpu()
             self.agree_L[n] += (heaviest_N[owned] == own_O).sum().cpu()
-        whole_NE = torch.stack([p_NE.double() for p_NE in p_LNE]).mean(0)
+        whole_NE = torch.stack([p_NE.double() for p_NE in compress(p_LNE, self.chooses)]).mean(0)
         self.agree += float((whole_NE[owned].argmax(-1) == own_O).sum())
 
     def result(self) -> Routing:
@@ -96,6 +107,7 @@ class RouterSums:
             agreement_overall=self.agree / self.own_tokens if self.own_tokens else None,
             tokens=self.tokens,
             own_tokens=self.own_tokens,
+            chooses=self.chooses,
         )
 
 
@@ -142,10 +154,15 @@ def probed(
     count = gates[0].weight.shape[0]
     names = [f"expert {n}" for n in range(count)] if experts is None else experts
     assert len(names) == count, f"{len(names)} names for {count} experts"
-    probe = RouterProbe(gates, RouterSums(names, domains, len(gates)))
+    differ = [_differ(layer.mlp.experts) for layer in layers]
+    probe = RouterProbe(gates, RouterSums(names, domains, differ if any(differ) else [True] * len(differ)))
     hooks = [gate.register_forward_hook(partial(probe.see, n)) for n, gate in enumerate(gates)]
     try:
         yield probe
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _differ(experts: nn.Module) -> bool:
+    return any(not torch.equal(weight, weight[:1].expand_as(weight)) for weight in experts.parameters())

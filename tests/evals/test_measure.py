@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_routing_is_the_gates_own(model: Any, texts: dict[str, TokenisedText]) -
 
 
 def test_agreement_of_a_router_made_by_hand() -> None:
-    sums = RouterSums(["public", "math"], ("math", "public", "poems"), 2)
+    sums = RouterSums(["public", "math"], ("math", "public", "poems"), [True, True])
     sure, unsure = (
         torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]]),
         torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.5, 0.5]]),
@@ -69,6 +70,21 @@ def test_agreement_of_a_router_made_by_hand() -> None:
     assert found.agreement == [1.0, 0.5] and found.agreement_overall == 1.0
     assert found.own == pytest.approx([1.0, 0.5])
     assert found.entropy == pytest.approx([1 / 3, (1 + 2 * 0.970951) / 3], abs=1e-6)
+
+
+def test_a_layer_whose_experts_are_the_same_counts_for_nothing(model: Any, texts: dict[str, TokenisedText]) -> None:
+    same = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in same.model.layers[0].mlp.experts.parameters():
+            weight[1:] = weight[0]
+    for one, chooses in ((model, [True, True, True]), (same, [False, True, True])):
+        found = measure(one, texts["math"], experts=NAMES).routing
+        assert found is not None and found.own is not None and found.chooses == chooses
+        assert found.own_mass == pytest.approx(sum(found.own[1:]) / 2 if one is same else sum(found.own) / 3)
+    last = RouterSums(["public", "math"], ("math",), [False, True])
+    wrong, right = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.4, 0.6]])
+    last.add([wrong, right], [wrong > 0, right > 0], torch.tensor([0]))
+    assert (last.result().own_mass, last.result().agreement_overall) == (pytest.approx(0.6), 1.0)
 
 
 def test_an_ensemble_of_one_or_of_the_same_is_the_model(model: Any, texts: dict[str, TokenisedText]) -> None:

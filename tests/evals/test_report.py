@@ -151,6 +151,8 @@ def test_tables_that_do_not_fit_are_refused() -> None:
         CellRouting(["public"], [[0.5, 0.5]], [1.0], [[1.0]], [[1.0]], None, None)
     with pytest.raises(ValueError, match="numbers of layers"):
         CellRouting(["public"], [[1.0]], [1.0, 1.0], [[1.0]], [[1.0]], None, None)
+    with pytest.raises(ValueError, match="no layer chooses"):
+        CellRouting(["public"], [[1.0]], [1.0], [[1.0]], [[1.0]], None, None, [False])
 
 
 def test_a_cell_is_kept_under_all_that_it_depends_on(tmp_path: Path) -> None:
