@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from evals.svg import STYLE as PICTURES
+from evals.svg import Picture
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff }
 body { margin: 0 auto; padding: 1rem; max-width: 1500px }
@@ -27,11 +30,6 @@ td.own { outline: 2px solid #444; outline-offset: -2px }
 td small { display: block; font-size: .75rem; line-height: 1.25; color: #444 }
 .maps { display: flex; flex-wrap: wrap; gap: .8rem 1.2rem; align-items: flex-start }
 svg { max-width: 100%; height: auto }
-svg text { font: 11px system-ui, sans-serif; fill: #333 }
-svg text.title { font-weight: 600; font-size: 12px }
-svg text.light { fill: #fff }
-.grid { stroke: #e6e6e6 }
-.base { stroke: #555; stroke-dasharray: 4 3 }
 .legend span { margin-right: 1rem; white-space: nowrap }
 .legend i { display: inline-block; width: 1.1em; height: .7em; margin-right: .35em }
 .legend i.dashed { height: 0; border-top: 2px dashed #555; vertical-align: middle }
@@ -59,7 +57,7 @@ def page(title: str, sections: Sequence[str]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{STYLE}{PICTURES}</style></head>"
     )
     return f"{head}<body><h1>{escape(title)}</h1>\n" + "\n".join(filter(None, sections)) + "\n</body></html>\n"
 
@@ -87,8 +85,8 @@ def folded(title: str, inside: str, opened: bool = False) -> str:
     return f"<details{' open' if opened else ''}><summary>{escape(title)}</summary>{inside}</details>"
 
 
-def maps(pictures: Sequence[str]) -> str:
-    return f'<div class="maps">{"".join(pictures)}</div>'
+def maps(pictures: Sequence[Picture]) -> str:
+    return f'<div class="maps">{"".join(map(str, pictures))}</div>'
 
 
 def _td(cell: Td) -> str:

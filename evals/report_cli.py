@@ -23,27 +23,30 @@ def main() -> None:
 
 @app.command(
     epilog="Examples:\n\n`flexo-report results.json -o report.html`\n\n"
-    "`flexo-report study/seed*/results.json -o report.html --markdown results.md`"
+    "`flexo-report study/seed*/results.json -o report.html --markdown results.md --pictures pictures`"
 )
 def report(
     results: Annotated[list[Path], typer.Argument(help="Files of `flexo-eval --json`: seeds of one study.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write; it needs nothing else.")],
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Also write the table here.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Also write the pictures into this folder, as SVG.")] = None,
     title: Annotated[str, typer.Option(help="Of the page.")] = "flexo: models and domains",
 ) -> None:
     """Write matrix, router heat maps, curves and opt-out matrix as one HTML file."""
     from evals.report import html_report
+    from evals.report_pictures import picture_files
     from evals.report_tables import markdown_report
     from evals.seeds import read_seeds
     from merge.files import new_file
 
     seeds = read_seeds(results)
+    files = {output: html_report(seeds, title)}
+    if markdown_file:
+        files[markdown_file] = markdown_report(seeds)
+    if pictures:
+        files |= {pictures / name: drawn for name, drawn in picture_files(seeds).items()}
     with ExitStack() as stack:
-        paths = [path and stack.enter_context(new_file(path, replace=True)) for path in (output, markdown_file)]
-        assert paths[0] is not None
-        paths[0].write_text(html_report(seeds, title), encoding="utf-8")
-        if paths[1]:
-            paths[1].write_text(markdown_report(seeds), encoding="utf-8")
-    for path in (output, markdown_file):
-        if path:
-            typer.echo(f"wrote {path}")
+        for path, text in files.items():
+            stack.enter_context(new_file(path, replace=True)).write_text(text, encoding="utf-8")
+    for path in files:
+        typer.echo(f"wrote {path}")

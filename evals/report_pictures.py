@@ -1,4 +1,4 @@
-"""The pictures of the report: router heat maps, and quality against the number of experts.
+"""The pictures of the report: router heat maps, and quality against the number of experts; on the page or as files.
 
 L layers, E experts.
 """
@@ -6,14 +6,16 @@ L layers, E experts.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import partial
+from itertools import count
 from statistics import fmean
 
 from evals.page import folded, maps, paragraph
 from evals.results import CellRouting, ModelRow
 from evals.seeds import Seeds
-from evals.svg import Line, chart, heat_map, legend
+from evals.svg import Line, Picture, chart, heat_map, legend, sheet
 
 Table = Sequence[Sequence[float]]
 
@@ -36,34 +38,67 @@ ACTIVE = "Bits per byte of the whole merged model with so many experts active fo
 def router_maps(seeds: Seeds, models: Sequence[ModelRow]) -> list[str]:
     """For each model with more than two experts: a heat map a domain, own mass, entropy and share."""
     parts: list[str] = []
-    for model in models:
-        found = {domain: routing for domain in seeds.columns if (routing := _mean_routing(seeds, model.name, domain))}
-        if found and model.kind != "pair":
-            parts.append(folded(model.label, _maps_of(found), opened=not parts))
+    for label, found in _routed(seeds, models).items():
+        pictures, summary = _maps_of(found)
+        parts.append(folded(label, maps(pictures) + paragraph(SUMMARY) + maps(summary), opened=not parts))
     return [paragraph(MAPS), *parts] if parts else []
 
 
 def growing_charts(seeds: Seeds) -> list[str]:
     """A chart a domain, over the number of experts."""
-    lines = {
-        name: {len(model.experts or ()): model.name for model in models}
-        for name, models in seeds.variants("growing").items()
-    }
-    return _charts(seeds, lines, GROWING)
+    return _charts(seeds, _growing(seeds), GROWING)
 
 
 def active_charts(seeds: Seeds) -> list[str]:
     """A chart a domain, over the number of active experts."""
-    lines = {
+    return _charts(seeds, _active(seeds), ACTIVE)
+
+
+def picture_files(seeds: Seeds) -> dict[str, str]:
+    """File name -> SVG, of all that there is to draw of models that are no variants of others."""
+    files = {}
+    for name, lines in (("number-of-experts", _growing(seeds)), ("active-experts", _active(seeds))):
+        if pictures := _drawn(seeds, lines):
+            files[f"{name}.svg"] = sheet(pictures, list(lines), seeds.anchor is not None)
+    for label, found in _routed(seeds, [model for model in seeds.models if model.variant is None]).items():
+        pictures, summary = _maps_of(found)
+        plain = re.sub(r"[^\w.-]+", "-", label).strip("-.")
+        name = next(name for n in count(1) if (name := f"routers-{plain}{f'-{n}' if n > 1 else ''}.svg") not in files)
+        files[name] = sheet([*pictures, *summary])
+    return files
+
+
+def _growing(seeds: Seeds) -> dict[str, dict[int, str]]:
+    return {
+        name: {len(model.experts or ()): model.name for model in models}
+        for name, models in seeds.variants("growing").items()
+    }
+
+
+def _active(seeds: Seeds) -> dict[str, dict[int, str]]:
+    return {
         name: {model.active or 0: model.name for model in models} for name, models in seeds.variants("active").items()
     }
-    return _charts(seeds, lines, ACTIVE)
+
+
+def _routed(seeds: Seeds, models: Sequence[ModelRow]) -> dict[str, dict[str, CellRouting]]:
+    """Label of a model with more than two experts -> domain -> what its routers do."""
+    known = {
+        model.label: {d: routing for d in seeds.columns if (routing := _mean_routing(seeds, model.name, d))}
+        for model in models
+        if model.kind != "pair"
+    }
+    return {label: found for label, found in known.items() if found}
 
 
 def _charts(seeds: Seeds, lines: dict[str, dict[int, str]], said: str) -> list[str]:
-    """Charts with a line for each merged model, whose rows are named by their place on the x axis."""
     if not lines:
         return []
+    return [paragraph(said), legend(list(lines), seeds.anchor is not None), maps(_drawn(seeds, lines))]
+
+
+def _drawn(seeds: Seeds, lines: dict[str, dict[int, str]]) -> list[Picture]:
+    """Charts with a line for each merged model, whose rows are named by their place on the x axis."""
     places = sorted({place for rows in lines.values() for place in rows})
     pictures = []
     for domain in (None, *seeds.columns):
@@ -71,10 +106,11 @@ def _charts(seeds: Seeds, lines: dict[str, dict[int, str]], said: str) -> list[s
         drawn = [Line(name, [figure(rows[n]) if n in rows else None for n in places]) for name, rows in lines.items()]
         base = figure(seeds.anchor.name) if seeds.anchor else None
         pictures.append(chart(domain or "mean", places, drawn, base.mean if base else None))
-    return [paragraph(said), legend(list(lines), seeds.anchor is not None), maps(pictures)]
+    return [picture for picture in pictures if picture is not None]
 
 
-def _maps_of(found: dict[str, CellRouting]) -> str:
+def _maps_of(found: dict[str, CellRouting]) -> tuple[list[Picture], list[Picture]]:
+    """A heat map a domain, and those over all of them."""
     first = next(iter(found.values()))
     domains, layers = list(found), [f"layer {n}" for n in range(len(first.entropy))]
     if first.chooses:
@@ -90,7 +126,7 @@ def _maps_of(found: dict[str, CellRouting]) -> str:
     summary.append(heat_map(f"entropy, bits of {uniform:.2f}", layers, domains, entropy, most=uniform or 1.0))
     share = _turned([_mean_rows(found[d].share) for d in domains])
     summary.append(heat_map("share of active places", first.experts, domains, share))
-    return maps(pictures) + paragraph(SUMMARY) + maps(summary)
+    return pictures, summary
 
 
 def _mean_routing(seeds: Seeds, model: str, domain: str) -> CellRouting | None:

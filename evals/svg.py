@@ -1,4 +1,4 @@
-"""Pictures for the report, as inline SVG: heat maps and small charts. Nothing is loaded from anywhere.
+"""Pictures for the report, as SVG, inline or a file: heat maps and small charts. Nothing is loaded from anywhere.
 
 Every name is escaped here; numbers that are not finite are drawn as gaps.
 """
@@ -6,6 +6,7 @@ Every name is escaped here; numbers that are not finite are drawn as gaps.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +16,36 @@ from evals.seeds import Spread
 COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#444444", "#00868b", "#a0522d")
 LONGEST = 18  # letters of a name that are drawn; the rest is in the tooltip
 LETTER = 6.2  # width of a letter, px
+SHEET = 1000  # width of a file that holds several pictures, px
+GAP = 16
+UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML has no place for
+STYLE = """
+svg text { font: 11px system-ui, sans-serif; fill: #333 }
+svg text.title { font-weight: 600; font-size: 12px }
+svg text.light { fill: #fff }
+.grid { stroke: #e6e6e6 }
+.base { stroke: #555; stroke-dasharray: 4 3 }
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn, on a canvas of so many pixels; as text it is an element for a page that has `STYLE`."""
+
+    title: str
+    width: float
+    height: float
+    inside: str
+
+    def __str__(self) -> str:
+        return self.at()
+
+    def at(self, place: str = "") -> str:
+        """The element; `place` are further attributes."""
+        return (
+            f'<svg {place}viewBox="0 0 {self.width:.0f} {self.height:.0f}" width="{self.width:.0f}" '
+            f'height="{self.height:.0f}" role="img" aria-label="{escape(self.title)}">{self.inside}</svg>'
+        )
 
 
 @dataclass(frozen=True)
@@ -33,7 +64,7 @@ def heat_map(
     *,
     most: float = 1.0,
     marked: Sequence[str] = (),
-) -> str:
+) -> Picture:
     """A table of numbers as shades from 0, white, to `most`; columns in `marked` are outlined."""
     side, below = max(map(_width, rows)) + 8, max(map(_width, columns)) + 10
     wide, high, top = 30, 20, 22
@@ -64,16 +95,17 @@ def heat_map(
                 f'<rect x="{side + wide * c:.0f}" y="{top}" width="{wide}" height="{high * len(rows)}" fill="none" '
                 'stroke="#d1495b" stroke-width="2"/>'
             )
-    return _svg(max(width, side + len(title) * LETTER * 1.2), height, title, parts)
+    return Picture(title, max(width, side + len(title) * LETTER * 1.2), height, "".join(parts))
 
 
-def chart(title: str, places: Sequence[int], lines: Sequence[Line], base: float | None = None) -> str:
-    """Lines over numbers of experts, with the range over seeds as bars, and a dashed line at `base`."""
+def chart(title: str, places: Sequence[int], lines: Sequence[Line], base: float | None = None) -> Picture | None:
+    """Lines over numbers of experts, with the range over seeds as bars, and a dashed line at `base`; None without any
+    figure."""
     values = [v for line in lines for point in line.points if point for v in point.values if math.isfinite(v)]
     if base is not None and math.isfinite(base):
         values.append(base)
     if not values:
-        return ""
+        return None
     low, high = min(values), max(values)
     margin = (high - low) * 0.08 or abs(high) * 0.01 or 1.0
     low, high = low - margin, high + margin
@@ -105,7 +137,7 @@ def chart(title: str, places: Sequence[int], lines: Sequence[Line], base: float 
                 f'<g><title>{said}</title><path d="M{x[n]:.1f} {ends}" stroke="{colour}"/>'
                 f'<circle cx="{x[n]:.1f}" cy="{y(point.mean):.1f}" r="2.6" fill="{colour}"/></g>'
             )
-    return _svg(width, height, title, parts)
+    return Picture(title, width, height, "".join(parts))
 
 
 def legend(names: Sequence[str], base: bool) -> str:
@@ -119,6 +151,33 @@ def legend(names: Sequence[str], base: bool) -> str:
     return f'<p class="legend">{"".join(items)}</p>'
 
 
+def sheet(pictures: Sequence[Picture], names: Sequence[str] = (), base: bool = False) -> str:
+    """A file of pictures, row by row, below the legend of `names` and, with `base`, of the anchor's dashed line."""
+    parts: list[str] = []
+    x, y, row = float(GAP), float(GAP), 0.0
+    keys = [(name, f'fill="{colour}" height="8"') for name, colour in zip(names, _colours(len(names)), strict=True)]
+    for name, look in [*keys, *([("anchor", 'class="base" height="0"')] if base else [])]:
+        if x > GAP and x + 22 + _width(name) > SHEET - GAP:
+            x, y = GAP, y + 8 + GAP
+        parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="16" {look}/>{_text(x + 22, y + 8, name, "start")}')
+        x += 22 + _width(name) + GAP
+    if parts:
+        y += 8 + GAP
+    x = GAP
+    for picture in pictures:
+        if x > GAP and x + picture.width > SHEET - GAP:
+            x, y, row = GAP, y + row + GAP, 0.0
+        parts.append(picture.at(f'x="{x:.0f}" y="{y:.0f}" '))
+        x, row = x + picture.width + GAP, max(row, picture.height)
+    height = y + row + GAP
+    inside = UNFIT.sub("\ufffd", "".join(parts))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SHEET} {height:.0f}" width="{SHEET}" '
+        f'height="{height:.0f}">'
+        f'<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{inside}</svg>\n'
+    )
+
+
 def _colours(count: int) -> list[str]:
     return [COLOURS[n % len(COLOURS)] for n in range(count)]
 
@@ -127,13 +186,6 @@ def _shade(depth: float) -> str:
     """White to dark blue."""
     ends = ((247, 250, 252), (16, 78, 139))
     return "#" + "".join(f"{round(a + (b - a) * depth):02x}" for a, b in zip(*ends, strict=True))
-
-
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    )
 
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:

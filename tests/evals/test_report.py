@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -15,6 +17,7 @@ from evals.measure import Measurement
 from evals.results import Cell, CellRouting, DomainText, ModelRow, Results, read_results
 from evals.seeds import Seeds, Spread
 from evals.store import Store
+from evals.svg import heat_map, sheet
 from tests.merge.tools import call, listing
 
 Capture = pytest.CaptureFixture[str]
@@ -116,6 +119,30 @@ def test_the_report_has_every_cell_and_nothing_from_outside(files: list[Path], t
         f"{2 + m / 10 + 0.001:.3f}" in lines[2 + m] for m in range(len(MODELS))
     )
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, "a name with a bar is one cell"
+
+
+def test_pictures_are_files_that_any_reader_of_svg_takes(files: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    assert call(evals.report_cli.main, *files, "-o", tmp_path / "report.html", "--pictures", folder) == 0
+    on_page = [attrs["aria-label"] for tag, attrs in Page((tmp_path / "report.html").read_text()).tags if tag == "svg"]
+    drawn = {path.name: ElementTree.parse(path).getroot() for path in folder.iterdir()}
+    assert {"number-of-experts.svg", "active-experts.svg"} < set(drawn) and all(name.isprintable() for name in drawn)
+    titles = [svg.get("aria-label") for root in drawn.values() for svg in root.iter("{http://www.w3.org/2000/svg}svg")]
+    assert sorted(filter(None, titles)) == sorted(filter(None, on_page)), "what the page shows, once"
+    for root in drawn.values():
+        boxes = [
+            tuple(float(svg.get(a, 0)) for a in ("x", "y", "width", "height")) for svg in root[2:] if svg.get("viewBox")
+        ]
+        assert all(
+            x + w <= float(root.get("width", 0)) and y + h <= float(root.get("height", 0)) for x, y, w, h in boxes
+        )
+        apart = [(a, b) for a, b in combinations(boxes, 2) if a[0] < b[0] + b[2] and b[0] < a[0] + a[2]]
+        assert all(a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1] for a, b in apart), "none lies over another"
+
+
+def test_what_xml_cannot_hold_is_replaced() -> None:
+    drawn = sheet([heat_map("a\x00b\ud800", ["x"], ["y\x1b"], [[0.5]])], ["c\x0b"])
+    assert "\ufffd" in drawn and ElementTree.fromstring(drawn) is not None
 
 
 @pytest.mark.parametrize(
