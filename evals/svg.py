@@ -155,11 +155,11 @@ def sheet(pictures: Sequence[Picture], names: Sequence[str] = (), base: bool = F
     """A file of pictures, row by row, below the legend of `names` and, with `base`, of the anchor's dashed line."""
     parts: list[str] = []
     x, y, row = float(GAP), float(GAP), 0.0
-    keys = [(name, f'fill="{colour}" height="8"') for name, colour in zip(names, _colours(len(names)), strict=True)]
-    for name, look in [*keys, *([("anchor", 'class="base" height="0"')] if base else [])]:
+    keys = [(name, f'h16v8h-16z" fill="{colour}') for name, colour in zip(names, _colours(len(names)), strict=True)]
+    for name, look in [*keys, *([("anchor", 'm0 4h16" class="base')] if base else [])]:
         if x > GAP and x + 22 + _width(name) > SHEET - GAP:
             x, y = GAP, y + 8 + GAP
-        parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="16" {look}/>{_text(x + 22, y + 8, name, "start")}')
+        parts.append(f'<path d="M{x:.0f} {y:.0f}{look}"/>{_text(x + 22, y + 8, name, "start")}')
         x += 22 + _width(name) + GAP
     if parts:
         y += 8 + GAP
