@@ -31,14 +31,14 @@ from merge.screening import folded_row
 from trainers.curves import draw_curves
 from trainers.devices import is_first, measuring_device
 from trainers.fit import Metrics, RunOptions, fit, keep_result, kept_result, resolve_precision, work_folder
-from trainers.gates import public_moments, standardised_row
+from trainers.gates import STANDARDISE, standardised_row
 from trainers.lazy import WeightsOnDisk, blank_model
 from trainers.lit import LitExpert, LossOptions
 from trainers.optim import OptimizerOptions
 from trainers.owner import Domain, Owner, count_own, find_owner
 from trainers.paired import PairOptions, expert_state, pair
 from trainers.plan import load_of, make_plan
-from trainers.routing import embedded_rows, router_input_moments, starting_rows
+from trainers.routing import embedded_rows, public_moments, router_input_moments, starting_rows
 from trainers.text import DataOptions, OwnText
 
 ROUTER = re.compile(r"layers\.\d+\.router\.(weight|bias)")
@@ -109,7 +109,7 @@ def train_expert(
     model.check_layers(anchor.architecture.num_hidden_layers)
     L.seed_everything(seed, verbose=False)
     if model.standardise:
-        public_moments(anchor)  # refused before anything is trained
+        public_moments(anchor, STANDARDISE)  # refused before anything is trained
     begun = None if model.start is None else _begun(model.start, owner)
     digests = owner.text_digests()
     if begun is not None:

@@ -97,7 +97,7 @@ def layer_moments(merged: Merged, anchor: Anchor, paths: Sequence[Path]) -> tupl
     """
     from flexmix.domain import Moments
     from flexmix.embedding import read_embedding
-    from trainers.routing import MEAN, SECOND, check_merged_on
+    from trainers.routing import check_merged_on, public_moments
 
     check_merged_on(merged, anchor)
     read = [(path, read_embedding(path)) for path in paths]
@@ -107,10 +107,7 @@ def layer_moments(merged: Merged, anchor: Anchor, paths: Sequence[Path]) -> tupl
     numbers = range(merged.architecture.num_hidden_layers)
     measured: dict[str, list[Moments]] = {}
     if not inside:
-        stored = anchor.moments()
-        if stored is None:
-            raise InputError(f"{anchor.folder}: ships no moments of public text. Make them with train_anchor.py.")
-        measured["public"] = [Moments.of(stored[MEAN.format(n=n)], stored[SECOND.format(n=n)]) for n in numbers]
+        measured["public"] = public_moments(anchor, "a fit to moments of the anchor")
     for name, owner in found.items():
         assert owner.second_LDD is not None, "checked where the files were opened"
         measured[name] = [Moments.of(owner.mean_LD[n], owner.second_LDD[n]) for n in numbers]

@@ -17,7 +17,9 @@ import torch
 
 from merge.anchor import Anchor
 from merge.errors import InputError
-from trainers.routing import SECOND
+from trainers.routing import public_moments
+
+STANDARDISE = "model.standardise=true"
 
 
 def standardised_row(anchor: Anchor, n: int, row_D: torch.Tensor) -> torch.Tensor:
@@ -25,8 +27,7 @@ def standardised_row(anchor: Anchor, n: int, row_D: torch.Tensor) -> torch.Tenso
 
     Raises `InputError` if the anchor ships no public moments, or the gate has not moved from zero.
     """
-    stored = public_moments(anchor)
-    second_DD, public_D = stored[SECOND.format(n=n)].double(), anchor.public_row(n).double()
+    second_DD, public_D = public_moments(anchor, STANDARDISE)[n].second, anchor.public_row(n).double()
     width = len(public_D)
     v_D = row_D.double() - public_D
     spread = v_D.std(correction=0)
@@ -35,13 +36,3 @@ def standardised_row(anchor: Anchor, n: int, row_D: torch.Tensor) -> torch.Tenso
     s = ((second_DD.trace() - second_DD.sum() / width) / width).sqrt()
     row: torch.Tensor = public_D + (v_D - v_D.mean()) / spread / (width**0.5 * s)
     return row.float()
-
-
-def public_moments(anchor: Anchor) -> dict[str, torch.Tensor]:
-    """The anchor's public moments; raises `InputError` if it ships none."""
-    stored = anchor.moments()
-    if stored is None:
-        raise InputError(
-            f"{anchor.folder}: model.standardise=true needs the anchor's public moments, which it does not ship."
-        )
-    return stored
