@@ -16,7 +16,7 @@ from evals.seeds import Spread
 COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#444444", "#00868b", "#a0522d")
 LONGEST = 18  # letters of a name that are drawn; the rest is in the tooltip
 LETTER = 6.2  # width of a letter, px
-SHEET = 1000  # width of a file that holds several pictures, px
+SHEET = 1000  # width of a file that holds several pictures, px; more where one of them is wider
 GAP = 16
 UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML has no place for
 STYLE = """
@@ -155,9 +155,10 @@ def sheet(pictures: Sequence[Picture], names: Sequence[str] = (), base: bool = F
     """A file of pictures, row by row, below the legend of `names` and, with `base`, of the anchor's dashed line."""
     parts: list[str] = []
     x, y, row = float(GAP), float(GAP), 0.0
+    width = max([SHEET, *(picture.width + 2 * GAP for picture in pictures)])
     keys = [(name, f'h16v8h-16z" fill="{colour}') for name, colour in zip(names, _colours(len(names)), strict=True)]
     for name, look in [*keys, *([("anchor", 'm0 4h16" class="base')] if base else [])]:
-        if x > GAP and x + 22 + _width(name) > SHEET - GAP:
+        if x > GAP and x + 22 + _width(name) > width - GAP:
             x, y = GAP, y + 8 + GAP
         parts.append(f'<path d="M{x:.0f} {y:.0f}{look}"/>{_text(x + 22, y + 8, name, "start")}')
         x += 22 + _width(name) + GAP
@@ -165,14 +166,14 @@ def sheet(pictures: Sequence[Picture], names: Sequence[str] = (), base: bool = F
         y += 8 + GAP
     x = GAP
     for picture in pictures:
-        if x > GAP and x + picture.width > SHEET - GAP:
+        if x > GAP and x + picture.width > width - GAP:
             x, y, row = GAP, y + row + GAP, 0.0
         parts.append(picture.at(f'x="{x:.0f}" y="{y:.0f}" '))
         x, row = x + picture.width + GAP, max(row, picture.height)
     height = y + row + GAP
     inside = UNFIT.sub("\ufffd", "".join(parts))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SHEET} {height:.0f}" width="{SHEET}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}">'
         f'<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{inside}</svg>\n'
     )

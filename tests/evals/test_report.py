@@ -140,6 +140,12 @@ def test_pictures_are_files_that_any_reader_of_svg_takes(files: list[Path], tmp_
         assert all(a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1] for a, b in apart), "none lies over another"
 
 
+def test_a_sheet_is_as_wide_as_its_widest_picture() -> None:
+    names = [f"expert {n}" for n in range(64)]
+    root = ElementTree.fromstring(sheet([heat_map("public", ["layer 0"], names, [[0.5] * 64])]))
+    assert float(root.get("width", 0)) > 64 * 30
+
+
 def test_what_xml_cannot_hold_is_replaced() -> None:
     drawn = sheet([heat_map("a\x00b\ud800", ["x"], ["y\x1b"], [[0.5]])], ["c\x0b"])
     assert "\ufffd" in drawn and ElementTree.fromstring(drawn) is not None
