@@ -33,8 +33,8 @@ demo: $(VENV)/ready ## sample corpora, anchor, three experts, merge, table, text
 study: $(VENV)/ready ## ours and all baselines on sample corpora, two seeds, one report: half an hour
 	@$(BIN)/python run_study.py study=$(STUDY) "output='$(STUDY_OUTPUT)'" $(STUDY_GIVEN) $(ARGS)
 
-test: $(VENV)/ready ## the fast suite, a file at a time on each core
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile
+test: $(VENV)/ready ## the fast suite, a file at a time on each core, at most eight
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 slow: $(VENV)/ready ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
