@@ -34,7 +34,7 @@ study: $(VENV)/ready ## ours and all baselines on sample corpora, two seeds, one
 	@$(BIN)/python run_study.py study=$(STUDY) "output='$(STUDY_OUTPUT)'" $(STUDY_GIVEN) $(ARGS)
 
 test: $(VENV)/ready ## the fast suite, a file at a time on each core, at most eight
-	@$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 slow: $(VENV)/ready ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
