@@ -61,8 +61,8 @@ def test_what_is_wrong_is_named(copied: Path, anchor: Path, capsys: pytest.Captu
 def test_a_merge_that_does_not_pass_is_not_kept(
     make_expert: Make, anchor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = make_expert("math", anchor=anchor, path=tmp_path / "math.pt")
     """The passing way, in a process too, is in tests/test_wheel.py."""
+    path = make_expert("math", anchor=anchor, path=tmp_path / "math.pt")
     with gzip.open(anchor / "flexo/public/test.jsonl.gz", "wt") as file:
         file.write("no JSON")
     before = listing(tmp_path)
