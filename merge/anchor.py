@@ -85,9 +85,16 @@ class Anchor:
         path = self.folder / SHARED / MOMENTS
         return _table(path) if path.exists() else {}
 
-    def moments(self) -> dict[str, torch.Tensor] | None:
-        """`layers.N.mean` [D] and `layers.N.second_moment` [D, D] of the router input on public text, if shipped."""
-        return _loaded(self.moment_table) or None
+    def moments(self, n: int | None = None) -> dict[str, torch.Tensor] | None:
+        """`layers.N.mean` [D] and `layers.N.second_moment` [D, D] of the router input on public text, if shipped.
+
+        Of layer `n` alone, or of all: those of a large anchor are gigabytes.
+        """
+        table = self.moment_table
+        return (
+            _loaded({name: stored for name, stored in table.items() if n is None or name.split(".")[1] == str(n)})
+            or None
+        )
 
 
 def find_anchor(experts: list[ExpertFile]) -> Path:

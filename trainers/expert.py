@@ -109,7 +109,7 @@ def train_expert(
     model.check_layers(anchor.architecture.num_hidden_layers)
     L.seed_everything(seed, verbose=False)
     if model.standardise:
-        public_moments(anchor, STANDARDISE)  # refused before anything is trained
+        public_moments(anchor, 0, STANDARDISE)  # refused before anything is trained
     begun = None if model.start is None else _begun(model.start, owner)
     digests = owner.text_digests()
     if begun is not None:

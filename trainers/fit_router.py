@@ -107,7 +107,7 @@ def layer_moments(merged: Merged, anchor: Anchor, paths: Sequence[Path]) -> tupl
     numbers = range(merged.architecture.num_hidden_layers)
     measured: dict[str, list[Moments]] = {}
     if not inside:
-        measured["public"] = public_moments(anchor, "a fit to moments of the anchor")
+        measured["public"] = [public_moments(anchor, n, "a fit to moments of the anchor") for n in numbers]
     for name, owner in found.items():
         assert owner.second_LDD is not None, "checked where the files were opened"
         measured[name] = [Moments.of(owner.mean_LD[n], owner.second_LDD[n]) for n in numbers]

@@ -27,7 +27,7 @@ def standardised_row(anchor: Anchor, n: int, row_D: torch.Tensor) -> torch.Tenso
 
     Raises `InputError` if the anchor ships no public moments, or the gate has not moved from zero.
     """
-    second_DD, public_D = public_moments(anchor, STANDARDISE)[n].second, anchor.public_row(n).double()
+    second_DD, public_D = public_moments(anchor, n, STANDARDISE).second, anchor.public_row(n).double()
     width = len(public_D)
     v_D = row_D.double() - public_D
     spread = v_D.std(correction=0)

@@ -105,19 +105,18 @@ def moment_tensors(moments: list[Moments]) -> dict[str, torch.Tensor]:
     return tensors | {SECOND.format(n=n): part.second.float() for n, part in enumerate(moments)}
 
 
-def public_moments(anchor: Anchor, purpose: str, instead: str = "") -> list[Moments]:
-    """What was measured of public text when the anchor was made, layer by layer.
+def public_moments(anchor: Anchor, n: int, purpose: str, instead: str = "") -> Moments:
+    """What was measured of public text when the anchor was made, in layer `n`; nothing else is read.
 
     Raises `InputError`, which says for what `purpose` they were wanted and what to do `instead`, if it ships none.
     """
-    stored = anchor.moments()
+    stored = anchor.moments(n)
     if stored is None:
         raise InputError(
             f"{anchor.folder}: {purpose} needs the anchor's public moments, which it does not ship. Make one that "
             f"does: train_anchor.py with anchor.moments=true. {instead}".rstrip()
         )
-    layers = range(anchor.architecture.num_hidden_layers)
-    return [Moments.of(stored[MEAN.format(n=n)], stored[SECOND.format(n=n)]) for n in layers]
+    return Moments.of(stored[MEAN.format(n=n)], stored[SECOND.format(n=n)])
 
 
 def starting_rows(
@@ -145,8 +144,8 @@ def starting_rows(
     if init != "discriminant":
         raise InputError(f"model.router_init: {init!r}, expected mean, discriminant or random.")
     rows = []
-    measured = public_moments(anchor, "model.router_init=discriminant", "Or use model.router_init=mean.")
-    for n, (part, public) in enumerate(zip(own, measured, strict=True)):
+    for n, part in enumerate(own):
+        public = public_moments(anchor, n, "model.router_init=discriminant", "Or use model.router_init=mean.")
         w_D, intercept = discriminant(part, public, shrinkage)
         v_D = anchor.router[BIAS_DIRECTION.format(n=n)].double()
         rows.append((anchor.public_row(n).double() + scale * (w_D + intercept * v_D)).float())
