@@ -6,7 +6,7 @@ Either way the result is a plain Hugging Face folder plus `flexo/`: what all own
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from merge.anchor import REFERENCE, SHARED, open_olmo2, write_shared
 from merge.console import progress
 from merge.errors import InputError
 from merge.files import new_folder, refuse_occupied
+from trainers.context import add_context_heads, held_out_loss
 from trainers.devices import is_first, measuring_device
 from trainers.fit import Metrics, RunOptions, fit, work_folder
 from trainers.lit import LitAnchor, LossOptions
@@ -48,11 +49,16 @@ class AnchorOptions:
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int = 4
+    context_heads: int = 0  # added to the finished model, so that routers see the context: `trainers.context`
     max_position_embeddings: int = 1024
     rope_theta: float = 10_000.0
     tie_word_embeddings: bool = False
     moments: bool = True  # ship second moments of the router input, 4 L D^2 bytes; discriminant rows need them
     reference_bytes: int = 4_000_000  # of public text to ship with the anchor; held-out text comes to a tenth
+
+    def __post_init__(self) -> None:
+        if self.context_heads < 0:
+            raise InputError(f"anchor.context_heads={self.context_heads}: expected 0 or a few.")
 
 
 def train_anchor(
@@ -67,10 +73,12 @@ def train_anchor(
     logger: Any = None,
     seed: int = 0,
     resume: bool = True,
+    say: Callable[[str], None] = print,
 ) -> Metrics:
     """Makes the anchor folder `output` from public text in `data_path` (`train` and `test` as `.jsonl[.gz]`).
 
     For a model taken as it is, `data_path` may be a folder that `flexo-data prepare` made with that model's tokenizer.
+    `say` is told in a line what context heads change, if there are any.
 
     Returns:
         Held-out loss before and after training, in nats per token; empty for a model taken as it is.
@@ -84,7 +92,7 @@ def train_anchor(
     text = {split: find_split(data_path, split) for split in ("train", "test")}
     L.seed_everything(seed, verbose=False)
     if anchor.path is not None:
-        _adopt(anchor, text, output, data, run)
+        _adopt(anchor, text, output, data, run, say)
         return {}
     if is_shard(text["train"]):
         raise InputError(
@@ -113,24 +121,73 @@ def train_anchor(
         if not is_first():
             return metrics
         training = {"tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed, "lr": optimizer.lr}
-        with new_folder(output) as folder:
-            nn.Module.float(model)  # in place; transformers' own method has no types
-            model.save_pretrained(folder)
-            _copy_files(source, folder)
-            _share(folder, model, text, anchor, data, run, {"training": training | metrics})
+        nn.Module.float(model)  # in place; transformers' own method has no types
+        _write(output, model, source, text, anchor, data, run, {"training": training | metrics}, say)
         (work / "last.ckpt").unlink(missing_ok=True)
     return metrics
 
 
-def _adopt(anchor: AnchorOptions, text: dict[str, Path], output: Path, data: DataOptions, run: RunOptions) -> None:
-    """Takes an existing OLMo-2 byte for byte, and adds what owners must share."""
+def _adopt(
+    anchor: AnchorOptions,
+    text: dict[str, Path],
+    output: Path,
+    data: DataOptions,
+    run: RunOptions,
+    say: Callable[[str], None],
+) -> None:
+    """Takes an existing OLMo-2 byte for byte, or with context heads, and adds what owners must share."""
     assert anchor.path is not None
     source = local_folder(anchor.path, anchor.revision)
     open_olmo2(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    about = {"taken_from": anchor.path, "revision": anchor.revision}
+    _write(output, model, source, text, anchor, data, run, about, say, as_it_is=not anchor.context_heads)
+
+
+def _write(
+    output: Path,
+    model: PreTrainedModel,
+    source: Path,
+    text: dict[str, Path],
+    anchor: AnchorOptions,
+    data: DataOptions,
+    run: RunOptions,
+    about: dict[str, Any],
+    say: Callable[[str], None],
+    as_it_is: bool = False,
+) -> None:
+    """Writes the anchor folder: the model, with context heads if they are asked for, the files beside it, `flexo/`.
+
+    `source` has the files; its weights are taken byte for byte if the model is written `as_it_is`.
+    """
     with new_folder(output) as folder:
-        _copy_files(source, folder)
-        _share(folder, model, text, anchor, data, run, {"taken_from": anchor.path, "revision": anchor.revision})
+        if anchor.context_heads:
+            model, changed = _with_context_heads(model, source, text, anchor.context_heads, data)
+            say(
+                "{heads} context heads: width {width_before} -> {width_after}, loss on public text "
+                "{loss_before:.4f} -> {loss_after:.4f} nats per token".format(**changed)
+            )
+            about["context_heads"] = changed
+        if not as_it_is:
+            model.save_pretrained(folder)
+        _copy_files(source, folder, without_weights=not as_it_is)
+        _share(folder, model, text, anchor, data, run, about)
+
+
+def _with_context_heads(
+    model: PreTrainedModel, source: Path, text: dict[str, Path], heads: int, data: DataOptions
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model with context heads, and what they change on held-out text."""
+    public = EvalLoader(data.windows(text["train"], source), data.batch_size, data.moment_windows)
+    held_out = EvalLoader(data.windows(text["test"], source), data.batch_size, data.eval_windows)
+    wide = add_context_heads(model, heads, public)
+    return wide, {
+        "heads": heads,
+        "width_before": model.config.hidden_size,
+        "width_after": wide.config.hidden_size,
+        "loss_before": held_out_loss(model, held_out),
+        "loss_after": held_out_loss(wide, held_out),
+    }
 
 
 def _share(
@@ -163,9 +220,11 @@ def _share(
     write_shared(folder, public_router(moments), moment_tensors(moments) if anchor.moments else None, about)
 
 
-def _copy_files(source: Path, folder: Path) -> None:
+def _copy_files(source: Path, folder: Path, without_weights: bool) -> None:
     """Copies the files of a model folder that are not there yet."""
     for path in source.iterdir():
+        if without_weights and ".safetensors" in path.name:
+            continue
         if path.is_file() and not path.name.startswith(".") and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
 

@@ -35,12 +35,13 @@ def composed_rows(
             rows are the same whoever else was once among the domains.
         samples: K, at least a few times D: fewer, and the rows learn the draws.
         public_weight: how many domains the one named `public` counts for.
-        ridge: on the squares of the weights, of inputs scaled to mean square one.
+        ridge: on the squares of the weights, of inputs whose dimensions are scaled to mean square one each.
         steps: of L-BFGS, at most.
     """
     x_EKD = torch.stack([_draw(name, moments, samples) for name, moments in domains.items()])
-    size = x_EKD.pow(2).mean().sqrt()
-    x_ND = (x_EKD / size).flatten(0, 1).float()
+    size_D = x_EKD.pow(2).mean((0, 1)).sqrt()
+    size_D = size_D.clamp(min=1e-6 * size_D.max())  # dimensions that hold nothing
+    x_ND = (x_EKD / size_D).flatten(0, 1).float()
     domain_N = torch.arange(len(domains)).repeat_interleave(samples)
     counts_E = torch.tensor([public_weight if name == "public" else 1.0 for name in domains])
     weight_ED = torch.zeros(len(domains), x_ND.shape[1], requires_grad=True)
@@ -53,7 +54,7 @@ def composed_rows(
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return weight_ED.detach() / size.float()
+    return weight_ED.detach() / size_D.float()
 
 
 def _draw(name: str, moments: Moments, samples: int) -> torch.Tensor:

@@ -33,6 +33,7 @@ from merge.merged import Merged
 RouterInit = Literal["mean", "discriminant", "random"]
 MEAN = "layers.{n}.mean"
 SECOND = "layers.{n}.second_moment"
+LEAST = 1e-6  # of the mean diagonal entry
 
 
 @torch.no_grad()
@@ -129,7 +130,7 @@ def starting_rows(
         anchor: for the public rows and moments.
         own: moments of the owner's text.
         scale: s, the factor on a discriminant.
-        shrinkage: share of the mean variance added to the diagonal of S.
+        shrinkage: share of its own variance added to each diagonal entry of S.
         seed: for `random`.
 
     Raises:
@@ -190,7 +191,7 @@ def mean_row(moments: Moments) -> torch.Tensor:
 
 
 def bias_direction(public: Moments, ridge: float = 1e-3) -> torch.Tensor:
-    """The ridge solution v [D] of v.x = 1 over public text: (E[xx'] + ridge * mean diagonal)^-1 E[x]."""
+    """The ridge solution v [D] of v.x = 1 over public text: (E[xx'] + ridge * its diagonal)^-1 E[x]."""
     v_D: torch.Tensor = torch.linalg.solve(_ridged(public.second, ridge), public.mean)
     return v_D
 
@@ -203,4 +204,6 @@ def discriminant(own: Moments, public: Moments, shrinkage: float) -> tuple[torch
 
 
 def _ridged(matrix_DD: torch.Tensor, share: float) -> torch.Tensor:
-    return matrix_DD + share * matrix_DD.diagonal().mean() * torch.eye(len(matrix_DD), dtype=matrix_DD.dtype)
+    """Every dimension's own diagonal entry grows by a share of itself; those that hold nothing stay solvable."""
+    diagonal_D = matrix_DD.diagonal()
+    return matrix_DD + share * diagonal_D.clamp(min=LEAST * float(diagonal_D.mean())).diag()

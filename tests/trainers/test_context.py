@@ -1,0 +1,140 @@
+"""Context heads: what the wider anchor computes, and that training leaves the heads uniform."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from flexmix.corpus import find_split
+from flexmix.packing import EvalLoader, model_inputs
+from merge.anchor import about, open_anchor
+from merge.assemble import execute, plan
+from merge.errors import InputError
+from merge.files import sha256_file
+from tests.trainers.runs import data_options, expert_arguments, train_small_anchor
+from trainers.anchor import AnchorOptions
+from trainers.context import PART, add_context_heads, held_out_loss
+from trainers.expert import train_expert
+
+D, WIDTH, GROUP = 32, 8, 2  # of the small anchor: hidden size, width of a head, attention heads on a key-value head
+NEW = WIDTH * GROUP
+
+
+def loader(anchor: Path, folder: Path, split: str = "train") -> EvalLoader:
+    data = data_options(folder / "tokens")
+    return EvalLoader(data.windows(find_split(open_anchor(anchor).reference, split), anchor), 4, 32)
+
+
+@pytest.fixture
+def model(small_anchor: Path) -> PreTrainedModel:
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(small_anchor, dtype=torch.float32)
+    return loaded
+
+
+@pytest.fixture
+def wide(model: PreTrainedModel, small_anchor: Path, tmp_path: Path) -> PreTrainedModel:
+    return add_context_heads(model, 1, loader(small_anchor, tmp_path))
+
+
+def inputs_of(module: torch.nn.Module, model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What a module of the model is given for a batch."""
+    seen: list[torch.Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(**model_inputs(batch, model.config._attn_implementation), use_cache=False)
+    hook.remove()
+    return seen[0]
+
+
+def test_the_wider_model_computes_what_the_given_one_did(
+    model: PreTrainedModel, wide: PreTrainedModel, small_anchor: Path, tmp_path: Path
+) -> None:
+    config, held_out = wide.config, loader(small_anchor, tmp_path, "test")
+    assert (config.hidden_size, config.num_attention_heads, config.num_key_value_heads) == (D + NEW, 4 + GROUP, 3)
+    assert config.hidden_size == config.num_attention_heads * WIDTH  # vLLM divides; it reads no head_dim
+    assert abs(held_out_loss(wide, held_out) - held_out_loss(model, held_out)) < 2e-3
+    batch = next(iter(held_out))
+    for before, after in zip(model.model.layers, wide.model.layers, strict=True):
+        x_BTD, y_BTD = inputs_of(before.mlp, model, batch), inputs_of(after.mlp, wide, batch)
+        assert (y_BTD[..., :D] - x_BTD).norm() < 1e-3 * x_BTD.norm()
+        assert y_BTD[..., D : D + WIDTH].std() > 0 and not y_BTD[..., D + WIDTH :].any()
+
+
+def test_the_new_dimensions_hold_the_mean_of_the_document_so_far(
+    wide: PreTrainedModel, small_anchor: Path, tmp_path: Path
+) -> None:
+    batch = next(iter(loader(small_anchor, tmp_path, "test")))
+    attention = wide.model.layers[0].self_attn
+    found_BTK = inputs_of(wide.model.layers[0].post_attention_layernorm, wide, batch)[..., D : D + WIDTH]
+    P_KD = attention.v_proj.weight[2 * WIDTH :].detach()
+    x_BTD = wide.get_input_embeddings()(batch["input_ids"]).detach()
+    for b, positions_T in enumerate(batch["position_ids"].tolist()):
+        for t, position in enumerate(positions_T):
+            mean_K = P_KD @ x_BTD[b, max(0, t - position) : t + 1].mean(0)
+            assert torch.allclose(found_BTK[b, t], mean_K, atol=1e-5), "another document is in the mean"
+    assert (batch["position_ids"] == 0).sum() > len(batch["input_ids"])  # there were documents to keep apart
+    assert found_BTK.norm() < 10 * PART * D**0.5 * len(found_BTK)
+
+
+def test_training_every_weight_leaves_the_heads_uniform(
+    wide: PreTrainedModel, small_anchor: Path, tmp_path: Path
+) -> None:
+    optimizer = torch.optim.AdamW(wide.parameters(), lr=1e-2, weight_decay=0.1)
+    batch = next(iter(loader(small_anchor, tmp_path)))
+    value = wide.model.layers[0].self_attn.v_proj.weight[2 * WIDTH :].clone()
+    for _ in range(3):
+        optimizer.zero_grad()
+        wide(**model_inputs(batch, wide.config._attn_implementation), labels=batch["input_ids"]).loss.backward()
+        optimizer.step()
+    for layer in wide.model.layers:
+        assert not layer.self_attn.q_norm.weight[4 * WIDTH :].any() and layer.self_attn.q_norm.weight[: 4 * WIDTH].all()
+        assert not layer.self_attn.k_norm.weight[2 * WIDTH :].any()
+    assert not torch.equal(wide.model.layers[0].self_attn.v_proj.weight[2 * WIDTH :], value)  # what they average learns
+
+
+def test_an_anchor_with_context_heads_is_trained_against_and_merged(
+    small_anchor: Path, shards: Path, tmp_path: Path
+) -> None:
+    wide = tmp_path / "wide"
+    train_small_anchor(shards / "public", wide, anchor=AnchorOptions(path=str(small_anchor), context_heads=1))
+    said = about(wide)["context_heads"]
+    assert said["heads"] == 1 and abs(said["loss_after"] - said["loss_before"]) < 2e-3
+    arguments: dict[str, Any] = expert_arguments("math", wide, shards, tmp_path)
+    made = train_expert(**arguments)
+    assert made is not None and made.header.anchor.architecture.hidden_size == D + NEW
+    execute(plan([made.path], wide), tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    anchor = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32)
+    batch = next(iter(loader(small_anchor, tmp_path, "test")))
+    for theirs, own in zip(merged.model.layers, anchor.model.layers, strict=True):
+        assert theirs.mlp.gate.weight[1, D : D + WIDTH].abs().max() > 0  # the row reads the context
+        new = slice(D, D + NEW)  # and the context is the same whatever the experts do
+        assert torch.allclose(
+            inputs_of(theirs.mlp, merged, batch)[..., new], inputs_of(own.mlp, anchor, batch)[..., new]
+        )
+
+
+def test_a_new_anchor_gets_them_and_one_taken_without_stays_as_it_is(
+    tiny_anchor: Path, shards: Path, tmp_path: Path
+) -> None:
+    options = AnchorOptions(
+        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=64, reference_bytes=20_000, context_heads=2,
+    )  # fmt: skip
+    train_small_anchor(shards / "public", tmp_path / "new", anchor=options)
+    assert open_anchor(tmp_path / "new").architecture.hidden_size == 32 + 16
+    train_small_anchor(shards / "public", tmp_path / "taken", anchor=AnchorOptions(path=str(tiny_anchor)))
+    assert sha256_file(tmp_path / "taken/model.safetensors") == sha256_file(tiny_anchor / "model.safetensors")
+
+
+def test_what_cannot_be_is_refused(model: PreTrainedModel, small_anchor: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="context_heads=-1: expected"):
+        AnchorOptions(context_heads=-1)
+    batch = next(iter(loader(small_anchor, tmp_path)))
+    alone = {name: part.clone() for name, part in batch.items()} | {"position_ids": torch.zeros_like(batch["labels"])}
+    with pytest.raises(InputError, match="too few documents"):
+        add_context_heads(model, 1, [alone])
