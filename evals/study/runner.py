@@ -2,32 +2,26 @@
 
 The first line of a log is the command. What is there and was made by the same command is done; what was made by
 another one is refused. Each process computes on one thread unless told otherwise, so that the number of jobs
-changes no result. A process dies with the study that started it.
+changes no result. Processes are forked from a server that has imported PyTorch already, which alone takes as long as
+many a step (`evals.study.processes`), and die with the study.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
 import shlex
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
 from evals.study.plan import Step
+from evals.study.processes import Call, Process, ended, processes, run_command, stop
 from merge.errors import InputError
 
 DONE = re.compile(r"# done in ([\d.]+) s")
-POLL = 0.1  # seconds
-GRACE = 60  # seconds for a process to save and leave
 TAIL = 12  # lines of a log in a message
-PR_SET_PDEATHSIG = 1
 
 Say = Callable[[str], None]
 
@@ -42,7 +36,7 @@ class Runner:
     keep_going: bool = False  # after a failure: with all that does not need what failed
     say: Say = print
     then: Callable[[Step], None] = lambda _step: None  # told each step that is done, earlier ones not
-    argv: Callable[[Sequence[str]], list[str]] = lambda command: argv_of(command)  # how a command is called
+    call: Call = run_command  # runs a command, in a process of its own
     times: dict[str, list[float]] = field(default_factory=dict)  # of steps alike, in seconds
 
     def run(self, steps: Sequence[Step]) -> None:
@@ -56,7 +50,8 @@ class Runner:
             self._remember(step)
         self.say(f"{len(steps)} runs, {len(steps) - len(waiting)} of them done before")
         place = {step.makes: n for n, step in enumerate(steps, 1)}
-        running: dict[subprocess.Popen[bytes], tuple[Step, float]] = {}
+        running: dict[Process, tuple[Step, float]] = {}
+        start = processes(self.threads)
         failed: list[Step] = []
         try:
             while waiting or running:
@@ -67,13 +62,13 @@ class Runner:
                         break
                     waiting.remove(step)
                     self.say(f"[{place[step.makes]}/{len(steps)}] {step.name}")
-                    running[self._start(step)] = (step, time.monotonic())
+                    running[self._start(step, start)] = (step, time.monotonic())
                 if not running:
                     break
-                for process in self._ended(running):
+                for process in ended(running):
                     step, started = running.pop(process)
                     seconds = time.monotonic() - started
-                    if process.returncode or not (self.folder / step.makes).exists():
+                    if process.exitcode or not (self.folder / step.makes).exists():
                         failed.append(step)
                         self.say(f"[{place[step.makes]}/{len(steps)}] {step.name} FAILED, see {self.folder / step.log}")
                         continue
@@ -85,7 +80,7 @@ class Runner:
             self.say("stopping: what is done is kept, and the same command goes on")
             raise
         finally:
-            _stop(running)
+            stop(running)
         if failed:
             raise InputError(self._failure(failed, len(waiting)))
 
@@ -107,29 +102,13 @@ class Runner:
             )
         return True
 
-    def _start(self, step: Step) -> subprocess.Popen[bytes]:
+    def _start(self, step: Step, start: Callable[..., Process]) -> Process:
         log = self.folder / step.log
         log.parent.mkdir(parents=True, exist_ok=True)
         again = _first_line(log) == _line(step)
         with log.open("a" if again else "w") as file:
             file.write(_line(step) + "\n")
-            file.flush()
-            threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-            return subprocess.Popen(
-                self.argv(step.command),
-                cwd=self.folder,
-                env=os.environ | threads | {"TOKENIZERS_PARALLELISM": "false"},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is ours to pass on
-                preexec_fn=_die_with_parent,
-            )
-
-    def _ended(self, running: Iterable[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
-        while not (ended := [process for process in running if process.poll() is not None]):
-            time.sleep(POLL)
-        return ended
+        return start(self.call, step.command, self.folder, log)
 
     def _finish(self, step: Step, seconds: float) -> None:
         with (self.folder / step.log).open("a") as file:
@@ -166,14 +145,6 @@ class Runner:
         )
 
 
-def argv_of(command: Sequence[str]) -> list[str]:
-    """A command of this environment: its training scripts are modules, its other commands are beside Python."""
-    program, *options = command
-    if program.startswith("flexo-"):
-        return [str(Path(sys.executable).with_name(program)), *options]
-    return [sys.executable, "-m", program, *options]
-
-
 def _line(step: Step) -> str:
     return f"$ {shlex.join(step.command)}"
 
@@ -183,25 +154,6 @@ def _first_line(log: Path) -> str | None:
         return None
     with log.open(errors="replace") as file:
         return file.readline().rstrip("\n")
-
-
-def _stop(running: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Tells processes to save and leave, and waits for them."""
-    for process in running:
-        process.terminate()
-    until = time.monotonic() + GRACE
-    for process in running:
-        try:
-            process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _die_with_parent() -> None:
-    """Where the system can do it: a process that goes on after its study was killed would be in the next one's way."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _clock(seconds: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,10 @@ from pathlib import Path
 
 from evals.study.folder import Text, check_anchor, find_text, keep_text, link, study_folder, text_to_come
 from evals.study.plan import CORPORA, PUBLIC, Step, make_plan
+from evals.study.processes import succeeds
 from evals.study.recipe import Study
 from evals.study.results import join_results, named, seeds_of
-from evals.study.runner import Runner, argv_of
+from evals.study.runner import Runner
 from merge.errors import InputError
 
 MOST_JOBS = 8
@@ -133,9 +133,7 @@ class Report:
             return False
         command = ("flexo-report", *files, "-o", self.html.name, "--markdown", self.table.name)
         log = self.folder / "report.log"
-        with log.open("w") as said:
-            failed = subprocess.run(argv_of(command), cwd=self.folder, stdout=said, stderr=said).returncode
-        if failed:
+        if not succeeds(command, self.folder, log):
             raise InputError(
                 f"flexo-report failed. Its log {log} ends with:\n{log.read_text(errors='replace')[-1000:]}"
             )
@@ -169,8 +167,7 @@ def _sample(folder: Path, domains: Sequence[str], say: Callable[[str], None]) ->
         return
     say(f"building the sample corpora: {', '.join(wanted)}")
     command = ("flexo-data", "sample", "-o", CORPORA, "--domains", ",".join(wanted))
-    with (folder / SAMPLE_LOG).open("w") as log:
-        failed = subprocess.run(argv_of(command), cwd=folder, stdout=log, stderr=subprocess.STDOUT).returncode
+    failed = not succeeds(command, folder, folder / SAMPLE_LOG)
     if failed or (missing := [name for name in wanted if not (folder / CORPORA / name).is_dir()]):
         why = f"{', '.join(missing)} could not be built" if not failed else "they could not be built"
         raise InputError(

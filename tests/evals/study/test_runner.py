@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,30 +22,33 @@ STEPS = [
     Step("seed0/ours/code.pt", ("make", "seed0/ours/code.pt", "tokens=1"), ("anchor",)),
     Step("seed0/models/ours", ("make", "seed0/models/ours"), ("seed0/ours/math.pt", "seed0/ours/code.pt")),
 ]
-MAKE = """
-import os, pathlib, sys, time
-path = pathlib.Path(sys.argv[2])
-with open("calls", "a") as calls:
-    calls.write(sys.argv[2] + "\\n")
-print("threads", os.environ["OMP_NUM_THREADS"])
-if pathlib.Path("fail").exists() and pathlib.Path("fail").read_text() == sys.argv[2]:
-    sys.exit("error: no room for it")
-if pathlib.Path("slow").exists():
-    time.sleep(60)
-path.parent.mkdir(parents=True, exist_ok=True)
-path.write_text("made")
-"""
 
 
-def argv(command: Sequence[str]) -> list[str]:
-    return [sys.executable, "-c", MAKE, *command]
+def make(command: Sequence[str]) -> None:
+    """What steps run here, in a process of its own."""
+    made = Path(command[1])
+    with Path("calls").open("a") as calls:
+        calls.write(f"{made}\n")
+    print("threads", os.environ["OMP_NUM_THREADS"], flush=True)
+    if Path("fail").exists() and Path("fail").read_text() == str(made):
+        sys.exit("error: no room for it")
+    if Path("slow").exists():
+        time.sleep(60)
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text("made")
 
 
 def run(folder: Path, steps: Sequence[Step] = STEPS, **options: object) -> list[str]:
     """What is said."""
     said: list[str] = []
-    Runner(folder, say=said.append, argv=argv, **options).run(steps)  # type: ignore[arg-type]
+    Runner(folder, say=said.append, call=make, **options).run(steps)  # type: ignore[arg-type]
     return said
+
+
+def descendants(process: int) -> list[str]:
+    """Processes that were started by this one, and by those."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return children + [other for child in children for other in descendants(int(child))]
 
 
 def calls(folder: Path) -> list[str]:
@@ -92,7 +96,7 @@ def test_what_another_command_made_is_refused_before_anything_is_run(tmp_path: P
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process outlives a study that was killed outright")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_stopped_study_takes_its_runs_with_it_and_goes_on(tmp_path: Path, stop: signal.Signals) -> None:
     (tmp_path / "slow").touch()
     code = "import sys; from tests.evals.study.test_runner import run; from merge.console import refusals\n"
@@ -102,7 +106,7 @@ def test_a_stopped_study_takes_its_runs_with_it_and_goes_on(tmp_path: Path, stop
     while not (tmp_path / "calls").exists():
         assert study.poll() is None
         time.sleep(0.02)
-        children = Path(f"/proc/{study.pid}/task/{study.pid}/children").read_text().split()
+        children = descendants(study.pid)
     study.send_signal(stop)
     assert study.wait() == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[stop]
     assert children
