@@ -225,15 +225,16 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """The first windows of a held-out shard in their order, at most `limit` of them."""
+    """At most `limit` windows of a shard in their order, spread over all of it: neighbours share documents."""
 
     def __init__(self, windows: Packed, batch_size: int, limit: int) -> None:
         self.windows, self.batch_size = windows, batch_size
         self.count = min(len(windows), limit)
+        self.places = np.arange(self.count) * len(windows) // max(1, self.count)
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, self.count, self.batch_size):
-            yield self.windows.read(np.arange(first, min(first + self.batch_size, self.count)))
+            yield self.windows.read(self.places[first : first + self.batch_size])

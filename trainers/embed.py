@@ -39,7 +39,7 @@ def embed(
     means_only: Annotated[
         bool, typer.Option("--means-only", help="Leave second moments out: a smaller file that tells less.")
     ] = False,
-    windows: Annotated[int, typer.Option(min=1, help="Windows of text to read.")] = 256,
+    windows: Annotated[int, typer.Option(min=1, help="Windows to read, spread over the text.")] = 512,
     length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows read at once.")] = 8,
     cache: Annotated[Path, typer.Option(help="Where token shards are kept, as data.cache in training.")] = Path(

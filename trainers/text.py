@@ -79,7 +79,7 @@ class DataOptions:
     mixture: tuple[WeightedText, ...] | None = None  # an owner's sources, in place of the domain's training text
     temperature: float = 1.0  # of the mixture; larger evens its shares out
     eval_windows: int = 64  # of each held-out set
-    moment_windows: int = 256  # read to know a domain from inside the anchor
+    moment_windows: int = 512  # read to know a domain from inside the anchor
     cache: Path = Path("data/tokens")  # token shards, kept between runs
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ class DataOptions:
         return [Source(self.training_windows(part.path, model), part.weight) for part in text.train]
 
     def measured(self, text: OwnText, model: Path) -> EvalLoader | TrainLoader:
-        """What a domain is known by: the first `moment_windows` of one source, or as many of a mixture's order."""
+        """What a domain is known by: `moment_windows` of one source, or as many of a mixture's order."""
         plain = [Source(self.windows(part.path, model), part.weight) for part in text.train]
         if len(plain) == 1:
             return EvalLoader(plain[0].windows, self.batch_size, self.moment_windows)
