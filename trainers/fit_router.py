@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from merge.anchor import Anchor
     from merge.merged import Merged
 
-PUBLIC_WEIGHT = {"anchor": 1.0, "model": 3.0}  # by what was measured: docs/log.md
 SAMPLES = 4096  # of each domain and layer, at least; and four times the width
 
 app = new_app("Fit the router of a merged model to embeddings of its domains.")
@@ -59,7 +58,7 @@ def fit(
         typer.Option(
             min=0.001,
             max=1000,
-            help="How many domains public text counts for. [default: 1; 3 where the model was measured]",
+            help="How many domains public text counts for. [default: as many as there are owners]",
         ),
     ] = None,
 ) -> None:
@@ -76,7 +75,7 @@ def fit(
     merged, opened = open_merged(model), open_anchor(anchor)
     inside, layers = layer_moments(merged, opened, embeddings)
     measured_in = "model" if inside else "anchor"
-    weight = PUBLIC_WEIGHT[measured_in] if public_weight is None else public_weight
+    weight = len(merged.domains) - 1.0 if public_weight is None else public_weight  # docs/log.md
     rows = fitted(layers, weight)
     width = merged.architecture.hidden_size
     about: dict[str, Any] = {

@@ -312,7 +312,9 @@ def test_a_loader_knows_its_length_and_needs_public_text_for_a_share() -> None:
 
 
 @given(st.integers(1, 20), st.integers(1, 8), st.integers(1, 25))
-def test_measured_windows_come_in_their_order_up_to_a_limit_from_all_of_the_text(count: int, batch_size: int, limit: int) -> None:
+def test_measured_windows_come_in_their_order_up_to_a_limit_from_all_of_the_text(
+    count: int, batch_size: int, limit: int
+) -> None:
     loader = EvalLoader(windows_of(count), batch_size, limit)
     for _ in range(2):
         batches = [rows(batch) for batch in loader]

@@ -22,7 +22,7 @@ from tests.conftest import MakeExpert
 from tests.merge.tools import call
 from trainers.composed import composed_rows
 from trainers.embed import main as embed
-from trainers.fit_router import PUBLIC_WEIGHT, main, samples_for
+from trainers.fit_router import main, samples_for
 from trainers.routing import router_input_moments
 from trainers.text import DataOptions
 
@@ -137,7 +137,7 @@ def test_another_round_is_measured_in_the_model(
         file = read_embedding(path)
         assert file.second_LDD is not None
         domains[name] = Moments.of(file.mean_LD[1], file.second_LDD[1])
-    expected = composed_rows(domains, samples=samples_for(stored.shape[1]), public_weight=PUBLIC_WEIGHT["model"])
+    expected = composed_rows(domains, samples=samples_for(stored.shape[1]), public_weight=len(measured) - 1)
     assert torch.equal(stored, expected)
 
     capsys.readouterr()
