@@ -72,7 +72,7 @@ def test_held_out_sets_come_by_name_and_in_order() -> None:
     module = module_of()
     assert module.held_out_names == ["own", "public"]
     own, public = module.val_dataloader()
-    assert [rows(batch) for batch in own] == [[0, 1, 2]]
+    assert [rows(batch) for batch in own] == [[0, 1, 3]]
     assert [rows(batch) for batch in public] == [[0, 1]]
 
 

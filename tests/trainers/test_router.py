@@ -34,7 +34,8 @@ def misrouted(small_anchor: Path, shards: Path, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("misrouted")
     paths = []
     for domain in ("math", "code"):
-        result = train_expert(**expert_arguments(domain, small_anchor, shards, folder))
+        all_text = {"data": data_options(folder / "tokens", public_share=0.25, moment_windows=1000)}  # rows that know
+        result = train_expert(**(expert_arguments(domain, small_anchor, shards, folder) | all_text))
         assert result is not None
         paths.append(result.path)
     experts = [open_expert(path) for path in paths]
@@ -58,7 +59,7 @@ def retrain(misrouted: Path, small_anchor: Path, shards: Path, tmp_path: Path) -
             "output": tmp_path / "rt",
             "public_path": shards / "public",
             "proxies": {"math": shards / "math", "code": shards / "code"},
-            "data": data_options(tmp_path / "tokens", tokens=32 * 8 * 40, batch_size=8),
+            "data": data_options(tmp_path / "tokens", tokens=32 * 8 * 40, batch_size=8, eval_windows=100),
             "router": RouterOptions(),
             "optimizer": OptimizerOptions(lr=3e-2),
             "loss": LossOptions(),
