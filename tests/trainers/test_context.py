@@ -14,7 +14,6 @@ from flexmix.packing import EvalLoader, model_inputs
 from merge.anchor import about, open_anchor
 from merge.assemble import execute, plan
 from merge.errors import InputError
-from merge.files import sha256_file
 from tests.trainers.runs import data_options, expert_arguments, train_small_anchor
 from trainers.anchor import AnchorOptions
 from trainers.context import PART, add_context_heads, held_out_loss
@@ -113,22 +112,16 @@ def test_an_anchor_with_context_heads_is_trained_against_and_merged(
     for theirs, own in zip(merged.model.layers, anchor.model.layers, strict=True):
         assert theirs.mlp.gate.weight[1, D : D + WIDTH].abs().max() > 0  # the row reads the context
         new = slice(D, D + NEW)  # and the context is the same whatever the experts do
-        assert torch.allclose(
-            inputs_of(theirs.mlp, merged, batch)[..., new], inputs_of(own.mlp, anchor, batch)[..., new]
-        )
+        assert torch.equal(inputs_of(theirs.mlp, merged, batch)[..., new], inputs_of(own.mlp, anchor, batch)[..., new])
 
 
-def test_a_new_anchor_gets_them_and_one_taken_without_stays_as_it_is(
-    tiny_anchor: Path, shards: Path, tmp_path: Path
-) -> None:
+def test_a_new_anchor_gets_them(shards: Path, tmp_path: Path) -> None:
     options = AnchorOptions(
         vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=64, reference_bytes=20_000, context_heads=2,
     )  # fmt: skip
     train_small_anchor(shards / "public", tmp_path / "new", anchor=options)
     assert open_anchor(tmp_path / "new").architecture.hidden_size == 32 + 16
-    train_small_anchor(shards / "public", tmp_path / "taken", anchor=AnchorOptions(path=str(tiny_anchor)))
-    assert sha256_file(tmp_path / "taken/model.safetensors") == sha256_file(tiny_anchor / "model.safetensors")
 
 
 def test_what_cannot_be_is_refused(model: PreTrainedModel, small_anchor: Path, tmp_path: Path) -> None:
