@@ -80,6 +80,12 @@ class Anchor:
         return self.router[ROUTER_WEIGHT.format(n=n)]
 
     @cached_property
+    def first_layer(self) -> int:
+        """The first layer whose feed-forward network counts; in a context layer the norm behind it is zero."""
+        names = (f"model.layers.{n}.post_feedforward_layernorm.weight" for n in range(self.architecture.num_hidden_layers))
+        return next((n for n, name in enumerate(names) if self.checkpoint.tensor(name).any()), 0)
+
+    @cached_property
     def moment_table(self) -> dict[str, Stored]:
         """Where the tensors of `public_moments.safetensors` lie; empty if the anchor ships none."""
         path = self.folder / SHARED / MOMENTS

@@ -26,7 +26,7 @@ from merge.anchor import REFERENCE, SHARED, open_olmo2, write_shared
 from merge.console import progress
 from merge.errors import InputError
 from merge.files import new_folder, refuse_occupied
-from trainers.context import add_context_heads, held_out_loss
+from trainers.context import add_context_layer, held_out_loss
 from trainers.devices import is_first, measuring_device
 from trainers.fit import Metrics, RunOptions, fit, work_folder
 from trainers.lit import LitAnchor, LossOptions
@@ -34,6 +34,7 @@ from trainers.optim import OptimizerOptions
 from trainers.routing import moment_tensors, public_router, router_input_moments
 from trainers.text import DataOptions
 
+FEATURE_WINDOWS = 16_384  # of public text, from which features of tokens are learned, at most
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}"
 
 
@@ -49,7 +50,7 @@ class AnchorOptions:
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int = 4
-    context_heads: int = 0  # added to the finished model, so that routers see the context: `trainers.context`
+    context_heads: int = 0  # and a layer, added to the finished model for its routers: `trainers.context`
     max_position_embeddings: int = 1024
     rope_theta: float = 10_000.0
     tie_word_embeddings: bool = False
@@ -78,7 +79,7 @@ def train_anchor(
     """Makes the anchor folder `output` from public text in `data_path` (`train` and `test` as `.jsonl[.gz]`).
 
     For a model taken as it is, `data_path` may be a folder that `flexo-data prepare` made with that model's tokenizer.
-    `say` is told in a line what context heads change, if there are any.
+    `say` is told in a line what a context layer changes, if there is to be one.
 
     Returns:
         Held-out loss before and after training, in nats per token; empty for a model taken as it is.
@@ -135,7 +136,7 @@ def _adopt(
     run: RunOptions,
     say: Callable[[str], None],
 ) -> None:
-    """Takes an existing OLMo-2 byte for byte, or with context heads, and adds what owners must share."""
+    """Takes an existing OLMo-2 byte for byte, or with a context layer, and adds what owners must share."""
     assert anchor.path is not None
     source = local_folder(anchor.path, anchor.revision)
     open_olmo2(source)
@@ -156,15 +157,15 @@ def _write(
     say: Callable[[str], None],
     as_it_is: bool = False,
 ) -> None:
-    """Writes the anchor folder: the model, with context heads if they are asked for, the files beside it, `flexo/`.
+    """Writes the anchor folder: the model, with a context layer if one is asked for, the files beside it, `flexo/`.
 
     `source` has the files; its weights are taken byte for byte if the model is written `as_it_is`.
     """
     with new_folder(output) as folder:
         if anchor.context_heads:
-            model, changed = _with_context_heads(model, source, text, anchor.context_heads, data)
+            model, changed = _with_context_layer(model, source, text, anchor.context_heads, data)
             say(
-                "{heads} context heads: width {width_before} -> {width_after}, loss on public text "
+                "a context layer of {heads} heads: width {width_before} -> {width_after}, loss on public text "
                 "{loss_before:.4f} -> {loss_after:.4f} nats per token".format(**changed)
             )
             about["context_heads"] = changed
@@ -174,13 +175,13 @@ def _write(
         _share(folder, model, text, anchor, data, run, about)
 
 
-def _with_context_heads(
+def _with_context_layer(
     model: PreTrainedModel, source: Path, text: dict[str, Path], heads: int, data: DataOptions
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model with context heads, and what they change on held-out text."""
-    public = EvalLoader(data.windows(text["train"], source), data.batch_size, data.moment_windows)
+    """The model with a context layer, and what that changes on held-out text."""
+    public = EvalLoader(data.windows(text["train"], source), data.batch_size, FEATURE_WINDOWS)
     held_out = EvalLoader(data.windows(text["test"], source), data.batch_size, data.eval_windows)
-    wide = add_context_heads(model, heads, public)
+    wide = add_context_layer(model, heads, public)
     return wide, {
         "heads": heads,
         "width_before": model.config.hidden_size,

@@ -1,20 +1,26 @@
-"""Context heads: an OLMo-2 widened so that its routers see not one position alone but the mean of its context.
+"""A context layer: an OLMo-2 given a layer in front that tells its routers what the text has been about so far.
 
 A router row reads the state of one position, and a position often does not know its domain; the words before it do.
-So the first layer gets further heads that attend to all positions of their document alike, and what they average is
-written into dimensions of the residual stream of their own, where nothing but routers and experts reads it:
+So a layer that does nothing else is put before the first one. Its heads attend to all positions of their document
+alike, and what they average goes into dimensions of the residual stream of its own, which routers and experts alone
+read:
 
-    residual    [ D dimensions as they were | R new ones ]       R = heads * D / attention heads
-    new ones    c_t = mean over s <= t of P e_s                  e_s [D] the token embedding, P [R, D]
+    residual    [ D dimensions as they were | R new ones ]       R = heads * D / key-value heads
+    new ones    c_t = s sqrt(R) a_t / |a_t|,   a_t = mean over u <= t of f(token u)
 
-Rows of P are directions of embeddings in which documents differ most for how much their words do, measured on public
-text (the generalised eigenvectors of both covariances, as in Fisher's discriminant analysis); one of them is as near
-to a constant as there is, which serves a router as an intercept. Uniform attention is queries and keys of zero, which
-stay zero in training: the gradient of each is a multiple of the other. Norms are rescaled for the wider stream. The
-result is a plain OLMo-2 that computes what the given one did, up to rounding and to a share of a percent in its last
-norm, and whatever its experts learn, c_t is the same.
+f [V, R] are features of tokens, kept in the new dimensions of the embeddings, in which documents of the public text
+differ most for how much words do: the correspondence analysis of counts of tokens in documents (Greenacre, "Theory and
+Applications of Correspondence Analysis", 1984), of which latent semantic analysis is a relative. One feature is
+constant. The mean of few words is long and says little, that of many is short and says much. The norm behind attention
+makes all equally long, so that rows are not led by chance where the context is short; and the constant, which it scales
+with the rest, tells how much context there was, and serves a row as an intercept.
 
-B batch, T positions, D hidden size, R new dimensions, N positions of a batch.
+Uniform attention is queries and keys of zero, which stay zero in training: the gradient of each is a multiple of the
+other. The layer's feed-forward network is zero, and so is the norm behind it, whatever an expert would write there.
+The result is a plain OLMo-2 that computes what the given one did, up to rounding and to a share of a percent in its
+last norm; and whatever its experts learn, c_t is the same.
+
+B batch, T positions, D hidden size, R new dimensions, V vocabulary, N documents.
 """
 
 from __future__ import annotations
@@ -28,70 +34,78 @@ import torch
 from torch import nn
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel
 
-from flexmix.domain import Moments
 from flexmix.packing import Batch, model_inputs
 from merge.errors import InputError
 from trainers.loss import NextToken
 
-LEAST = 4  # a context is at least a window over this long
-PART = 0.01  # of an attention output that the new dimensions may be before its norm, so that the norm stays the same
-CONSTANT = 0.3  # of the state's root mean square: the dimension that hardly varies
-RIDGE = 1e-3
+LEAST = 4  # a document, or what a window has of it, is at least a window over this long
+SMOOTHING = 300.0  # added to every token's count: what is seen less often than this counts for less
+STRENGTH = 0.5  # s, in root mean squares of the first layer's states: more, and the last norm notices
+QUIET = 0.2  # of the embeddings' root mean square: what a token's own features add to the new dimensions
+ROUNDS, SPARE = 12, 16  # of the subspace iteration, and dimensions it carries along
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """What is known of an anchor's embeddings and of the sizes of its states, from public text."""
+class _Sizes:
+    """Of an anchor's states on public text."""
 
-    tokens: Moments  # of embeddings
-    contexts: Moments  # of the mean embedding of each context
-    attention: float  # root mean square of what the first layer's attention puts out, before its norm
+    embedding: float  # root mean square of an embedding's entries
     state: float  # ... of what the first layer's router reads
     last: float  # mean square of the state before the last norm
 
 
 @torch.no_grad()
-def add_context_heads(model: PreTrainedModel, heads: int, batches: Iterable[Batch]) -> PreTrainedModel:
-    """A new model, wider by `heads` key-value heads in every layer; those of the first layer average the context.
+def add_context_layer(model: PreTrainedModel, heads: int, batches: Iterable[Batch]) -> PreTrainedModel:
+    """A new model with one layer more, wider by `heads` key-value heads in all of them.
 
     Args:
         model: an `Olmo2ForCausalLM`.
         heads: of context; with grouped queries each brings as many attention heads as a group has.
-        batches: public text.
+        batches: public text, as much as there is: features of tokens are learned from it.
 
     Raises:
-        InputError: the text has fewer contexts than it takes to tell directions apart.
+        InputError: the text has too few documents to tell what they are about, or the model has such a layer.
     """
-    measured = _measure(model, list(batches))
     old = model.config
-    width, group = old.hidden_size // old.num_attention_heads, old.num_attention_heads // old.num_key_value_heads
-    D, R, used = old.hidden_size, heads * group * width, heads * width
-    P_RD = _directions(measured, used)
+    if not model.model.layers[0].post_feedforward_layernorm.weight.any():
+        raise InputError("anchor.context_heads: this model has a context layer already. Set anchor.context_heads=0.")
+    group = old.num_attention_heads // old.num_key_value_heads
+    width = old.hidden_size // old.num_attention_heads
+    D, R, kv_heads = old.hidden_size, heads * group * width, old.num_key_value_heads + heads
+    used = min(R, kv_heads * width)  # grouped queries share their values
+    first, counts_NV = _counts(batches, old.vocab_size)
+    sizes = _measure(model, first)
+    features_VK = torch.ones(old.vocab_size, used, dtype=torch.float64)
+    features_VK[:, 1:] = token_features(counts_NV, used - 1)
+
     share = D / (D + R)
     numbers = {
         "hidden_size": D + R,
+        "num_hidden_layers": old.num_hidden_layers + 1,
         "num_attention_heads": old.num_attention_heads + heads * group,
-        "num_key_value_heads": old.num_key_value_heads + heads,
+        "num_key_value_heads": kv_heads,
         "rms_norm_eps": old.rms_norm_eps * share,
     }
     values = {name: value for name, value in old.to_dict().items() if name not in ("head_dim", "model_type")}
     wide: PreTrainedModel = Olmo2ForCausalLM(Olmo2Config(**(values | numbers)))
     nn.Module.to(wide, model.dtype)  # in place; transformers' own method has no types
-    state, before = wide.state_dict(), model.state_dict()
-    for name, tensor in state.items():
+    state = wide.state_dict()
+    for tensor in state.values():
         tensor.zero_()
-        whole = before[name] * math.sqrt(share) if "norm" in name else before[name]
-        tensor[tuple(slice(n) for n in whole.shape)] = whole
-    attention = wide.model.layers[0].self_attn
-    keys, queries = old.num_key_value_heads * width, old.num_attention_heads * width
-    attention.v_proj.weight[keys : keys + used, :D] = P_RD.to(model.dtype) * PART * measured.attention
-    for head in range(heads):
-        new, column = slice(D + head * width, D + (head + 1) * width), queries + head * group * width
-        attention.o_proj.weight[new, column : column + width] = torch.eye(width)
-    wide.model.layers[0].post_attention_layernorm.weight[D : D + used] = measured.state / PART * math.sqrt(share)
-    # the new dimensions lengthen the state by as much on average
-    added = measured.state**2 * float((P_RD @ measured.contexts.second @ P_RD.T).trace())
-    wide.model.norm.weight[:D] *= math.sqrt(1 + added / (D * measured.last))
+    for name, tensor in model.state_dict().items():
+        whole = tensor * math.sqrt(share) if "norm" in name else tensor
+        state[_moved(name)][tuple(slice(n) for n in whole.shape)] = whole
+
+    quiet, new = QUIET * sizes.embedding, slice(D, D + used)
+    wide.get_input_embeddings().weight[:, new] = (quiet * features_VK).to(model.dtype)
+    layer = wide.model.layers[0]
+    layer.self_attn.v_proj.weight[:used, new] = torch.eye(used) / quiet
+    for start in range(0, used, width):  # a key-value head each, of which one attention head of its group is read
+        rows = torch.arange(start, min(start + width, used))
+        layer.self_attn.o_proj.weight[D + rows, start * group + rows - start] = 1.0
+    layer.post_attention_layernorm.weight[new] = STRENGTH * sizes.state * math.sqrt(used / (D + R))
+    # the last norm sees a longer state, on average by this much
+    wide.model.norm.weight[:D] *= math.sqrt(1 + used * (STRENGTH * sizes.state) ** 2 / (D * sizes.last))
     wide.generation_config = deepcopy(model.generation_config)
     nn.Module.train(wide, model.training)
     return wide
@@ -107,57 +121,94 @@ def held_out_loss(model: PreTrainedModel, batches: Iterable[Batch]) -> float:
     return sum(value * rows for value, rows in parts) / sum(rows for _, rows in parts)
 
 
-def _measure(model: PreTrainedModel, batches: list[Batch]) -> _Measured:
-    embeddings, D = model.get_input_embeddings(), model.config.hidden_size
-    tokens, contexts = Moments.empty(D), Moments.empty(D)
+def token_features(counts_NV: torch.Tensor, count: int) -> torch.Tensor:
+    """Features [V, count] in float64, those first along which documents differ most.
+
+    Over the text that was counted each has mean zero and variance one; what the text is too little for is zero.
+
+    Args:
+        counts_NV: sparse, how often each document has each token.
+        count: of features.
+    """
+    counts_NV = counts_NV.double().coalesce()
+    length_N, times_V = counts_NV.sum(1).to_dense(), counts_NV.sum(0).to_dense()
+    expected_V = times_V / times_V.sum()
+    row_N, column_V = length_N.rsqrt(), (times_V + SMOOTHING).rsqrt()
+    document, token = counts_NV.indices()
+    scaled_NV = torch.sparse_coo_tensor(
+        counts_NV.indices(), counts_NV.values() * row_N[document] * column_V[token], counts_NV.shape,
+        check_invariants=True,
+    )  # fmt: skip
+    # what chance would give has rank one
+    left_N, right_V = row_N * length_N, column_V * expected_V
+
+    def deviations(x_VK: torch.Tensor) -> torch.Tensor:
+        return torch.sparse.mm(scaled_NV, x_VK) - torch.outer(left_N, right_V @ x_VK)
+
+    def transposed(x_NK: torch.Tensor) -> torch.Tensor:
+        return torch.sparse.mm(scaled_NV.t(), x_NK) - torch.outer(right_V, left_N @ x_NK)
+
+    carried = min(count + SPARE, *counts_NV.shape)
+    draw = torch.Generator().manual_seed(0)
+    basis_VK = torch.randn(len(times_V), carried, generator=draw, dtype=torch.float64)
+    for _ in range(ROUNDS):
+        basis_VK = torch.linalg.qr(transposed(deviations(basis_VK)))[0]
+    _, sizes_K, turn_KK = torch.linalg.svd(deviations(basis_VK), full_matrices=False)
+    kept = int((sizes_K[:count] > 1e-6 * sizes_K[0]).sum())
+    found_VK = column_V[:, None] * (basis_VK @ turn_KK[:kept].T)
+    found_VK = found_VK - expected_V @ found_VK
+    features_VK = torch.zeros(len(times_V), count, dtype=torch.float64)
+    features_VK[:, :kept] = found_VK / (expected_V @ found_VK.square()).sqrt()
+    return features_VK
+
+
+def _counts(batches: Iterable[Batch], vocabulary: int) -> tuple[Batch, torch.Tensor]:
+    """The first batch, and how often each document has each token, sparse [N, V]."""
+    first: Batch | None = None
+    parts: list[torch.Tensor] = []  # document and token, of each position
+    documents = 0
     for batch in batches:
-        x_ND = embeddings(batch["input_ids"]).flatten(0, 1).double()
-        tokens.update(x_ND)
+        first = batch if first is None else first
         starts_BT = batch["position_ids"] == 0
         starts_BT[:, 0] = True
-        context_N = starts_BT.flatten().cumsum(0) - 1
-        counts = context_N.bincount()
-        sums = x_ND.new_zeros(len(counts), D).index_add_(0, context_N, x_ND)
-        contexts.update((sums / counts[:, None])[counts * LEAST >= starts_BT.shape[1]])
-    if contexts.count < 2:
+        document = starts_BT.flatten().cumsum(0) - 1
+        length = document.bincount()
+        long = length * LEAST >= starts_BT.shape[1]
+        renumbered = long.cumsum(0) - 1 + documents
+        kept = long[document]
+        parts.append(torch.stack([renumbered[document][kept], batch["input_ids"].flatten()[kept]]))
+        documents += int(long.sum())
+    if first is None or documents < 2:
         raise InputError(
-            "anchor.context_heads: the public text has too few documents of a quarter of a window to tell how they "
-            "differ. Give more of it, or set anchor.context_heads=0."
+            "anchor.context_heads: the public text has too few documents of a quarter of a window to tell what they "
+            "are about. Give more of it, or set anchor.context_heads=0."
         )
-    squares: dict[str, torch.Tensor] = {}
+    index = torch.cat(parts, 1)
+    ones = torch.ones(index.shape[1])
+    return first, torch.sparse_coo_tensor(index, ones, (documents, vocabulary), check_invariants=True).coalesce()
+
+
+def _measure(model: PreTrainedModel, batch: Batch) -> _Sizes:
+    squares: dict[str, float] = {}
 
     def keep(name: str, x: torch.Tensor) -> None:
-        squares[name] = x.float().square().mean()
+        squares[name] = float(x.float().square().mean())
 
-    first = model.model.layers[0]
     hooks = [
-        first.post_attention_layernorm.register_forward_pre_hook(lambda _m, x: keep("attention", x[0])),
-        first.mlp.register_forward_pre_hook(lambda _m, x: keep("state", x[0])),
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda _m, x: keep("state", x[0])),
         model.model.norm.register_forward_pre_hook(lambda _m, x: keep("last", x[0])),
     ]
     try:
-        model.model(**model_inputs(batches[0], model.config._attn_implementation), use_cache=False)
+        model.model(**model_inputs(batch, model.config._attn_implementation), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
-    return _Measured(
-        tokens, contexts, float(squares["attention"].sqrt()), float(squares["state"].sqrt()), float(squares["last"])
-    )
+    embedding = float(model.get_input_embeddings().weight.float().square().mean().sqrt())
+    return _Sizes(embedding, math.sqrt(squares["state"]), squares["last"])
 
 
-def _directions(measured: _Measured, count: int) -> torch.Tensor:
-    """P [count, D] in float64: a near constant first, then those in which contexts differ most.
-
-    Along all but the first a token has variance one and the mean token lies at zero.
-    """
-    mean_D, within_DD = measured.tokens.mean, measured.tokens.covariance
-    within_DD = within_DD + RIDGE * within_DD.diagonal().mean() * torch.eye(len(mean_D), dtype=within_DD.dtype)
-    constant_D = torch.linalg.solve(within_DD, mean_D)
-    constant_D = constant_D / (constant_D @ mean_D)  # 1 at the mean token, with the least variance
-    root_DD = torch.linalg.cholesky(within_DD)
-    half_DD = torch.linalg.solve_triangular(root_DD, measured.contexts.covariance, upper=False)
-    between_DD = torch.linalg.solve_triangular(root_DD, half_DD.T, upper=False)
-    vectors_DK = torch.linalg.eigh((between_DD + between_DD.T) / 2)[1].flip(1)[:, : count - 1]
-    P_KD = torch.linalg.solve_triangular(root_DD.T, vectors_DK, upper=True).T
-    P_KD = P_KD - torch.outer(P_KD @ mean_D, constant_D)
-    return torch.cat([CONSTANT * constant_D[None], P_KD])
+def _moved(name: str) -> str:
+    """Where a tensor of the given model lies in the one with a layer in front."""
+    start, layers, rest = name.partition(".layers.")
+    number, dot, part = rest.partition(".")
+    return f"{start}{layers}{int(number) + 1}{dot}{part}" if layers else name

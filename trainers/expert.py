@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,7 @@ def train_expert(
     owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
     anchor, text = owner.anchor, owner.text
     model.check_layers(anchor.architecture.num_hidden_layers)
+    first_layer = max(model.first_layer, anchor.first_layer)  # nothing is learned in a context layer
     L.seed_everything(seed, verbose=False)
     if model.standardise:
         public_moments(anchor, 0, STANDARDISE)  # refused before anything is trained
@@ -130,11 +131,11 @@ def train_expert(
         return Result(output, header, text, str(owner.reference or "none"), None, {}) if is_first() else None
     with work_folder(output, settings, resume) as work:
         module = owner.module(data, run, seed, say)
-        paired = _paired_model(anchor, text, data, model, run, seed, begun)
+        paired = _paired_model(anchor, text, data, model, first_layer, run, seed, begun)
         run.prepare(paired)
         fill = WeightsOnDisk(paired, anchor.checkpoint, begun).fill if run.strategy == "fsdp" else None
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names, fill)
-        load = load_of(data, run, optimizer, model)
+        load = replace(load_of(data, run, optimizer, model), first_layer=first_layer)
         flops = make_plan(anchor.architecture, load).flops_per_token
         before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step, flops)
         state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))
@@ -142,7 +143,7 @@ def train_expert(
             return None
         state |= {
             expert_ffn(n, part): anchor.checkpoint.tensor(anchor_ffn(n, part))
-            for n in range(model.first_layer)
+            for n in range(first_layer)
             for part in FFN
         }
         if begun is not None and not model.train_expert:
@@ -181,6 +182,7 @@ def _paired_model(
     text: OwnText,
     data: DataOptions,
     options: PairOptions,
+    first_layer: int,
     run: RunOptions,
     seed: int,
     begun: ExpertFile | None,
@@ -206,7 +208,7 @@ def _paired_model(
         start = lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part))  # noqa: E731
     return pair(
         model, public_rows, rows, train_expert=options.train_expert, train_row=options.train_router,
-        bias=options.router_bias, rank=options.rank, first_layer=options.first_layer, start=start,
+        bias=options.router_bias, rank=options.rank, first_layer=first_layer, start=start,
     )  # fmt: skip
 
 

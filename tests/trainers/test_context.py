@@ -1,4 +1,4 @@
-"""Context heads: what the wider anchor computes, and that training leaves the heads uniform."""
+"""The context layer: what the wider anchor computes, that training leaves its heads uniform, what its features are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from merge.assemble import execute, plan
 from merge.errors import InputError
 from tests.trainers.runs import data_options, expert_arguments, train_small_anchor
 from trainers.anchor import AnchorOptions
-from trainers.context import PART, add_context_heads, held_out_loss
+from trainers.context import QUIET, STRENGTH, add_context_layer, held_out_loss, token_features
 from trainers.expert import train_expert
 
 D, WIDTH, GROUP = 32, 8, 2  # of the small anchor: hidden size, width of a head, attention heads on a key-value head
@@ -36,7 +36,7 @@ def model(small_anchor: Path) -> PreTrainedModel:
 
 @pytest.fixture
 def wide(model: PreTrainedModel, small_anchor: Path, tmp_path: Path) -> PreTrainedModel:
-    return add_context_heads(model, 1, loader(small_anchor, tmp_path))
+    return add_context_layer(model, 1, loader(small_anchor, tmp_path))
 
 
 def inputs_of(module: torch.nn.Module, model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -55,28 +55,51 @@ def test_the_wider_model_computes_what_the_given_one_did(
     config, held_out = wide.config, loader(small_anchor, tmp_path, "test")
     assert (config.hidden_size, config.num_attention_heads, config.num_key_value_heads) == (D + NEW, 4 + GROUP, 3)
     assert config.hidden_size == config.num_attention_heads * WIDTH  # vLLM divides; it reads no head_dim
+    assert config.num_hidden_layers == model.config.num_hidden_layers + 1
     assert abs(held_out_loss(wide, held_out) - held_out_loss(model, held_out)) < 2e-3
     batch = next(iter(held_out))
-    for before, after in zip(model.model.layers, wide.model.layers, strict=True):
+    context_BTR = inputs_of(wide.model.layers[0].mlp, wide, batch)[..., D:]
+    for before, after in zip(model.model.layers, wide.model.layers[1:], strict=True):
         x_BTD, y_BTD = inputs_of(before.mlp, model, batch), inputs_of(after.mlp, wide, batch)
-        assert (y_BTD[..., :D] - x_BTD).norm() < 1e-3 * x_BTD.norm()
-        assert y_BTD[..., D : D + WIDTH].std() > 0 and not y_BTD[..., D + WIDTH :].any()
+        assert (y_BTD[..., :D] - x_BTD).norm() < 1e-4 * x_BTD.norm()
+        assert torch.equal(y_BTD[..., D:], context_BTR)
 
 
 def test_the_new_dimensions_hold_the_mean_of_the_document_so_far(
-    wide: PreTrainedModel, small_anchor: Path, tmp_path: Path
+    wide: PreTrainedModel, model: PreTrainedModel, small_anchor: Path, tmp_path: Path
 ) -> None:
     batch = next(iter(loader(small_anchor, tmp_path, "test")))
-    attention = wide.model.layers[0].self_attn
-    found_BTK = inputs_of(wide.model.layers[0].post_attention_layernorm, wide, batch)[..., D : D + WIDTH]
-    P_KD = attention.v_proj.weight[2 * WIDTH :].detach()
-    x_BTD = wide.get_input_embeddings()(batch["input_ids"]).detach()
+    found_BTR = inputs_of(wide.model.layers[0].mlp, wide, batch)[..., D:].detach()
+    quiet = QUIET * model.get_input_embeddings().weight.square().mean().sqrt()
+    quiet_BTR = wide.get_input_embeddings()(batch["input_ids"])[..., D:].detach()
+    assert torch.allclose(quiet_BTR[..., 0], quiet)  # the constant
+    length = (found_BTR - quiet_BTR)[0, -1].norm()
+    state = inputs_of(model.model.layers[0].mlp, model, batch).square().mean().sqrt()
+    assert 0.9 < length / (STRENGTH * state * NEW**0.5) < 1.1
     for b, positions_T in enumerate(batch["position_ids"].tolist()):
         for t, position in enumerate(positions_T):
-            mean_K = P_KD @ x_BTD[b, max(0, t - position) : t + 1].mean(0)
-            assert torch.allclose(found_BTK[b, t], mean_K, atol=1e-5), "another document is in the mean"
+            mean_R = quiet_BTR[b, max(0, t - position) : t + 1].mean(0)
+            context_R, found_R = length * mean_R / mean_R.norm(), found_BTR[b, t] - quiet_BTR[b, t]
+            assert (found_R - context_R).norm() < 0.02 * length, "another document is in it"
     assert (batch["position_ids"] == 0).sum() > len(batch["input_ids"])  # there were documents to keep apart
-    assert found_BTK.norm() < 10 * PART * D**0.5 * len(found_BTK)
+
+
+def test_features_tell_documents_apart_and_leave_out_what_chance_gives() -> None:
+    draw = torch.Generator().manual_seed(0)
+    topics_2V = torch.ones(2, 12)
+    topics_2V[0, :3] = topics_2V[1, 3:6] = 40.0  # two topics of three words each, and six words of both
+    topic_N = torch.arange(60) % 2
+    words_NT = torch.multinomial(topics_2V[topic_N], 400, replacement=True, generator=draw)
+    counts_NV = torch.zeros(60, 12).scatter_add_(1, words_NT, torch.ones(60, 400))
+    features_VK = token_features(counts_NV.to_sparse(), 20)
+    share_V = counts_NV.sum(0).double() / counts_NV.sum()
+    found = int(features_VK.any(0).sum())
+    assert 1 <= found <= 11 and not features_VK[:, found:].any()  # of twelve words there are no more
+    assert torch.allclose(share_V @ features_VK, torch.zeros(20).double(), atol=1e-9)
+    assert torch.allclose(share_V @ features_VK[:, :found].square(), torch.ones(found).double())
+    sides = features_VK[:6, 0].sign()
+    assert sides[:3].unique().numel() == sides[3:].unique().numel() == 1 and sides[0] != sides[3]
+    assert features_VK[:6, 0].abs().min() > 3 * features_VK[6:, 0].abs().max()
 
 
 def test_training_every_weight_leaves_the_heads_uniform(
@@ -84,15 +107,18 @@ def test_training_every_weight_leaves_the_heads_uniform(
 ) -> None:
     optimizer = torch.optim.AdamW(wide.parameters(), lr=1e-2, weight_decay=0.1)
     batch = next(iter(loader(small_anchor, tmp_path)))
-    value = wide.model.layers[0].self_attn.v_proj.weight[2 * WIDTH :].clone()
+    value = wide.model.layers[0].self_attn.v_proj.weight.clone()
     for _ in range(3):
         optimizer.zero_grad()
         wide(**model_inputs(batch, wide.config._attn_implementation), labels=batch["input_ids"]).loss.backward()
         optimizer.step()
-    for layer in wide.model.layers:
+    first = wide.model.layers[0]
+    assert not any(part.any() for name, part in first.named_parameters() if "attention" not in name and "self" not in name)
+    assert not (first.self_attn.q_norm.weight.any() or first.self_attn.k_norm.weight.any())
+    for layer in wide.model.layers[1:]:
         assert not layer.self_attn.q_norm.weight[4 * WIDTH :].any() and layer.self_attn.q_norm.weight[: 4 * WIDTH].all()
         assert not layer.self_attn.k_norm.weight[2 * WIDTH :].any()
-    assert not torch.equal(wide.model.layers[0].self_attn.v_proj.weight[2 * WIDTH :], value)  # what they average learns
+    assert not torch.equal(first.self_attn.v_proj.weight, value)  # what they average learns
 
 
 def test_an_anchor_with_context_heads_is_trained_against_and_merged(
@@ -110,8 +136,9 @@ def test_an_anchor_with_context_heads_is_trained_against_and_merged(
     anchor = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32)
     batch = next(iter(loader(small_anchor, tmp_path, "test")))
     for theirs, own in zip(merged.model.layers, anchor.model.layers, strict=True):
-        assert theirs.mlp.gate.weight[1, D : D + WIDTH].abs().max() > 0  # the row reads the context
-        new = slice(D, D + NEW)  # and the context is the same whatever the experts do
+        new = slice(D, D + NEW)
+        assert theirs.mlp.gate.weight[1, new].abs().max() > 0  # the row reads the context
+        # and the context is the same whatever the experts do
         assert torch.equal(inputs_of(theirs.mlp, merged, batch)[..., new], inputs_of(own.mlp, anchor, batch)[..., new])
 
 
@@ -124,10 +151,14 @@ def test_a_new_anchor_gets_them(shards: Path, tmp_path: Path) -> None:
     assert open_anchor(tmp_path / "new").architecture.hidden_size == 32 + 16
 
 
-def test_what_cannot_be_is_refused(model: PreTrainedModel, small_anchor: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused(
+    model: PreTrainedModel, wide: PreTrainedModel, small_anchor: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="has a context layer already"):
+        add_context_layer(wide, 1, [])
     with pytest.raises(InputError, match="context_heads=-1: expected"):
         AnchorOptions(context_heads=-1)
     batch = next(iter(loader(small_anchor, tmp_path)))
     alone = {name: part.clone() for name, part in batch.items()} | {"position_ids": torch.zeros_like(batch["labels"])}
     with pytest.raises(InputError, match="too few documents"):
-        add_context_heads(model, 1, [alone])
+        add_context_layer(model, 1, [alone])
