@@ -146,7 +146,7 @@ class TrainLoader:
 
     Batch k depends on nothing but the seed and k, so a loader whose state was restored goes on exactly where it was.
     Each batch adds `own` [B] bool, which rows are the owner's; own rows come first. It also adds `balance` [B], weights
-    of mean 1 over the whole batch with which own and public rows count as if there were equally many.
+    of mean 1 over the whole run with which own and public rows count as if there were equally many.
 
     Of several devices, each reads its rows of the same batch: with B = 8, device 1 of 4 has rows 1 and 5. In parts, a
     device reads its rows one part after the other, dealt out in the same way. The state is the number of batches, the
@@ -204,8 +204,7 @@ class TrainLoader:
             assert self.public is not None
             public = self.public.at(before + mine[~own] - n_own)
             batch = {name: torch.cat([rows, public[name]]) for name, rows in batch.items()}
-        n_public = self.batch_size - n_own
-        weights = [self.batch_size / (2 * n) if n_own and n_public else 1.0 for n in (max(n_own, 1), max(n_public, 1))]
+        weights = [1 / (2 * share) for share in (1 - self.share, self.share)] if self.share else [1.0, 1.0]
         balance = np.where(own, *weights).astype(np.float32)
         return batch | {"own": torch.from_numpy(own), "balance": torch.from_numpy(balance)}
 

@@ -1,12 +1,12 @@
 """A context layer: an OLMo-2 given a layer in front that tells its routers what the text has been about so far.
 
 A router row reads the state of one position, and a position often does not know its domain; the words before it do.
-So a layer that does nothing else is put before the first one. Its heads attend to all positions of their document
-alike, and what they average goes into dimensions of the residual stream of its own, which routers and experts alone
-read:
+So a layer that does nothing else is put before the first one. Its heads attend to positions of their document for
+their distance alone, and what they average goes into dimensions of the residual stream of its own, which routers and
+experts alone read:
 
     residual    [ D dimensions as they were | R new ones ]       R = heads * D / key-value heads
-    new ones    c_t = s sqrt(R) a_t / |a_t|,   a_t = mean over u <= t of f(token u)
+    new ones    c_t = s sqrt(R) a_t / |a_t|,   a_t = mean over u <= t, weighted by w(t - u), of f(token u)
 
 f [V, R] are features of tokens, kept in the new dimensions of the embeddings, in which documents of the public text
 differ most for how much words do: the correspondence analysis of counts of tokens in documents (Greenacre, "Theory and
@@ -15,8 +15,10 @@ constant. The mean of few words is long and says little, that of many is short a
 makes all equally long, so that rows are not led by chance where the context is short; and the constant, which it scales
 with the rest, tells how much context there was, and serves a row as an intercept.
 
-Uniform attention is queries and keys of zero, which stay zero in training: the gradient of each is a multiple of the
-other. The layer's feed-forward network is zero, and so is the norm behind it, whatever an expert would write there.
+Queries and keys are the same at all positions, so rotary embeddings make their product a sum of cos(d omega) over the
+frequencies that they hold, at distance d. With all frequencies below 1 / NEAR, which lie evenly on a logarithmic scale,
+w is flat up to NEAR words and falls like d^-FALL beyond: a change of subject is noticed. The layer's
+feed-forward network is zero, and so is the norm behind it, whatever an expert would write there.
 The result is a plain OLMo-2 that computes what the given one did, up to rounding and to a share of a percent in its
 last norm; and whatever its experts learn, c_t is the same.
 
@@ -40,6 +42,7 @@ from trainers.loss import NextToken
 
 LEAST = 4  # a document, or what a window has of it, is at least a window over this long
 SMOOTHING = 300.0  # added to every token's count: what is seen less often than this counts for less
+NEAR, FALL = 50, 1.75  # tokens that count alike, and the power of the distance with which others count for less
 STRENGTH = 0.5  # s, in root mean squares of the first layer's states: more, and the last norm notices
 QUIET = 0.2  # of the embeddings' root mean square: what a token's own features add to the new dimensions
 ROUNDS, SPARE = 12, 16  # of the subspace iteration, and dimensions it carries along
@@ -103,12 +106,29 @@ def add_context_layer(model: PreTrainedModel, heads: int, batches: Iterable[Batc
     for start in range(0, used, width):  # a key-value head each, of which one attention head of its group is read
         rows = torch.arange(start, min(start + width, used))
         layer.self_attn.o_proj.weight[D + rows, start * group + rows - start] = 1.0
+    _attend_by_distance(wide, D, quiet)
     layer.post_attention_layernorm.weight[new] = STRENGTH * sizes.state * math.sqrt(used / (D + R))
     # the last norm sees a longer state, on average by this much
     wide.model.norm.weight[:D] *= math.sqrt(1 + used * (STRENGTH * sizes.state) ** 2 / (D * sizes.last))
     wide.generation_config = deepcopy(model.generation_config)
     nn.Module.train(wide, model.training)
     return wide
+
+
+def _attend_by_distance(wide: PreTrainedModel, constant: int, quiet: float) -> None:
+    """Sets queries and keys of the first layer, where the embeddings' dimension `constant` holds `quiet`."""
+    attention, frequencies = wide.model.layers[0].self_attn, wide.model.rotary_emb.inv_freq.double()
+    width, slow = 2 * len(frequencies), frequencies * NEAR < 1
+    if not slow.any():
+        return  # queries and keys of zero: all distances count alike
+    # logits: a sum over slow frequencies of `each` cos(d omega), about -FALL log(d / NEAR) for long distances
+    each = FALL * math.log(float(frequencies[0] / frequencies[-1])) / (len(frequencies) - 1)
+    held = torch.cat([slow, torch.zeros_like(slow)])  # of the two dimensions that are turned together, the first
+    length = math.sqrt(float(held.sum()) / width)  # of ones there, as the norm of queries and keys sees them
+    for projection, norm in ((attention.q_proj, attention.q_norm), (attention.k_proj, attention.k_norm)):
+        which = held.repeat(len(norm.weight) // width)
+        projection.weight[which, constant] = 1 / quiet
+        norm.weight[which] = length * math.sqrt(each * math.sqrt(width))
 
 
 @torch.no_grad()

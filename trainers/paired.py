@@ -35,7 +35,7 @@ class PairOptions:
 
     router_init: RowStart = "discriminant"
     embedding: str | None = None  # a domain embedding file, instead of reading own text once more
-    router_scale: float = 1.5  # on a discriminant
+    router_scale: float = 1.0  # on a discriminant
     router_shrinkage: float = 0.01  # of a discriminant's covariance
     train_router: bool = True
     train_expert: bool = True

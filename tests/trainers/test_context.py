@@ -1,7 +1,8 @@
-"""The context layer: what the wider anchor computes, that training leaves its heads uniform, what its features are."""
+"""The context layer: what the wider anchor computes, what training leaves as it is, what its features are."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from merge.assemble import execute, plan
 from merge.errors import InputError
 from tests.trainers.runs import data_options, expert_arguments, train_small_anchor
 from trainers.anchor import AnchorOptions
-from trainers.context import QUIET, STRENGTH, add_context_layer, held_out_loss, token_features
+from trainers.context import FALL, NEAR, QUIET, STRENGTH, add_context_layer, held_out_loss, token_features
 from trainers.expert import train_expert
 
 D, WIDTH, GROUP = 32, 8, 2  # of the small anchor: hidden size, width of a head, attention heads on a key-value head
@@ -65,7 +66,7 @@ def test_the_wider_model_computes_what_the_given_one_did(
         assert torch.equal(y_BTD[..., D:], context_BTR)
 
 
-def test_the_new_dimensions_hold_the_mean_of_the_document_so_far(
+def test_the_new_dimensions_hold_a_mean_of_the_document_so_far(
     wide: PreTrainedModel, model: PreTrainedModel, small_anchor: Path, tmp_path: Path
 ) -> None:
     batch = next(iter(loader(small_anchor, tmp_path, "test")))
@@ -76,9 +77,15 @@ def test_the_new_dimensions_hold_the_mean_of_the_document_so_far(
     length = (found_BTR - quiet_BTR)[0, -1].norm()
     state = inputs_of(model.model.layers[0].mlp, model, batch).square().mean().sqrt()
     assert 0.9 < length / (STRENGTH * state * NEW**0.5) < 1.1
+    frequencies = 10_000.0 ** (-torch.arange(0, WIDTH, 2) / WIDTH)
+    slow = frequencies[frequencies * NEAR < 1]
+    distance_T = torch.arange(batch["labels"].shape[1]).flip(0)
+    weight_T = (FALL * math.log(1e4) / 4 * torch.cos(distance_T[:, None] * slow).sum(1)).exp()
+    assert 1 <= len(slow) < 4 and weight_T[-2] > 0.98 * weight_T[-1] and weight_T[0] < 0.9 * weight_T[-1]
     for b, positions_T in enumerate(batch["position_ids"].tolist()):
         for t, position in enumerate(positions_T):
-            mean_R = quiet_BTR[b, max(0, t - position) : t + 1].mean(0)
+            first = max(0, t - position)
+            mean_R = weight_T[first - t - 1 :] @ quiet_BTR[b, first : t + 1]
             context_R, found_R = length * mean_R / mean_R.norm(), found_BTR[b, t] - quiet_BTR[b, t]
             assert (found_R - context_R).norm() < 0.02 * length, "another document is in it"
     assert (batch["position_ids"] == 0).sum() > len(batch["input_ids"])  # there were documents to keep apart
@@ -102,23 +109,22 @@ def test_features_tell_documents_apart_and_leave_out_what_chance_gives() -> None
     assert features_VK[:6, 0].abs().min() > 3 * features_VK[6:, 0].abs().max()
 
 
-def test_training_every_weight_leaves_the_heads_uniform(
+def test_training_every_weight_leaves_the_new_layer_without_a_network(
     wide: PreTrainedModel, small_anchor: Path, tmp_path: Path
 ) -> None:
     optimizer = torch.optim.AdamW(wide.parameters(), lr=1e-2, weight_decay=0.1)
     batch = next(iter(loader(small_anchor, tmp_path)))
-    value = wide.model.layers[0].self_attn.v_proj.weight.clone()
+    first = wide.model.layers[0]
+    value = first.self_attn.v_proj.weight.clone()
     for _ in range(3):
         optimizer.zero_grad()
         wide(**model_inputs(batch, wide.config._attn_implementation), labels=batch["input_ids"]).loss.backward()
         optimizer.step()
-    first = wide.model.layers[0]
-    assert not any(part.any() for name, part in first.named_parameters() if "attention" not in name and "self" not in name)
-    assert not (first.self_attn.q_norm.weight.any() or first.self_attn.k_norm.weight.any())
-    for layer in wide.model.layers[1:]:
+    assert not first.post_feedforward_layernorm.weight.any() and not any(part.any() for part in first.mlp.parameters())
+    assert not torch.equal(first.self_attn.v_proj.weight, value)  # what it averages learns
+    for layer in wide.model.layers[1:]:  # heads beside the given ones do nothing
         assert not layer.self_attn.q_norm.weight[4 * WIDTH :].any() and layer.self_attn.q_norm.weight[: 4 * WIDTH].all()
         assert not layer.self_attn.k_norm.weight[2 * WIDTH :].any()
-    assert not torch.equal(first.self_attn.v_proj.weight, value)  # what they average learns
 
 
 def test_an_anchor_with_context_heads_is_trained_against_and_merged(
