@@ -82,7 +82,9 @@ class Anchor:
     @cached_property
     def first_layer(self) -> int:
         """The first layer whose feed-forward network counts; in a context layer the norm behind it is zero."""
-        names = (f"model.layers.{n}.post_feedforward_layernorm.weight" for n in range(self.architecture.num_hidden_layers))
+        names = (
+            f"model.layers.{n}.post_feedforward_layernorm.weight" for n in range(self.architecture.num_hidden_layers)
+        )
         return next((n for n, name in enumerate(names) if self.checkpoint.tensor(name).any()), 0)
 
     @cached_property

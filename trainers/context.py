@@ -100,7 +100,7 @@ def add_context_layer(model: PreTrainedModel, heads: int, batches: Iterable[Batc
         state[_moved(name)][tuple(slice(n) for n in whole.shape)] = whole
 
     quiet, new = QUIET * sizes.embedding, slice(D, D + used)
-    wide.get_input_embeddings().weight[:, new] = (quiet * features_VK).to(model.dtype)
+    wide.model.embed_tokens.weight[:, new] = (quiet * features_VK).to(model.dtype)
     layer = wide.model.layers[0]
     layer.self_attn.v_proj.weight[:used, new] = torch.eye(used) / quiet
     for start in range(0, used, width):  # a key-value head each, of which one attention head of its group is read
@@ -163,10 +163,12 @@ def token_features(counts_NV: torch.Tensor, count: int) -> torch.Tensor:
     left_N, right_V = row_N * length_N, column_V * expected_V
 
     def deviations(x_VK: torch.Tensor) -> torch.Tensor:
-        return torch.sparse.mm(scaled_NV, x_VK) - torch.outer(left_N, right_V @ x_VK)
+        seen_NK: torch.Tensor = torch.sparse.mm(scaled_NV, x_VK)
+        return seen_NK - torch.outer(left_N, right_V @ x_VK)
 
     def transposed(x_NK: torch.Tensor) -> torch.Tensor:
-        return torch.sparse.mm(scaled_NV.t(), x_NK) - torch.outer(right_V, left_N @ x_NK)
+        seen_VK: torch.Tensor = torch.sparse.mm(scaled_NV.t(), x_NK)
+        return seen_VK - torch.outer(right_V, left_N @ x_NK)
 
     carried = min(count + SPARE, *counts_NV.shape)
     draw = torch.Generator().manual_seed(0)
@@ -223,7 +225,7 @@ def _measure(model: PreTrainedModel, batch: Batch) -> _Sizes:
     finally:
         for hook in hooks:
             hook.remove()
-    embedding = float(model.get_input_embeddings().weight.float().square().mean().sqrt())
+    embedding = float(model.model.embed_tokens.weight.float().square().mean().sqrt())
     return _Sizes(embedding, math.sqrt(squares["state"]), squares["last"])
 
 

@@ -237,6 +237,8 @@ def test_public_rows_keep_their_share_over_any_stretch(options: Any, data: st.Da
 def test_a_share_holds_to_the_row_over_a_run(share: float, batch_size: int) -> None:
     batches = list(loader_of(7, 3, share, batch_size, 40))
     assert sum(is_own(batch).count(False) for batch in batches) == round(40 * batch_size * share)
+    balance, own = (torch.cat([batch[name] for batch in batches]) for name in ("balance", "own"))
+    assert float(balance[own].sum()) == pytest.approx(float(balance[~own].sum())) == pytest.approx(20 * batch_size)
 
 
 @given(loaders)

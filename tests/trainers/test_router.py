@@ -22,6 +22,7 @@ from tests.trainers.runs import RUN, data_options, expert_arguments
 from trainers.expert import train_expert
 from trainers.lit import LossOptions
 from trainers.optim import OptimizerOptions
+from trainers.paired import PairOptions
 from trainers.routed import LitRouted, balance_loss, train_rows_only
 from trainers.router import RouterOptions, RouterResult, train_router
 
@@ -34,8 +35,11 @@ def misrouted(small_anchor: Path, shards: Path, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("misrouted")
     paths = []
     for domain in ("math", "code"):
-        all_text = {"data": data_options(folder / "tokens", public_share=0.25, moment_windows=1000)}  # rows that know
-        result = train_expert(**(expert_arguments(domain, small_anchor, shards, folder) | all_text))
+        changes = {  # rows that know, and are sure of it
+            "data": data_options(folder / "tokens", public_share=0.25, moment_windows=1000),
+            "model": PairOptions(router_scale=1.5),
+        }
+        result = train_expert(**(expert_arguments(domain, small_anchor, shards, folder) | changes))
         assert result is not None
         paths.append(result.path)
     experts = [open_expert(path) for path in paths]
