@@ -151,7 +151,7 @@ def test_help_shows_examples_groups_and_settings(script: str, tmp_path: Path) ->
     said = subprocess.run(
         [sys.executable, ROOT / f"{script}.py", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
-    windows = 4 if script == "train_expert" else 8
+    windows = 2 if script == "train_expert" else 8
     for part in (f"python {script}.py", "logger: csv, none, tensorboard, wandb", "tokens:", f"batch_size: {windows}"):
         assert part in said
     assert list(tmp_path.iterdir()) == []
