@@ -37,6 +37,7 @@ from merge.stream import Advance, Digests, Piece, write_pieces
 
 DEFAULT_TOP_K = 4
 MAX_SHARD_SIZE = 5_000_000_000
+PUBLIC_WEIGHT = 4.0  # of a new merge, unless another is asked for; docs/log.md
 
 Member = int | ExpertFile  # an expert that the base holds, by its index there, or one that joins
 
@@ -56,6 +57,7 @@ class Plan:
     warnings: list[str] = field(default_factory=list)  # about router rows, see `screening`
     dtype: str | None = None  # what all weights are rounded to; None keeps the base's
     scheme: Scheme | None = None  # how experts are quantised
+    public_weight: float = 1.0  # how many domains public text counts for
 
     @property
     def top_k(self) -> int:
@@ -92,10 +94,10 @@ class Plan:
 
     def bias_errors(self) -> list[float] | None:
         """Root mean square of the folding error on public text per layer, for a bias of 1; None without any bias."""
-        if not any(entry.get("router_bias") for entry in self.entries):
+        if self.public_weight == 1 and not any(entry.get("router_bias") for entry in self.entries):
             return None
         if self.anchor is None:
-            kept: list[float] | None = self.history["router_bias_folding_rms"]
+            kept: list[float] | None = self.history.get("router_bias_folding_rms")
             return kept
         layers = range(self.base.architecture.num_hidden_layers)
         errors = [self.anchor.shared[BIAS_ERROR.format(n=n)] for n in layers]
@@ -110,6 +112,7 @@ def plan(
     trusted: TrustedKeys | None = None,
     signed: bool = False,
     dtype: str | None = None,
+    public_weight: float = 1.0,
 ) -> Plan:
     """Reads all headers and decides where every tensor of every input goes.
 
@@ -121,6 +124,9 @@ def plan(
         trusted: keys to check the signatures beside the files with; None looks at none.
         signed: with `trusted`, whether every file must have a signature.
         dtype: `F32`, `BF16` or `F16`, which all weights are rounded to; None keeps the anchor's.
+        public_weight: how many domains public text counts for. A pair's margin is the log odds of own to public text
+            where both are as frequent; here the logarithm of this is taken from all margins, by a bias that is
+            folded into the rows.
 
     Raises:
         ExpertFileError, CheckpointError: an input is damaged, or does not belong with the others.
@@ -135,7 +141,9 @@ def plan(
     base = AnchorBase(anchor, reference.name, reference.digest)
     for expert in experts:
         check_belongs(expert, base)
-    return lay_out(base, [0, *experts], anchor, top_k, DEFAULT_TOP_K, max_shard_size, {}, vouchers, dtype)
+    return lay_out(
+        base, [0, *experts], anchor, top_k, DEFAULT_TOP_K, max_shard_size, {}, vouchers, dtype, public_weight
+    )
 
 
 def execute(
@@ -235,24 +243,30 @@ def lay_out(
     history: dict[str, Any],
     vouchers: dict[str, Voucher],
     dtype: str | None,
+    public_weight: float,
 ) -> Plan:
     """The plan of a merge of `members`, which have been found to belong to `base`; `history` is for its manifest."""
     total = len(members)
     if top_k is not None and not 1 <= top_k <= total:
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
-    pieces = _pieces(base, members, anchor, dtype)
+    pieces = _pieces(base, members, anchor, dtype, public_weight)
     warnings = screen_rows(base, anchor, [member for member in members if isinstance(member, ExpertFile)])
     at_most = at_most if top_k is None else top_k
-    return Plan(base, members, anchor, at_most, max_shard_size, pieces, history, vouchers, warnings, dtype, base.scheme)
+    return Plan(
+        base, members, anchor, at_most, max_shard_size, pieces, history, vouchers, warnings, dtype, base.scheme,
+        public_weight,
+    )  # fmt: skip
 
 
-def _pieces(base: Base, members: list[Member], anchor: Anchor | None, to: str | None) -> list[Piece]:
+def _pieces(
+    base: Base, members: list[Member], anchor: Anchor | None, to: str | None, public_weight: float
+) -> list[Piece]:
     """Every tensor of the merged model with its source; asserts that every tensor of every input has one place."""
     sources: dict[str, Stored] = {}
     routers: dict[str, partial[bytes]] = {}
     for n in range(base.architecture.num_hidden_layers):
         dtype = to or base.dtype(n)
-        routers[merged_router(n)] = partial(_router, base, members, anchor, n, dtype)
+        routers[merged_router(n)] = partial(_router, base, members, anchor, n, public_weight, dtype)
         for index, member in enumerate(members):
             for part, stored_as in product(FFN, PARTS if base.scheme else ("",)):
                 name = merged_ffn(n, index, part) + stored_as
@@ -276,10 +290,15 @@ def _pieces(base: Base, members: list[Member], anchor: Anchor | None, to: str | 
     return pieces
 
 
-def _router(base: Base, members: list[Member], anchor: Anchor | None, n: int, dtype: str) -> bytes:
+def _router(
+    base: Base, members: list[Member], anchor: Anchor | None, n: int, public_weight: float, dtype: str
+) -> bytes:
     """The router [E, D] of layer `n`: the base's rows, then the owners' with their bias folded in (r + b v)."""
     before = base.rows(n)
-    rows = [before[member] if isinstance(member, int) else folded_row(anchor, member, n) for member in members]
+    rows = [
+        before[member] if isinstance(member, int) else folded_row(anchor, member, n, public_weight)
+        for member in members
+    ]
     data = rounded(np.stack(rows), dtype)
     if not all_finite(data, dtype):
         raise InputError(f"the router rows of layer {n} hold values that {dtype} cannot hold. Choose another --dtype.")
@@ -294,6 +313,7 @@ def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
         "made": made_at(),
         "how": history.get("how") or "merged without training",
         "router_training": history.get("router_training"),
+        "public_weight": plan.public_weight,
         "top_k": plan.top_k,
         "top_k_at_most": plan.top_k_at_most,
         "max_shard_size": plan.max_shard_size,

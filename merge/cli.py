@@ -84,6 +84,15 @@ def merge_command(
             help="Round all weights to float32, bfloat16 or float16. [default: the anchor's or the folder's]",
         ),
     ] = None,
+    public_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1000,
+            help="How many domains public text counts for: more keeps the anchor's abilities, less favours the owners. "
+            "[default: the folder's, or 4]",
+        ),
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -109,7 +118,7 @@ def merge_command(
 
     A folder that was merged before, given first, is taken as it is: experts join it, or make way for newer ones.
     """
-    from merge.assemble import MAX_SHARD_SIZE, execute, plan
+    from merge.assemble import MAX_SHARD_SIZE, PUBLIC_WEIGHT, execute, plan
     from merge.checking import SMALL, can_check, check_by_running
     from merge.files import refuse_occupied
     from merge.rearrange import refuse_inside, replan
@@ -129,9 +138,22 @@ def merge_command(
     trusted = read_trusted_keys(trusted_keys) if trusted_keys else None
     if folder:
         refuse_inside(folder, output)
-        made = replan(folder, (), experts[1:], newer, anchor, top_k, max_shard_size, trusted, require_signatures, dtype)
+        made = replan(
+            folder,
+            (),
+            experts[1:],
+            newer,
+            anchor,
+            top_k,
+            max_shard_size,
+            trusted,
+            require_signatures,
+            dtype,
+            public_weight,
+        )
     else:
-        made = plan(experts, anchor, top_k, max_shard_size or MAX_SHARD_SIZE, trusted, require_signatures, dtype)
+        size, weight = max_shard_size or MAX_SHARD_SIZE, public_weight or PUBLIC_WEIGHT
+        made = plan(experts, anchor, top_k, size, trusted, require_signatures, dtype, weight)
     typer.echo(_plan_text(made))
     for warning in made.warnings:
         sys.stderr.write(f"warning: {_printable(warning)}\n")
@@ -246,6 +268,8 @@ def _plan_text(plan: Any) -> str:
         f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.pieces)} tensors, "
         f"{size_text(plan.nbytes)}" + (f", rounded from {plan.converted_from}" if plan.converted_from else "")
     )
+    if plan.public_weight != 1:
+        lines.append(f"prior    public text counts for {plan.public_weight:g} domains")
     if errors := plan.bias_errors():
         worst = max(range(len(errors)), key=errors.__getitem__)
         lines.append(

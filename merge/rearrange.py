@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from merge.assemble import (
 from merge.base import MergedBase
 from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import ExpertFile, open_expert
-from merge.manifest import made_at
+from merge.manifest import MANIFEST, made_at
 from merge.names import refuse_unknown
 from merge.signing import SignatureError, TrustedKeys
 
@@ -37,6 +38,7 @@ def replan(
     trusted: TrustedKeys | None = None,
     signed: bool = False,
     dtype: str | None = None,
+    public_weight: float | None = None,
 ) -> Plan:
     """A merge of what a merged folder holds without some of its experts, with others, or with newer ones.
 
@@ -46,12 +48,14 @@ def replan(
         join: expert files that come after those of the folder.
         replace: domain -> expert file that takes its place.
         anchor_path: the anchor folder; None looks where the headers say, and does without if it is not there. Needed
-            where an expert that joins has a router bias, which the anchor's bias direction folds.
+            where an expert that joins has a router bias, which the anchor's bias direction folds, or public text
+            counts for more than one domain.
         top_k: as in `plan`; None keeps the folder's, at most as many as there are experts.
         max_shard_size: bytes of tensors per file; None keeps what the folder was written with.
         trusted: keys to check the signatures of those who join with; None looks at none.
         signed: with `trusted`, whether those who join must be signed, and those who stay must have been when they came.
         dtype: as in `plan`; None keeps the folder's. Who joins a folder that was converted is converted alike.
+        public_weight: None or the folder's own, which those who join are given, too.
 
     Raises:
         InputError: an unknown domain, nothing left, or files that do not belong to the folder.
@@ -96,7 +100,7 @@ def replan(
                 "the expert files again."
             )
         dtype = now
-    said = base.manifest
+    said, weight = base.manifest, _public_weight(base, public_weight)
     history = {
         "how": said.get("how"),
         "router_training": said.get("router_training"),
@@ -104,9 +108,9 @@ def replan(
         "left": [*said.get("left", []), *_farewell(base, drop)],
         "replaced": [*said.get("replaced", []), *_farewell(base, newer)],
     }
-    anchor = _anchor_for(base, joining, anchor_path)
+    anchor = _anchor_for(base, joining, anchor_path, weight)
     size = max_shard_size or base.max_shard_size or MAX_SHARD_SIZE
-    return lay_out(base, members, anchor, top_k, base.top_k_at_most, size, history, vouchers, dtype)
+    return lay_out(base, members, anchor, top_k, base.top_k_at_most, size, history, vouchers, dtype, weight)
 
 
 def refuse_inside(model: Path, output: Path) -> None:
@@ -133,7 +137,20 @@ def _refuse_unvouched(base: MergedBase, indices: list[int], trusted: TrustedKeys
             )
 
 
-def _anchor_for(base: MergedBase, joining: list[ExpertFile], path: Path | None) -> Anchor | None:
+def _public_weight(base: MergedBase, asked: float | None) -> float:
+    """How many domains public text counts for in a merged folder, whose rows have it in them."""
+    weight = base.manifest.get("public_weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < inf:
+        raise CheckpointError(f"{base.folder / MANIFEST}: public_weight is {weight!r}, expected a positive number.")
+    if asked not in (None, weight):
+        raise InputError(
+            f"{base.folder}: public text counts for {weight:g} domains in its rows. For another --public-weight, merge "
+            "the expert files again."
+        )
+    return float(weight)
+
+
+def _anchor_for(base: MergedBase, joining: list[ExpertFile], path: Path | None, public_weight: float) -> Anchor | None:
     """The anchor, if it is at hand; where a bias has to be folded, it must be: a merged folder has no directions."""
     if not joining:
         return None
@@ -141,6 +158,11 @@ def _anchor_for(base: MergedBase, joining: list[ExpertFile], path: Path | None) 
         return _belonging(base, path)
     with suppress(CheckpointError):  # found by its name, it may be anything
         return _belonging(base, find_anchor(joining))
+    if public_weight != 1:
+        raise ExpertFileError(
+            f"{joining[0].path}: joins a folder where public text counts for {public_weight:g} domains. Its row is "
+            "made so with the anchor's help. Say where that is with --anchor FOLDER."
+        )
     if biased := [expert for expert in joining if expert.has_bias]:
         raise ExpertFileError(
             f"{biased[0].path}: has a router bias, which is folded with the anchor's help. Say where that is with "

@@ -74,15 +74,18 @@ def screen_rows(base: Base, anchor: Anchor | None, experts: Sequence[ExpertFile]
     return warnings
 
 
-def folded_row(anchor: Anchor | None, expert: ExpertFile, n: int) -> Values:
-    """The router row [D] of layer `n` in float32, with its bias folded in (r + b v); only a bias needs the anchor."""
+def folded_row(anchor: Anchor | None, expert: ExpertFile, n: int, public_weight: float = 1.0) -> Values:
+    """The router row [D] of layer `n` in float32, with its bias folded in (r + b v); only a bias needs the anchor.
+
+    Where public text counts for more than the owner's, the bias is less by the logarithm of `public_weight`.
+    """
     row_D = expert.values(ROUTER_WEIGHT.format(n=n))
-    if not expert.has_bias:
+    if not expert.has_bias and public_weight == 1:
         return row_D
     assert anchor is not None, f"{expert.path}: a bias and no anchor to fold it with"
-    folded_D: Values = row_D + expert.values(ROUTER_BIAS.format(n=n)) * _values(
-        anchor.shared[BIAS_DIRECTION.format(n=n)]
-    )
+    bias = expert.values(ROUTER_BIAS.format(n=n)) if expert.has_bias else np.zeros(1, np.float32)
+    bias = (bias - math.log(public_weight)).astype(np.float32)
+    folded_D: Values = row_D + bias * _values(anchor.shared[BIAS_DIRECTION.format(n=n)])
     return folded_D
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from merge.anchor import about, open_anchor
 from merge.assemble import execute, plan
+from merge.checkpoint import write_json
 from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import open_expert, write_expert
 from merge.flexolmo import FFN, expert_ffn
@@ -298,6 +300,40 @@ def test_a_bias_is_folded_into_the_row_and_reported(
         assert (folded - math).abs().max() > 1e-3
     errors = [anchor.router[f"layers.{n}.bias_error"].item() for n in range(3)]
     assert made.bias_errors() == read_manifest(tmp_path / "m")["router_bias_folding_rms"] == errors
+
+
+def test_public_text_may_count_for_several_domains(make_anchor: Make, make_expert: Make, tmp_path: Path) -> None:
+    folder = make_anchor()
+    paths = [make_expert("math", anchor=folder, bias=True), make_expert("news", anchor=folder)]
+    made = plan(paths, public_weight=4)
+    execute(made, tmp_path / "m")
+    anchor, found, manifest = open_anchor(folder), weights(tmp_path / "m"), read_manifest(tmp_path / "m")
+    for n in range(3):
+        (math, news), v_D = (
+            (open_expert(path).tensor(f"layers.{n}.router.weight") for path in paths),
+            anchor.router[f"layers.{n}.bias_direction"],
+        )
+        bias = open_expert(paths[0]).tensor(f"layers.{n}.router.bias")
+        rows = torch.stack([anchor.public_row(n), math + (bias - log(4)) * v_D, news - log(4) * v_D])
+        torch.testing.assert_close(found[f"model.layers.{n}.mlp.gate.weight"], rows)
+    assert manifest["public_weight"] == 4 and manifest["router_bias_folding_rms"] == made.bias_errors() is not None
+    execute(replan(tmp_path / "m", drop=["math"]), tmp_path / "left")
+    execute(plan(paths[1:], public_weight=4), tmp_path / "never")
+    assert (tmp_path / "left/model.safetensors").read_bytes() == (tmp_path / "never/model.safetensors").read_bytes()
+    joined = replan(tmp_path / "left", join=paths[:1], anchor_path=folder)
+    assert joined.public_weight == 4
+    execute(joined, tmp_path / "back")
+    back = weights(tmp_path / "back")["model.layers.1.mlp.gate.weight"]
+    assert torch.equal(back, found["model.layers.1.mlp.gate.weight"][[0, 2, 1]])
+    with pytest.raises(InputError, match=r"counts for 4 domains in its rows.*merge the expert files again"):
+        replan(tmp_path / "left", join=paths[:1], anchor_path=folder, public_weight=1)
+    lost = _named_anchor(paths[0], tmp_path / "lost.pt", "nowhere")
+    with pytest.raises(ExpertFileError, match=r"counts for 4 domains.*--anchor FOLDER"):
+        replan(tmp_path / "left", join=[lost])
+    for value in (0, -1, "4", True, None, [4]):
+        write_json(tmp_path / "left/manifest.json", read_manifest(tmp_path / "left") | {"public_weight": value})
+        with pytest.raises(CheckpointError, match="public_weight is .* expected a positive number"):
+            replan(tmp_path / "left", join=paths[:1], anchor_path=folder)
 
 
 # --- who leaves
