@@ -9,17 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from merge.anchor import Anchor, find_anchor, open_anchor
-from merge.assemble import (
-    MAX_SHARD_SIZE,
-    Member,
-    Plan,
-    check_belongs,
-    lay_out,
-    refuse_repeats,
-    refuse_twins,
-    vouchers_of,
-)  # fmt: skip
+from merge.assemble import MAX_SHARD_SIZE, Member, Plan, lay_out, vouchers_of
 from merge.base import MergedBase
+from merge.belonging import check_belongs, refuse_repeats, refuse_twins
 from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import ExpertFile, open_expert
 from merge.manifest import MANIFEST, made_at

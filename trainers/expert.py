@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from flexmix.embedding import read_embedding
 from flexmix.tokens import text_digest
 from merge.anchor import Anchor
-from merge.assemble import check_belongs
 from merge.base import AnchorBase
+from merge.belonging import check_belongs
 from merge.console import progress
 from merge.errors import InputError
 from merge.expert_file import ExpertFile, open_expert, write_expert

@@ -332,7 +332,7 @@ def test_public_text_may_count_for_several_domains(make_anchor: Make, make_exper
         replan(tmp_path / "left", join=[lost])
     for value in (0, -1, "4", True, None, [4]):
         write_json(tmp_path / "left/manifest.json", read_manifest(tmp_path / "left") | {"public_weight": value})
-        with pytest.raises(CheckpointError, match="public_weight is .* expected a positive number"):
+        with pytest.raises(CheckpointError, match=r"public_weight is .* expected a positive number"):
             replan(tmp_path / "left", join=paths[:1], anchor_path=folder)
 
 
