@@ -27,7 +27,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/ready ## sample corpora, anchor, three experts, merge, table, text: about six minutes
+demo: $(VENV)/ready ## sample corpora, anchor, three experts, merge, table, text: about ten minutes
 	@BIN=$(abspath $(BIN)) DEMO=$(DEMO) DOMAINS="$(DOMAINS)" SEED=$(SEED) bash launch/demo.sh
 
 study: $(VENV)/ready ## ours and all baselines on sample corpora, two seeds, one report: half an hour
