@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,11 @@ def plan(
 
     Raises:
         ExpertFileError, CheckpointError: an input is damaged, or does not belong with the others.
+        InputError: the weight is no positive number.
         SignatureError: a signature is missing or does not hold.
     """
+    if not 0 < public_weight < inf:  # nor NaN
+        raise InputError(f"--public-weight {public_weight}: expected a positive number of domains.")
     refuse_repeats(paths)
     experts = [open_expert(path) for path in paths]
     refuse_twins(experts)

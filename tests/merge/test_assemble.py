@@ -327,6 +327,9 @@ def test_public_text_may_count_for_several_domains(make_anchor: Make, make_exper
     assert torch.equal(back, found["model.layers.1.mlp.gate.weight"][[0, 2, 1]])
     with pytest.raises(InputError, match=r"counts for 4 domains in its rows.*merge the expert files again"):
         replan(tmp_path / "left", join=paths[:1], anchor_path=folder, public_weight=1)
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"--public-weight .*: expected a positive number"):
+            plan(paths, public_weight=weight)
     lost = _named_anchor(paths[0], tmp_path / "lost.pt", "nowhere")
     with pytest.raises(ExpertFileError, match=r"counts for 4 domains.*--anchor FOLDER"):
         replan(tmp_path / "left", join=[lost])
