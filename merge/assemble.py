@@ -98,7 +98,7 @@ class Plan:
         if self.public_weight == 1 and not any(entry.get("router_bias") for entry in self.entries):
             return None
         if self.anchor is None:
-            kept: list[float] | None = self.history.get("router_bias_folding_rms")
+            kept: list[float] | None = self.history["router_bias_folding_rms"]
             return kept
         layers = range(self.base.architecture.num_hidden_layers)
         errors = [self.anchor.shared[BIAS_ERROR.format(n=n)] for n in layers]

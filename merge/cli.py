@@ -139,18 +139,9 @@ def merge_command(
     if folder:
         refuse_inside(folder, output)
         made = replan(
-            folder,
-            (),
-            experts[1:],
-            newer,
-            anchor,
-            top_k,
-            max_shard_size,
-            trusted,
-            require_signatures,
-            dtype,
+            folder, (), experts[1:], newer, anchor, top_k, max_shard_size, trusted, require_signatures, dtype,
             public_weight,
-        )
+        )  # fmt: skip
     else:
         size, weight = max_shard_size or MAX_SHARD_SIZE, public_weight or PUBLIC_WEIGHT
         made = plan(experts, anchor, top_k, size, trusted, require_signatures, dtype, weight)

@@ -191,11 +191,9 @@ def _counts(batches: Iterable[Batch], vocabulary: int) -> tuple[Batch, torch.Ten
     documents = 0
     for batch in batches:
         first = batch if first is None else first
-        starts_BT = batch["position_ids"] == 0
-        starts_BT[:, 0] = True
+        starts_BT = batch["position_ids"] == 0  # each row starts at 0
         document = starts_BT.flatten().cumsum(0) - 1
-        length = document.bincount()
-        long = length * LEAST >= starts_BT.shape[1]
+        long = document.bincount() * LEAST >= starts_BT.shape[1]
         renumbered = long.cumsum(0) - 1 + documents
         kept = long[document]
         parts.append(torch.stack([renumbered[document][kept], batch["input_ids"].flatten()[kept]]))

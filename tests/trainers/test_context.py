@@ -15,6 +15,8 @@ from flexmix.packing import EvalLoader, model_inputs
 from merge.anchor import about, open_anchor
 from merge.assemble import execute, plan
 from merge.errors import InputError
+from merge.expert_file import open_expert
+from merge.flexolmo import FFN, expert_ffn
 from tests.trainers.runs import data_options, expert_arguments, train_small_anchor
 from trainers.anchor import AnchorOptions
 from trainers.context import FALL, NEAR, QUIET, STRENGTH, add_context_layer, held_out_loss, token_features
@@ -137,6 +139,10 @@ def test_an_anchor_with_context_heads_is_trained_against_and_merged(
     arguments: dict[str, Any] = expert_arguments("math", wide, shards, tmp_path)
     made = train_expert(**arguments)
     assert made is not None and made.header.anchor.architecture.hidden_size == D + NEW
+    assert (open_anchor(small_anchor).first_layer, open_anchor(wide).first_layer) == (0, 1)
+    expert = open_expert(made.path)
+    changed = [any(expert.tensor(expert_ffn(n, part)).any() for part in FFN) for n in range(3)]
+    assert changed == [False, True, True]  # in the context layer it is the anchor's network, which is zero
     execute(plan([made.path], wide), tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     anchor = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32)
