@@ -18,9 +18,18 @@ with the rest, tells how much context there was, and serves a row as an intercep
 Queries and keys are the same at all positions, so rotary embeddings make their product a sum of cos(d omega) over the
 frequencies that they hold, at distance d. With all frequencies below 1 / NEAR, which lie evenly on a logarithmic scale,
 w is flat up to NEAR words and falls like d^-FALL beyond: a change of subject is noticed. The layer's
-feed-forward network is zero, and so is the norm behind it, whatever an expert would write there.
-The result is a plain OLMo-2 that computes what the given one did, up to rounding and to a share of a percent in its
-last norm; and whatever its experts learn, c_t is the same.
+feed-forward network is zero, and so is the norm behind it, whatever an expert would write there. So whatever experts
+learn, c_t is the same.
+
+The head is frozen, too, and what it can tell apart is what public text asked of it: an expert that wants other words
+has D directions for them. So the head reads the new dimensions along e [V, R], the features of tokens at one length, and
+the last layer's networks may write there (nothing behind them reads c_t but the head). The given network writes
+nothing; of c_t itself the head takes as much as serves public text best, a topic's share in its words:
+
+    logits_t = given + a e (c_t + y_t) / rms_t,   a = -L'(0) / L''(0), one step of Newton's on the loss of public text
+
+The result is a plain OLMo-2 with the states of the given one, up to rounding and to a share of a percent in its last
+norm.
 
 B batch, T positions, D hidden size, R new dimensions, V vocabulary, N documents.
 """
@@ -36,13 +45,15 @@ import torch
 from torch import nn
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel
 
-from flexmix.packing import Batch, model_inputs
+from flexmix.packing import NO_LABEL, Batch, model_inputs
 from merge.errors import InputError
 from trainers.loss import NextToken
 
 LEAST = 4  # a document, or what a window has of it, is at least a window over this long
 SMOOTHING = 300.0  # added to every token's count: what is seen less often than this counts for less
 NEAR, FALL = 50, 1.75  # tokens that count alike, and the power of the distance with which others count for less
+VOICE = 1.0  # nats that an output of usual length in the new dimensions adds to a logit, as a standard deviation
+TOPIC = 0.05  # ... and that the context adds, at least
 STRENGTH = 0.5  # s, in root mean squares of the first layer's states: more, and the last norm notices
 QUIET = 0.2  # of the embeddings' root mean square: what a token's own features add to the new dimensions
 ROUNDS, SPARE = 12, 16  # of the subspace iteration, and dimensions it carries along
@@ -110,6 +121,8 @@ def add_context_layer(model: PreTrainedModel, heads: int, batches: Iterable[Batc
     layer.post_attention_layernorm.weight[new] = STRENGTH * sizes.state * math.sqrt(used / (D + R))
     # the last norm sees a longer state, on average by this much
     wide.model.norm.weight[:D] *= math.sqrt(1 + used * (STRENGTH * sizes.state) ** 2 / (D * sizes.last))
+    if not old.tie_word_embeddings:
+        _let_speak(wide, first, features_VK[:, 1:], D + 1)
     wide.generation_config = deepcopy(model.generation_config)
     nn.Module.train(wide, model.training)
     return wide
@@ -129,6 +142,42 @@ def _attend_by_distance(wide: PreTrainedModel, constant: int, quiet: float) -> N
         which = held.repeat(len(norm.weight) // width)
         projection.weight[which, constant] = 1 / quiet
         norm.weight[which] = length * math.sqrt(each * math.sqrt(width))
+
+
+def _let_speak(wide: PreTrainedModel, batch: Batch, features_VK: torch.Tensor, start: int) -> None:
+    """Lets the head read dimensions from `start` on, along the features of tokens, and the last layer write there."""
+    new = slice(start, start + features_VK.shape[1])
+    norm, head = wide.model.norm.weight, wide.lm_head.weight
+    norm[new] = norm[: start - 1].mean()
+    rows_VK = features_VK.clone()
+    unseen_V = ~rows_VK.any(1)  # by the text that features are from
+    draw = torch.Generator().manual_seed(0)
+    rows_VK[unseen_V] = torch.randn(rows_VK[unseen_V].shape, generator=draw, dtype=rows_VK.dtype)
+    head[:, new] = nn.functional.normalize(rows_VK).to(head.dtype)
+    share, rms = _topic_share(wide, batch, new)
+    head[:, new] *= share
+    wide.model.layers[-1].post_feedforward_layernorm.weight[new] = VOICE * rms / (share * float(norm[start]))
+
+
+def _topic_share(wide: PreTrainedModel, batch: Batch, new: slice) -> tuple[float, float]:
+    """How strongly the head should read the dimensions `new`, and the root mean square of the states before its norm."""
+    seen: list[torch.Tensor] = []
+    hook = wide.model.norm.register_forward_pre_hook(lambda _m, x: seen.append(x[0].float()))
+    try:
+        states = wide.model(**model_inputs(batch, wide.config._attn_implementation), use_cache=False).last_hidden_state
+    finally:
+        hook.remove()
+    head, slope, curvature, count = wide.lm_head.weight.float(), 0.0, 0.0, 0
+    for x_TD, label_T in zip(states.float(), batch["labels"], strict=True):
+        kept = label_T != NO_LABEL
+        x_ND, label_N1 = x_TD[kept], label_T[kept][:, None]
+        topic_NV = x_ND[:, new] @ head[:, new].T
+        p_NV = (x_ND @ head.T - topic_NV).softmax(-1)
+        mean_N1 = (p_NV * topic_NV).sum(-1, keepdim=True)
+        slope += float((mean_N1 - topic_NV.gather(1, label_N1)).sum())
+        curvature += float((p_NV * (topic_NV - mean_N1).square()).sum())
+        count += len(x_ND)
+    return max(-slope / curvature, TOPIC * math.sqrt(count / curvature)), math.sqrt(float(seen[0].square().mean()))
 
 
 @torch.no_grad()
