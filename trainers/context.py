@@ -234,12 +234,14 @@ def token_features(counts_NV: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _counts(batches: Iterable[Batch], vocabulary: int) -> tuple[Batch, torch.Tensor]:
-    """The first batch, and how often each document has each token, sparse [N, V]."""
+    """The first batch, and how often each document of the others has each token, sparse [N, V]."""
     first: Batch | None = None
     parts: list[torch.Tensor] = []  # document and token, of each position
     documents = 0
     for batch in batches:
-        first = batch if first is None else first
+        if first is None:
+            first = batch  # features are tried on text that they are not from
+            continue
         starts_BT = batch["position_ids"] == 0  # each row starts at 0
         document = starts_BT.flatten().cumsum(0) - 1
         long = document.bincount() * LEAST >= starts_BT.shape[1]
