@@ -22,8 +22,8 @@ feed-forward network is zero, and so is the norm behind it, whatever an expert w
 learn, c_t is the same.
 
 The head is frozen, too, and what it can tell apart is what public text asked of it: an expert that wants other words
-has D directions for them. So the head reads the new dimensions along e [V, R], the features of tokens at one length, and
-the last layer's networks may write there (nothing behind them reads c_t but the head). The given network writes
+has D directions for them. So the head reads the new dimensions along e [V, R], the features of tokens at one length,
+and the last layer's networks may write there (nothing behind them reads c_t but the head). The given network writes
 nothing; of c_t itself the head takes as much as serves public text best, a topic's share in its words:
 
     logits_t = given + a e (c_t + y_t) / rms_t,   a = -L'(0) / L''(0), one step of Newton's on the loss of public text
@@ -160,7 +160,7 @@ def _let_speak(wide: PreTrainedModel, batch: Batch, features_VK: torch.Tensor, s
 
 
 def _topic_share(wide: PreTrainedModel, batch: Batch, new: slice) -> tuple[float, float]:
-    """How strongly the head should read the dimensions `new`, and the root mean square of the states before its norm."""
+    """How strongly the head should read the dimensions `new`, and the root mean square of states before its norm."""
     seen: list[torch.Tensor] = []
     hook = wide.model.norm.register_forward_pre_hook(lambda _m, x: seen.append(x[0].float()))
     try:
