@@ -56,6 +56,7 @@ VOICE = 1.0  # nats that an output of usual length in the new dimensions adds to
 TOPIC = 0.05  # ... and that the context adds, at least
 STRENGTH = 0.5  # s, in root mean squares of the first layer's states: more, and the last norm notices
 QUIET = 0.2  # of the embeddings' root mean square: what a token's own features add to the new dimensions
+CHUNK = 256  # positions whose logits are in memory at a time
 ROUNDS, SPARE = 12, 16  # of the subspace iteration, and dimensions it carries along
 
 
@@ -121,7 +122,7 @@ def add_context_layer(model: PreTrainedModel, heads: int, batches: Iterable[Batc
     layer.post_attention_layernorm.weight[new] = STRENGTH * sizes.state * math.sqrt(used / (D + R))
     # the last norm sees a longer state, on average by this much
     wide.model.norm.weight[:D] *= math.sqrt(1 + used * (STRENGTH * sizes.state) ** 2 / (D * sizes.last))
-    if not old.tie_word_embeddings:
+    if not old.tie_word_embeddings and features_VK[:, 1:].any():
         _let_speak(wide, first, features_VK[:, 1:], D + 1)
     wide.generation_config = deepcopy(model.generation_config)
     nn.Module.train(wide, model.training)
@@ -167,17 +168,17 @@ def _topic_share(wide: PreTrainedModel, batch: Batch, new: slice) -> tuple[float
         states = wide.model(**model_inputs(batch, wide.config._attn_implementation), use_cache=False).last_hidden_state
     finally:
         hook.remove()
-    head, slope, curvature, count = wide.lm_head.weight.float(), 0.0, 0.0, 0
-    for x_TD, label_T in zip(states.float(), batch["labels"], strict=True):
-        kept = label_T != NO_LABEL
-        x_ND, label_N1 = x_TD[kept], label_T[kept][:, None]
+    head, slope, curvature = wide.lm_head.weight.float(), 0.0, 0.0
+    kept_BT = batch["labels"] != NO_LABEL
+    states_ND, labels_N = states[kept_BT].float(), batch["labels"][kept_BT]
+    for x_ND, label_N in zip(torch.split(states_ND, CHUNK), torch.split(labels_N, CHUNK), strict=True):
         topic_NV = x_ND[:, new] @ head[:, new].T
         p_NV = (x_ND @ head.T - topic_NV).softmax(-1)
         mean_N1 = (p_NV * topic_NV).sum(-1, keepdim=True)
-        slope += float((mean_N1 - topic_NV.gather(1, label_N1)).sum())
+        slope += float((mean_N1 - topic_NV.gather(1, label_N[:, None])).sum())
         curvature += float((p_NV * (topic_NV - mean_N1).square()).sum())
-        count += len(x_ND)
-    return max(-slope / curvature, TOPIC * math.sqrt(count / curvature)), math.sqrt(float(seen[0].square().mean()))
+    share = max(-slope / curvature, TOPIC * math.sqrt(len(states_ND) / curvature))
+    return share, math.sqrt(float(seen[0].square().mean()))
 
 
 @torch.no_grad()
@@ -225,7 +226,7 @@ def token_features(counts_NV: torch.Tensor, count: int) -> torch.Tensor:
     for _ in range(ROUNDS):
         basis_VK = torch.linalg.qr(transposed(deviations(basis_VK)))[0]
     _, sizes_K, turn_KK = torch.linalg.svd(deviations(basis_VK), full_matrices=False)
-    kept = int((sizes_K[:count] > 1e-6 * sizes_K[0]).sum())
+    kept = int((sizes_K[:count] > 1e-6).sum())  # of at most one, as correlations are
     found_VK = column_V[:, None] * (basis_VK @ turn_KK[:kept].T)
     found_VK = found_VK - expected_V @ found_VK
     features_VK = torch.zeros(len(times_V), count, dtype=torch.float64)

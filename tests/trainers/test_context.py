@@ -130,6 +130,14 @@ def test_a_topic_that_helps_is_taken_as_far_as_it_helps(model: PreTrainedModel) 
     assert loss_with(1) < min(loss_with(-1), loss_with(3))
 
 
+def test_text_of_one_document_over_and_over_has_no_topics(model: PreTrainedModel) -> None:
+    first, second, *_ = topical_batches(model.config.vocab_size)
+    same = {name: part[:1].expand(8, -1) for name, part in second.items()}
+    wide = add_context_layer(model, 1, [first, same, same])
+    assert not wide.lm_head.weight[:, D:].any()
+    assert all(parameter.isfinite().all() for parameter in wide.parameters())
+
+
 def test_a_head_that_is_the_embedding_stays_as_it_was(
     model: PreTrainedModel, small_anchor: Path, tmp_path: Path
 ) -> None:
