@@ -134,7 +134,7 @@ def _explain(error: Exception, config_name: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: there is no such {group}. {_nearest(name, error.options)}"
-    if found := re.search(r"Could not (?:override|append to config.*?) '?([\w.@/]+)'?", str(error)):
+    if found := re.search(r"Could not (?:override|append to config.*?) '?([\w.@/-]+)'?", str(error)):
         name, settings = found[1], list(_settings(config_name))
         if inside := [setting for setting in settings if setting.startswith(f"{name}.")]:
             return f"{name}: a section of settings, not a choice. It has {', '.join(inside)}. See {script}"

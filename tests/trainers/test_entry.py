@@ -79,6 +79,11 @@ def test_what_does_not_compose_is_named(refused: Refused, arguments: list[str], 
     assert message in refused("train_expert", *arguments)
 
 
+def test_a_setting_is_named_to_its_end(refused: Refused) -> None:
+    said = refused("run_study", "study.recipes.ours-fit.measure=[]")
+    assert "study.recipes.ours-fit.measure: there is no such setting. Did you mean 'study.recipes." in said
+
+
 def test_an_anchor_without_text_is_told_what_to_give(refused: Refused) -> None:
     assert refused("train_anchor") == "data.path: no value. On the command line: data.path=..."
 
