@@ -24,7 +24,8 @@ learn, c_t is the same.
 The head is frozen, too, and what it can tell apart is what public text asked of it: an expert that wants other words
 has D directions for them. So the head, where it is not the embedding, reads the new dimensions along e [V, R], the
 features of tokens at one length (at random for a token that the text never has), and the last layer's networks may
-write there: nothing behind them reads c_t but the head. The given network writes nothing; of c_t itself the head takes as much as serves public text best, a topic's share in its words:
+write there: nothing behind them reads c_t but the head. The given network writes nothing; of c_t itself the head takes
+as much as serves public text best, a topic's share in its words:
 
     logits_t = given + a e (c_t + y_t) / rms_t,   a = -L'(0) / L''(0), one step of Newton's on the loss of public text
 
