@@ -149,7 +149,7 @@ def train_expert(
         if begun is not None and not model.train_expert:
             state |= {name: begun.tensor(name) for name in state if not ROUTER.fullmatch(name)}
         if model.standardise:
-            rows = {ROUTER_WEIGHT.format(n=n): n for n in range(anchor.architecture.num_hidden_layers)}
+            rows = {ROUTER_WEIGHT.format(n=n): n for n in range(first_layer, anchor.architecture.num_hidden_layers)}
             state |= {name: standardised_row(anchor, n, state[name]).to(state[name].dtype) for name, n in rows.items()}
         header = Header(
             domain=domain.name,
