@@ -22,6 +22,7 @@ from tests.trainers.runs import data_options, expert_arguments, train_small_anch
 from trainers.anchor import AnchorOptions
 from trainers.context import FALL, NEAR, QUIET, STRENGTH, TOPIC, VOICE, add_context_layer, held_out_loss, token_features
 from trainers.expert import train_expert
+from trainers.paired import PairOptions
 
 D, WIDTH, GROUP = 32, 8, 2  # of the small anchor: hidden size, width of a head, attention heads on a key-value head
 NEW = WIDTH * GROUP
@@ -228,6 +229,12 @@ def test_an_anchor_with_context_heads_is_trained_against_and_merged(
     expert = open_expert(made.path)
     changed = [any(expert.tensor(expert_ffn(n, part)).any() for part in FFN) for n in range(3)]
     assert changed == [False, True, True]  # in the context layer it is the anchor's network, which is zero
+    gate = PairOptions(router_init="public", train_expert=False, standardise=True, start=made.path)
+    phatgoose = train_expert(**arguments | {"model": gate, "output": tmp_path / "gate.pt"})
+    assert phatgoose is not None
+    first, second = (open_expert(phatgoose.path).tensor(f"layers.{n}.router.weight") for n in (0, 1))
+    public = open_anchor(wide)
+    assert torch.equal(first, public.public_row(0)) and not torch.equal(second, public.public_row(1))
     execute(plan([made.path], wide), tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     anchor = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32)
