@@ -124,7 +124,7 @@ def add_context_layer(model: PreTrainedModel, heads: int, batches: Iterable[Batc
     # the last norm sees a longer state, on average by this much
     wide.model.norm.weight[:D] *= math.sqrt(1 + used * (STRENGTH * sizes.state) ** 2 / (D * sizes.last))
     if not old.tie_word_embeddings and features_VK[:, 1:].any():
-        _let_speak(wide, first, features_VK[:, 1:], D + 1)
+        _let_speak(wide, first, features_VK[:, 1:], D)
     wide.generation_config = deepcopy(model.generation_config)
     nn.Module.train(wide, model.training)
     return wide
@@ -146,29 +146,26 @@ def _attend_by_distance(wide: PreTrainedModel, constant: int, quiet: float) -> N
         norm.weight[which] = length * math.sqrt(each * math.sqrt(width))
 
 
-def _let_speak(wide: PreTrainedModel, batch: Batch, features_VK: torch.Tensor, start: int) -> None:
-    """Lets the head read dimensions from `start` on, along the features of tokens, and the last layer write there."""
-    new = slice(start, start + features_VK.shape[1])
+def _let_speak(wide: PreTrainedModel, batch: Batch, features_VK: torch.Tensor, constant: int) -> None:
+    """Lets the head read dimensions behind `constant` along the features of tokens, and the last layer write there."""
+    new = slice(constant + 1, constant + 1 + features_VK.shape[1])
     norm, head = wide.model.norm.weight, wide.lm_head.weight
-    norm[new] = norm[: start - 1].mean()
+    gain = norm[:constant].mean()
+    norm[new] = gain
     rows_VK = features_VK.clone()
     unseen_V = ~rows_VK.any(1)  # by the text that features are from
     draw = torch.Generator().manual_seed(0)
     rows_VK[unseen_V] = torch.randn(rows_VK[unseen_V].shape, generator=draw, dtype=rows_VK.dtype)
     head[:, new] = nn.functional.normalize(rows_VK).to(head.dtype)
-    share, rms = _topic_share(wide, batch, new)
+    share = _topic_share(wide, batch, new)
     head[:, new] *= share
-    wide.model.layers[-1].post_feedforward_layernorm.weight[new] = VOICE * rms / (share * float(norm[start]))
+    rms = math.sqrt(_measure(wide, batch).last)
+    wide.model.layers[-1].post_feedforward_layernorm.weight[new] = VOICE * rms / (share * float(gain))
 
 
-def _topic_share(wide: PreTrainedModel, batch: Batch, new: slice) -> tuple[float, float]:
-    """How strongly the head should read the dimensions `new`, and the root mean square of states before its norm."""
-    seen: list[torch.Tensor] = []
-    hook = wide.model.norm.register_forward_pre_hook(lambda _m, x: seen.append(x[0].float()))
-    try:
-        states = wide.model(**model_inputs(batch, wide.config._attn_implementation), use_cache=False).last_hidden_state
-    finally:
-        hook.remove()
+def _topic_share(wide: PreTrainedModel, batch: Batch, new: slice) -> float:
+    """How strongly the head should read the dimensions `new`."""
+    states = wide.model(**model_inputs(batch, wide.config._attn_implementation), use_cache=False).last_hidden_state
     head, slope, curvature = wide.lm_head.weight.float(), 0.0, 0.0
     kept_BT = batch["labels"] != NO_LABEL
     states_ND, labels_N = states[kept_BT].float(), batch["labels"][kept_BT]
@@ -178,8 +175,7 @@ def _topic_share(wide: PreTrainedModel, batch: Batch, new: slice) -> tuple[float
         mean_N1 = (p_NV * topic_NV).sum(-1, keepdim=True)
         slope += float((mean_N1 - topic_NV.gather(1, label_N[:, None])).sum())
         curvature += float((p_NV * (topic_NV - mean_N1).square()).sum())
-    share = max(-slope / curvature, TOPIC * math.sqrt(len(states_ND) / curvature))
-    return share, math.sqrt(float(seen[0].square().mean()))
+    return max(-slope / curvature, TOPIC * math.sqrt(len(states_ND) / curvature))
 
 
 @torch.no_grad()

@@ -68,6 +68,14 @@ def inputs_of(module: torch.nn.Module, model: PreTrainedModel, batch: dict[str, 
     return seen[0]
 
 
+def loss_with_topic(factor: float, wide: PreTrainedModel, batches: Any) -> float:
+    """Loss with so many times what the head takes of the context."""
+    changed = deepcopy(wide)
+    with torch.no_grad():
+        changed.lm_head.weight[:, D:] *= factor
+    return held_out_loss(changed, batches)
+
+
 def test_the_wider_model_computes_what_the_given_one_did(
     model: PreTrainedModel, wide: PreTrainedModel, small_anchor: Path, tmp_path: Path
 ) -> None:
@@ -82,10 +90,7 @@ def test_the_wider_model_computes_what_the_given_one_did(
         x_BTD, y_BTD = inputs_of(before.mlp, model, batch), inputs_of(after.mlp, wide, batch)
         assert (y_BTD[..., :D] - x_BTD).norm() < 1e-4 * x_BTD.norm()
         assert torch.equal(y_BTD[..., D:], context_BTR)
-    unread = deepcopy(wide)
-    with torch.no_grad():
-        unread.lm_head.weight[:, D:] = 0
-    assert abs(held_out_loss(unread, held_out) - held_out_loss(model, held_out)) < 2e-3
+    assert abs(loss_with_topic(0, wide, held_out) - held_out_loss(model, held_out)) < 2e-3
 
 
 def test_an_expert_speaks_along_the_features_of_tokens_and_the_head_reads_a_topic(
@@ -103,32 +108,27 @@ def test_an_expert_speaks_along_the_features_of_tokens_and_the_head_reads_a_topi
     added_NV = y_ND * last.post_feedforward_layernorm.weight[said] * norm[said] / rms @ head[:, said].T
     assert abs(float(added_NV.detach().std()) - VOICE) < 0.05
 
-    def loss_with(factor: float) -> float:
-        changed = deepcopy(wide)
-        with torch.no_grad():
-            changed.lm_head.weight[:, D:] *= factor
-        return held_out_loss(changed, [batch])
-
-    topic_NV = inputs_of(wide.lm_head, wide, batch)[..., said].flatten(0, 1) @ head[:, said].T
-    slope = (loss_with(1 + 1e-2) - loss_with(1 - 1e-2)) / 2e-2
-    if float(topic_NV.std()) > 1.2 * TOPIC:  # else it is held up by the least
-        assert abs(slope) < 0.1 * abs(loss_with(0) - loss_with(1)) + 1e-4
+    # this text has no topics that help, so the share is the least: in nats, under what the given model expects
+    x_ND = inputs_of(wide.lm_head, wide, batch)[batch["labels"] != NO_LABEL]
+    topic_NV = x_ND[:, said] @ head[:, said].T
+    p_NV = (x_ND @ head.T - topic_NV).softmax(-1)
+    spread_N = (p_NV * topic_NV.square()).sum(-1) - (p_NV * topic_NV).sum(-1).square()
+    assert float(spread_N.mean().sqrt()) == pytest.approx(TOPIC, rel=1e-3)
 
 
 def test_a_topic_that_helps_is_taken_as_far_as_it_helps(model: PreTrainedModel) -> None:
     with torch.no_grad():
         model.lm_head.weight.zero_()  # all tokens alike
-    wide = add_context_layer(model, 1, topical_batches(model.config.vocab_size))
+    batches = topical_batches(model.config.vocab_size)
+    wide = add_context_layer(model, 1, batches)
     held_out = topical_batches(model.config.vocab_size, seed=1)
-
-    def loss_with(factor: float) -> float:
-        changed = deepcopy(wide)
-        with torch.no_grad():
-            changed.lm_head.weight[:, D:] *= factor
-        return held_out_loss(changed, held_out)
-
-    assert loss_with(1) < loss_with(0) - 0.01
-    assert loss_with(1) < min(loss_with(-1), loss_with(3))
+    minus, none, found, thrice = (loss_with_topic(factor, wide, held_out) for factor in (-1, 0, 1, 3))
+    assert found < none - 0.01
+    assert found < min(minus, thrice)
+    tried = batches[:1]  # where it was measured, it is at the bottom
+    less, more = (loss_with_topic(factor, wide, tried) for factor in (0.99, 1.01))
+    gain = abs(loss_with_topic(0, wide, tried) - loss_with_topic(1, wide, tried))
+    assert abs(more - less) / 2e-2 < 0.1 * gain + 1e-4
 
 
 def test_text_of_one_document_over_and_over_has_no_topics(model: PreTrainedModel) -> None:
