@@ -117,7 +117,7 @@ def train_whole(
     owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
     anchor = owner.anchor
     if model.match:
-        data = replace(data, tokens=matching_tokens(anchor, model, data, run))
+        data = replace(data, tokens=matching_tokens(anchor, model, data))
         say(f"{data.tokens:,} tokens cost {model.flops:g} times the FLOPs of training {len(model.match)} experts")
     L.seed_everything(seed, verbose=False)
     settings = {
@@ -161,14 +161,14 @@ def train_whole(
     return WholeResult(output, training, curves)
 
 
-def matching_tokens(anchor: Anchor, model: WholeOptions, data: DataOptions, run: RunOptions) -> int:
+def matching_tokens(anchor: Anchor, model: WholeOptions, data: DataOptions) -> int:
     """How many tokens of training cost `model.flops` times what training the experts of `model.match` cost.
 
     Counted are the products of forward and backward, nothing for frozen weights, experts at full rank, and attention as
     if the experts' windows had `data.length` tokens, too. The anchor's own training counts on neither side.
     """
-    load = Load(tokens=0, length=data.length, rows=1, checkpointed=run.activation_checkpointing)
-    pair = make_plan(anchor.architecture, replace(load, checkpointed=False)).flops_per_token
+    load = Load(tokens=0, length=data.length, rows=1, first_layer=anchor.first_layer)
+    pair = make_plan(anchor.architecture, load).flops_per_token
     spent = 0.0
     for path in model.match:
         header = open_expert(path).header

@@ -23,6 +23,8 @@ from trainers.anchor import AnchorOptions
 from trainers.context import FALL, NEAR, QUIET, STRENGTH, TOPIC, VOICE, add_context_layer, held_out_loss, token_features
 from trainers.expert import train_expert
 from trainers.paired import PairOptions
+from trainers.plan import Load, make_plan, whole_flops_per_token
+from trainers.whole import WholeOptions, matching_tokens
 
 D, WIDTH, GROUP = 32, 8, 2  # of the small anchor: hidden size, width of a head, attention heads on a key-value head
 NEW = WIDTH * GROUP
@@ -229,6 +231,11 @@ def test_an_anchor_with_context_heads_is_trained_against_and_merged(
     expert = open_expert(made.path)
     changed = [any(expert.tensor(expert_ffn(n, part)).any() for part in FFN) for n in range(3)]
     assert changed == [False, True, True]  # in the context layer it is the anchor's network, which is zero
+    arch, data = made.header.anchor.architecture, arguments["data"]
+    mixture = WholeOptions("mixture", match=(made.path,))
+    spent = made.header.training.tokens * make_plan(arch, Load(0, data.length, 1, first_layer=1)).flops_per_token
+    each = whole_flops_per_token(arch, data.length, mixture.active)
+    assert matching_tokens(open_anchor(wide), mixture, data) == round(spent / each)
     gate = PairOptions(router_init="public", train_expert=False, standardise=True, start=made.path)
     phatgoose = train_expert(**arguments | {"model": gate, "output": tmp_path / "gate.pt"})
     assert phatgoose is not None
