@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     from trainers.optim import OptimizerOptions
     from trainers.owner import Domain
     from trainers.paired import PairOptions
-    from trainers.plan import HardwareOptions, architecture_for, load_of, render
+    from trainers.plan import HardwareOptions, architecture_for, first_layer_for, load_of, render
     from trainers.summary import expert_summary, whole_summary
     from trainers.text import DataOptions
     from trainers.whole import WholeOptions, train_whole
@@ -63,9 +63,9 @@ def main(cfg: DictConfig) -> None:
         return
     model = read(cfg, "model", PairOptions, apart=("kind",))
     if read(cfg, "plan", bool):
-        load = load_of(data, run, optimizer, model)
         architecture = architecture_for(anchor_path)
         model.check_layers(architecture.num_hidden_layers)
+        load = load_of(data, run, optimizer, model, max(model.first_layer, first_layer_for(anchor_path)))
         print(render(anchor_path, architecture, load, read(cfg, "hardware", HardwareOptions)))
         return
     result = train_expert(model=model, overwrite=read(cfg, "overwrite", bool), **shared)

@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def train_expert(
         run.prepare(paired)
         fill = WeightsOnDisk(paired, anchor.checkpoint, begun).fill if run.strategy == "fsdp" else None
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names, fill)
-        load = replace(load_of(data, run, optimizer, model), first_layer=first_layer)
+        load = load_of(data, run, optimizer, model, first_layer)
         flops = make_plan(anchor.architecture, load).flops_per_token
         before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step, flops)
         state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))

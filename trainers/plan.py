@@ -3,8 +3,8 @@
     python train_expert.py +domain=math anchor.path=allenai/OLMo-2-1124-7B data.tokens=5_000_000_000 data.length=4096 \
         run.devices=8 run.strategy=fsdp run.activation_checkpointing=true plan=true hardware.name=h100
 
-Nothing is loaded: the numbers follow from the architecture and the settings. Memory is what the formulas below say must
-be there at once; an allocator's fragmentation and the framework itself come on top.
+No weights are needed: the numbers follow from the architecture and the settings. Memory is what the formulas below say
+must be there at once; an allocator's fragmentation and the framework itself come on top.
 
 D hidden size, F feed-forward size, L layers, V vocabulary, H attention heads of size D / H, G of them for keys and
 values, T positions in a window, N positions in a micro-batch on one device.
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
+from merge.anchor import SHARED, open_anchor
 from merge.checkpoint import read_json
 from merge.errors import InputError
 from merge.flexolmo import Architecture, anchor_tensors, architecture_of
@@ -112,8 +113,16 @@ def architecture_for(anchor: str) -> Architecture:
     return architecture_of(read_json(folder / "config.json"), anchor)
 
 
-def load_of(data: DataOptions, run: RunOptions, optimizer: OptimizerOptions, model: PairOptions) -> Load:
-    """The load of a run with these settings."""
+def first_layer_for(anchor: str) -> int:
+    """The first layer in which an expert learns something: 1 behind a context layer, which a made anchor may have."""
+    folder = Path(anchor)
+    return open_anchor(folder).first_layer if (folder / SHARED).is_dir() else 0
+
+
+def load_of(
+    data: DataOptions, run: RunOptions, optimizer: OptimizerOptions, model: PairOptions, first_layer: int
+) -> Load:
+    """The load of a run with these settings, whose experts learn from `first_layer` on."""
     devices = run.devices * run.nodes
     return Load(
         tokens=data.steps * data.tokens_per_step,
@@ -123,7 +132,7 @@ def load_of(data: DataOptions, run: RunOptions, optimizer: OptimizerOptions, mod
         sharded=run.strategy == "fsdp",
         bf16=run.precision == "auto" or resolve_precision(run.precision).startswith("bf16"),
         rank=model.rank,
-        first_layer=model.first_layer,
+        first_layer=first_layer,
         adafactor=optimizer.kind == "adafactor",
         checkpointed=run.activation_checkpointing,
         bias=model.router_bias is not None,

@@ -23,7 +23,7 @@ from trainers.anchor import AnchorOptions
 from trainers.context import FALL, NEAR, QUIET, STRENGTH, TOPIC, VOICE, add_context_layer, held_out_loss, token_features
 from trainers.expert import train_expert
 from trainers.paired import PairOptions
-from trainers.plan import Load, make_plan, whole_flops_per_token
+from trainers.plan import Load, first_layer_for, make_plan, whole_flops_per_token
 from trainers.whole import WholeOptions, matching_tokens
 
 D, WIDTH, GROUP = 32, 8, 2  # of the small anchor: hidden size, width of a head, attention heads on a key-value head
@@ -227,7 +227,8 @@ def test_an_anchor_with_context_heads_is_trained_against_and_merged(
     arguments: dict[str, Any] = expert_arguments("math", wide, shards, tmp_path)
     made = train_expert(**arguments)
     assert made is not None and made.header.anchor.architecture.hidden_size == D + NEW
-    assert (open_anchor(small_anchor).first_layer, open_anchor(wide).first_layer) == (0, 1)
+    assert [open_anchor(path).first_layer for path in (small_anchor, wide)] == [0, 1]
+    assert [first_layer_for(str(path)) for path in (small_anchor, wide, "allenai/OLMo-2-1124-7B")] == [0, 1, 0]
     expert = open_expert(made.path)
     changed = [any(expert.tensor(expert_ffn(n, part)).any() for part in FFN) for n in range(3)]
     assert changed == [False, True, True]  # in the context layer it is the anchor's network, which is zero
