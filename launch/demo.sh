@@ -20,7 +20,7 @@ for domain in public $DOMAINS; do
 done
 
 step "the public anchor: a tokenizer and a small OLMo-2, from public text alone"
-[ -d anchor ] || "$BIN/python" "$ROOT/train_anchor.py" anchor=tiny data.path=corpora/public output=anchor \
+[ -d anchor ] || "$BIN/python" "$ROOT/train_anchor.py" anchor=tiny anchor.context_heads=4 data.path=corpora/public output=anchor \
   data.cache=cache seed="$SEED"
 
 for domain in $DOMAINS; do
