@@ -66,7 +66,7 @@ class Batch:
     source_N: torch.Tensor  # noqa: N815 - whose text the scored tokens are
 
     @property
-    def target_N(self) -> torch.Tensor:  # noqa: N802
+    def target_N(self) -> torch.Tensor:  # noqa: N802 - likewise
         """The scored tokens."""
         return self.x_BT.roll(-1, 1)[self.predicts_BT]
 

@@ -48,7 +48,7 @@ def rejected(source: Source, text: str, row: dict[str, Any]) -> str | None:
             kept = load_filter(name)(row)
         except InputError:
             raise
-        except Exception as error:
+        except Exception as error:  # the owner's own code, which may raise anything
             raise InputError(f"the filter {name} failed: {type(error).__name__}: {error}") from error
         if not kept:
             return name

@@ -13,7 +13,7 @@ class Moments:
 
     count: int
     sum_D: torch.Tensor  # noqa: N815 - the suffix is the shape
-    outer_DD: torch.Tensor  # noqa: N815
+    outer_DD: torch.Tensor  # noqa: N815 - likewise
 
     @classmethod
     def empty(cls, width: int) -> Moments:

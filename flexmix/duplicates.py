@@ -36,7 +36,7 @@ Flags = npt.NDArray[np.bool_]
 Node = tuple[int, int]  # task, document in it
 
 
-class Words(WordTokenizer):  # type: ignore[misc]
+class Words(WordTokenizer):  # type: ignore[misc]  # the base has no types
     """Words by letters and digits, and each sign of scripts without spaces by itself: quick, and alike everywhere."""
 
     pattern = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]|[\p{L}\p{M}\p{N}_]+")
@@ -52,7 +52,7 @@ class Words(WordTokenizer):  # type: ignore[misc]
         raise NotImplementedError("near duplicates are found by words")
 
 
-class Signatures(MinhashDedupSignature):  # type: ignore[misc]
+class Signatures(MinhashDedupSignature):  # type: ignore[misc]  # the base has no types
     """datatrove's signatures, with memory that does not grow with the length of a document."""
 
     def __init__(self, output: Path) -> None:
@@ -70,7 +70,7 @@ class Signatures(MinhashDedupSignature):  # type: ignore[misc]
         return signature
 
 
-class Clusters(PipelineStep):  # type: ignore[misc]
+class Clusters(PipelineStep):  # type: ignore[misc]  # the base has no types
     """Joins pairs into clusters, and writes for each task which of its documents are not the first of theirs."""
 
     type, name = "dedup", "flexo clusters"

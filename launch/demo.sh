@@ -20,8 +20,8 @@ for domain in public $DOMAINS; do
 done
 
 step "the public anchor: a tokenizer and a small OLMo-2, from public text alone"
-[ -d anchor ] || "$BIN/python" "$ROOT/train_anchor.py" anchor=tiny anchor.context_heads=4 data.path=corpora/public output=anchor \
-  data.cache=cache seed="$SEED"
+[ -d anchor ] || "$BIN/python" "$ROOT/train_anchor.py" anchor=tiny anchor.context_heads=4 \
+  data.path=corpora/public output=anchor data.cache=cache seed="$SEED" # four heads, for time
 
 for domain in $DOMAINS; do
   step "the owner of $domain trains an expert, with the anchor and this shard and nothing else"
