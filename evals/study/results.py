@@ -14,11 +14,18 @@ from merge.checkpoint import write_json
 from merge.errors import InputError
 from merge.files import new_file
 
+MADE_OF_OTHERS = ("ensemble", "classifier")  # kinds of rows that are no one model
+
 
 def join_results(parts: Sequence[Path], output: Path) -> None:
     """Writes the results of several measurements of one seed as one file.
 
-    A model that comes more than once, such as the anchor, is taken from the first.
+    A model that comes more than once, such as the anchor, is taken from the first. An ensemble or a classifier is named
+    after how it chooses, not after its models: of a second recipe it gets that recipe's name, too, `BTM top-2, mine`.
+
+    Args:
+        parts: named after their recipes.
+        output: replaced if it is there.
 
     Raises `InputError` if files are no results, or not of the same text.
     """
@@ -29,10 +36,14 @@ def join_results(parts: Sequence[Path], output: Path) -> None:
             if getattr(part, what) != getattr(whole, what):
                 raise InputError(f"{path}: another {what} than {parts[0]}. Delete the older one and measure again.")
         known = {model.name for model in whole.models}
+        made = {model.name for model in part.models if model.kind in MADE_OF_OTHERS}
+        names = {name: f"{name}, {path.stem}" for name in known & made}
+        models = [replace(model, name=names.get(model.name, model.name)) for model in part.models]
+        cells = [replace(cell, model=names.get(cell.model, cell.model)) for cell in part.cells]
         whole = replace(
             whole,
-            models=whole.models + [model for model in part.models if model.name not in known],
-            cells=whole.cells + [cell for cell in part.cells if cell.model not in known],
+            models=whole.models + [model for model in models if model.name not in known],
+            cells=whole.cells + [cell for cell in cells if cell.model not in known],
         )
     with new_file(output, replace=True) as partial:
         write_json(partial, whole.to_dict())

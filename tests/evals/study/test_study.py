@@ -87,19 +87,35 @@ def test_text_and_anchor_must_be_usable_and_stay_what_they_were(corpora: Path, t
     refused(r"math/test\.jsonl\.gz: not the text that this study was begun with")
 
 
-def test_results_of_other_text_are_not_joined(tmp_path: Path) -> None:
-    def results(name: str, digest: str, model: str) -> Path:
-        cells = [{"model": row, "domain": "math", "bits_per_byte": 2.0, "accuracy": 0.5} for row in ("anchor", model)]
-        models = [{"name": "anchor", "kind": "anchor"}, {"name": model, "kind": "dense"}]
-        domain = {"name": "math", "documents": 1, "bytes": 9, "tokens": 3, "digest": digest}
-        whole = {"format": "flexo.results", "version": 1, "seed": 0, "split": "test", "max_bytes": 9, "software": {}}
-        path = tmp_path / name
-        path.write_text(json.dumps(whole | {"domains": [domain], "models": models, "cells": cells}))
-        return path
+def measured(path: Path, model: str, *, kind: str = "dense", bits: float = 2.0, digest: str = "a") -> Path:
+    """A results file of one seed: the anchor and one model on one domain."""
+    rows = {"anchor": 3.0, model: bits}
+    cells = [{"model": row, "domain": "math", "bits_per_byte": of, "accuracy": 0.5} for row, of in rows.items()]
+    models = [{"name": "anchor", "kind": "anchor"}, {"name": model, "kind": kind}]
+    domain = {"name": "math", "documents": 1, "bytes": 9, "tokens": 3, "digest": digest}
+    whole = {"format": "flexo.results", "version": 1, "seed": 0, "split": "test", "max_bytes": 9, "software": {}}
+    path.write_text(json.dumps(whole | {"domains": [domain], "models": models, "cells": cells}))
+    return path
 
-    one, two, other = results("1", "a", "soup"), results("2", "a", "btx"), results("3", "b", "ours")
+
+def test_results_of_other_text_are_not_joined(tmp_path: Path) -> None:
+    one, two = measured(tmp_path / "1", "soup"), measured(tmp_path / "2", "btx")
+    other = measured(tmp_path / "3", "ours", digest="b")
     join_results([one, two], tmp_path / "joined.json")
     assert [model.name for model in read_results(tmp_path / "joined.json").models] == ["anchor", "soup", "btx"]
     with pytest.raises(InputError, match="3: another domains than"):
         join_results([one, other], tmp_path / "no.json")
     assert not (tmp_path / "no.json").exists()
+
+
+def test_an_ensemble_of_a_second_recipe_is_another_row(tmp_path: Path) -> None:
+    parts = [
+        measured(tmp_path / f"{name}.json", "BTM top-2", kind="ensemble", bits=bits)
+        for name, bits in (("btm", 2.0), ("btm-steps", 1.5))
+    ]
+    join_results(parts, tmp_path / "joined.json")
+    found = read_results(tmp_path / "joined.json")
+    assert [(cell.model, cell.bits_per_byte) for cell in found.cells] == [
+        ("anchor", 3.0), ("BTM top-2", 2.0), ("BTM top-2, btm-steps", 1.5)
+    ]  # fmt: skip
+    assert [model.name for model in found.models] == [cell.model for cell in found.cells]
