@@ -172,10 +172,15 @@ def test_a_name_that_looks_like_a_number_goes_in_quotes(command: Callable[..., l
         assert read(job, "proxies", dict[str, Path]) == {"2024": Path("a.jsonl")}
 
 
-def test_a_router_run_is_told_by_plain_names(command: Callable[..., list[DictConfig]]) -> None:
+def test_a_router_run_is_told_by_plain_names_and_holds_rows_unless_as_published(command: Callable[..., list[DictConfig]]) -> None:
     (job,) = command("train_router", "merged=m", "output=o", "+proxies.math=a.jsonl", "router=paper", "anchor.path=b")
     assert (job.merged, job.proxies.math, job.router.train_public_row) == ("m", "a.jsonl", True)
     assert job.data.public == "b/flexo/public"
+    assert job.loss.stay == 0
+    (held,) = command("train_router", "merged=m", "output=o")
+    assert (held.loss.stay, held.router.train_public_row) == (1, False)
+    (free,) = command("train_router", "merged=m", "output=o", "router=paper", "loss.stay=0.5")
+    assert free.loss.stay == 0.5
 
 
 def test_baselines_are_choices_of_the_expert_script(command: Callable[..., list[DictConfig]]) -> None:
