@@ -172,7 +172,7 @@ def test_a_name_that_looks_like_a_number_goes_in_quotes(command: Callable[..., l
         assert read(job, "proxies", dict[str, Path]) == {"2024": Path("a.jsonl")}
 
 
-def test_a_router_run_is_told_by_plain_names_and_holds_rows_unless_as_published(command: Callable[..., list[DictConfig]]) -> None:
+def test_a_router_run_is_told_by_plain_names_and_holds_its_rows(command: Callable[..., list[DictConfig]]) -> None:
     (job,) = command("train_router", "merged=m", "output=o", "+proxies.math=a.jsonl", "router=paper", "anchor.path=b")
     assert (job.merged, job.proxies.math, job.router.train_public_row) == ("m", "a.jsonl", True)
     assert job.data.public == "b/flexo/public"
