@@ -28,7 +28,9 @@ def beginnings(path: Path, tokenizer: Any, count: int) -> list[list[int]]:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line in itertools.islice(lines, count)]
-    return [[tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]][:SCORED] for text in texts]
+    return [
+        [tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]][:SCORED] for text in texts
+    ]
 
 
 def expected(folder: Path, files: list[Path], count: int) -> list[dict[str, Any]]:
