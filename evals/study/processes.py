@@ -84,7 +84,7 @@ def succeeds(command: Sequence[str], folder: Path, log: Path) -> bool:
 def ended(running: Iterable[Process]) -> list[Process]:
     """Waits until some of them have ended, and returns those."""
     sentinels = {process.sentinel: process for process in running}
-    done = [sentinels[sentinel] for sentinel in wait(list(sentinels))]  # type: ignore[index]  # what comes back is what was given
+    done = [sentinels[sentinel] for sentinel in wait(list(sentinels))]  # type: ignore[index]  # ints, as given
     for process in done:
         process.join()
     return done

@@ -48,7 +48,7 @@ def python_manual() -> Iterator[str]:
         yield from pieces(tidy(topics[name]))
 
 
-def library_docstrings(archive: Path) -> Iterator[str]:
+def package_docstrings(archive: Path) -> Iterator[str]:
     """The docstrings of a wheel's modules, classes and functions, those of one module together."""
     found = [(name, data) for name, data in members(archive, "*.py") if "/tests/" not in name]
     for _, data in sorted(found, key=lambda item: (zlib.crc32(item[0].encode()), item[0])):
@@ -56,7 +56,7 @@ def library_docstrings(archive: Path) -> Iterator[str]:
 
 
 def installed_docstrings(packages: Sequence[str]) -> Iterator[str]:
-    """Like `library_docstrings`, of packages installed beside us; one that is absent gives nothing."""
+    """Like `package_docstrings`, of packages installed beside us; one that is absent gives nothing."""
     for package in packages:
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations or []) if spec else []:

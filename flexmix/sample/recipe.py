@@ -59,14 +59,14 @@ RECIPE: Mapping[str, tuple[Source, ...]] = {
     "educational": (
         Source("python-manual", "PSF-2.0", extract_code.python_manual),
         Source("django-manual", "BSD-3-Clause", extract_code.django_manual, "django"),
-        Source("networkx", "BSD-3-Clause", extract_code.library_docstrings, "networkx", limit=3 * MB // 2),
+        Source("networkx", "BSD-3-Clause", extract_code.package_docstrings, "networkx", limit=3 * MB // 2),
         Source(
             "docstrings", _PERMISSIVE, partial(extract_code.installed_docstrings, _PLAIN_CODE), limit=4 * MB, spare=True
         ),
     ),
     "math": (
         Source("templates", "Apache-2.0", school_math.problems, limit=3 * MB),
-        Source("sympy", "BSD-3-Clause", extract_code.library_docstrings, "sympy", limit=3 * MB // 2),
+        Source("sympy", "BSD-3-Clause", extract_code.package_docstrings, "sympy", limit=3 * MB // 2),
     ),
     "reddit": (
         Source(

@@ -70,7 +70,7 @@ def test_docstrings_are_read_without_importing(tmp_path: Path, write_archive: Wr
     body = "Explains :class:`~pack.Thing` at length. " * 10
     source = f'"""{body}"""\nraise SystemExit("imported")\ndef short():\n    """Too short."""\n'
     files = {"pack/a.py": source.encode(), "pack/b.py": b"this is not Python", "pack/tests/c.py": source.encode()}
-    (only,) = extract_code.library_docstrings(write_archive(tmp_path / "pack-1.whl", files))
+    (only,) = extract_code.package_docstrings(write_archive(tmp_path / "pack-1.whl", files))
     assert only == tidy(body.replace(":class:`~pack.Thing`", "pack.Thing"))
 
 
