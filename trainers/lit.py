@@ -30,6 +30,7 @@ class LossOptions:
     router_z: float = 1e-3  # the same for the router, mean over layers
     own_vs_public: float = 0.0  # logistic loss of the router margin against who owns the text, mean over layers
     stay: float = 0.0  # KL divergence of a merged model's routing from what it was before training, mean over layers
+    own_domain: float = 0.0  # cross-entropy of that routing against whose text a window is, mean over layers
     balance: float = 0.0  # load balancing of a whole mixture of experts
 
 

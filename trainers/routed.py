@@ -6,7 +6,7 @@ B batch, T positions, N = B T, E experts, D hidden size, L layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -66,6 +66,7 @@ class LitRouted(LitAnchor):
     Args:
         model: a `FlexOlmoForCausalLM`, perhaps from `train_rows_only`.
         domains: names of the experts by index; a held-out set named like one logs that expert's router mass.
+        sources: which of them the text of each source of a batch is; needed for `loss.own_domain`.
 
     Checkpoints hold only what is trained.
     """
@@ -80,9 +81,11 @@ class LitRouted(LitAnchor):
         steps: int,
         held_out_names: Iterable[str],
         domains: list[str],
+        sources: Sequence[str] = (),
     ) -> None:
         super().__init__(model, optimizer, loss, steps, held_out_names)
         self.domains = domains
+        self.source_experts = [domains.index(name) for name in sources]
         self._seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # layer -> states and logits of the last pass
         for n, layer in enumerate(model.model.layers):
             layer.mlp.gate.register_forward_hook(self._keep(n))
@@ -122,9 +125,20 @@ class LitRouted(LitAnchor):
         terms = {"router_z": self.weights.router_z * mean(logits_LNE.logsumexp(-1).square())}
         if self.weights.stay:
             terms["stay"] = self.weights.stay * mean(self._moved(logits_LNE))
+        if self.weights.own_domain:
+            source_N = batch["source"].repeat_interleave(rows[1])
+            terms["own_domain"] = self.weights.own_domain * mean(self._missed(logits_LNE, source_N))
         if self.weights.balance:
             terms["balance"] = self.weights.balance * balance_loss(logits_LNE, self.model.config.num_experts_per_tok)
         return terms
+
+    def _missed(self, logits_LNE: torch.Tensor, source_N: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the routing against whose text each position is, [L, N] in nats.
+
+        Among experts that have text here: of another one nothing would be known but where it is wrong.
+        """
+        log_p_LNS = logits_LNE[..., self.source_experts].log_softmax(-1)
+        return -log_p_LNS.gather(-1, source_N.expand(len(log_p_LNS), -1)[..., None])[..., 0]
 
     def _moved(self, logits_LNE: torch.Tensor) -> torch.Tensor:
         """KL divergence of the routing from what the starting rows make of the same states, [L, N] in nats."""

@@ -130,7 +130,7 @@ def train_router(
             router.train_public_row,
         )
         run.prepare(model)
-        lit = LitRouted(model, optimizer, loss, data.steps, module.held_out_names, merged.domains)
+        lit = LitRouted(model, optimizer, loss, data.steps, module.held_out_names, merged.domains, list(shares))
         before, after = fit(lit, module, run, work, logger, "training the router", data.tokens_per_step)
         if not is_first():
             return None
@@ -143,7 +143,7 @@ def train_router(
             },
             "private_text": False,
             "tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed,
-            "learning_rate": optimizer.lr, "router_z": loss.router_z, "stay": loss.stay,
+            "learning_rate": optimizer.lr, "router_z": loss.router_z, "stay": loss.stay, "own_domain": loss.own_domain,
             "losses": {name: [before[f"{name}/loss"], after[f"{name}/loss"]] for name in held},
         }  # fmt: skip
         rows = {n: layer.mlp.gate.weight().detach().cpu() for n, layer in enumerate(lit.model.model.layers)}

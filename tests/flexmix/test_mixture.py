@@ -95,6 +95,9 @@ def test_a_mixture_resumes_exactly_on_any_devices(
     shares = mixture_shares(given_weights)
     public = Stream(windows_of(5, first=9001), 0)
     whole = list(TrainLoader(mixture_of(shares), public, share, 4, 12))
+    for batch in whole:
+        first = batch["labels"][:, 0]
+        assert batch["source"].tolist() == torch.where(first > 9000, -1, first // 1000).tolist()
     for rank in range(devices):
         loader = TrainLoader(mixture_of(shares), public, share, 4, 12, rank, devices)
         loader.load_state_dict({"step": stop})

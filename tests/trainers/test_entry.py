@@ -176,9 +176,9 @@ def test_a_router_run_is_told_by_plain_names_and_holds_its_rows(command: Callabl
     (job,) = command("train_router", "merged=m", "output=o", "+proxies.math=a.jsonl", "router=paper", "anchor.path=b")
     assert (job.merged, job.proxies.math, job.router.train_public_row) == ("m", "a.jsonl", True)
     assert job.data.public == "b/flexo/public"
-    assert job.loss.stay == 0
+    assert (job.loss.stay, job.loss.own_domain) == (0, 0)
     (held,) = command("train_router", "merged=m", "output=o")
-    assert (held.loss.stay, held.router.train_public_row) == (1, False)
+    assert (held.loss.stay, held.loss.own_domain, held.router.train_public_row) == (1, 1, False)
     (free,) = command("train_router", "merged=m", "output=o", "router=paper", "loss.stay=0.5")
     assert free.loss.stay == 0.5
 

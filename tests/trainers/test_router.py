@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from flexmix.packing import Batch
 from merge.assemble import execute, plan
 from merge.checkpoint import Checkpoint
 from merge.errors import InputError
@@ -119,6 +120,15 @@ def test_a_weight_on_staying_holds_the_routing(retrain: TrainRouter, tmp_path: P
     assert (free.about["rows"], held.about["stay"]) == ("all", 100.0)
 
 
+def test_rows_learn_whose_text_it_is(retrain: TrainRouter) -> None:
+    result = retrain(loss=LossOptions(own_domain=10.0), optimizer=OptimizerOptions(lr=1.0))
+    for name in ("math", "code"):
+        before, after = (masses[f"{name}/router_mass"] for masses in (result.before, result.after))
+        assert after > before + 0.1, name
+    assert result.after["public/router_mass"] > 0.9
+    assert result.about["own_domain"] == 10.0
+
+
 def test_a_stopped_run_goes_on_bit_for_bit(
     retrain: TrainRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,21 +160,48 @@ def test_unusable_input_is_refused(retrain: TrainRouter, tmp_path: Path, changes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_terms_are_what_they_are_called(misrouted: Path) -> None:
+@pytest.fixture
+def routed(misrouted: Path) -> tuple[LitRouted, Batch]:
+    """Rows to train under every term, and two windows: of the public text, and of the second expert's."""
+    model = AutoModelForCausalLM.from_pretrained(misrouted)
+    rows = [layer.mlp.gate.weight.detach().clone() for layer in model.model.layers]
+    loss = LossOptions(stay=1.0, own_domain=1.0)
+    domains, sources = ["public", "math", "code"], ["code", "public"]
+    lit = LitRouted(train_rows_only(model, rows), OptimizerOptions(lr=1.0), loss, 1, [], domains, sources)
+    ids_BT = torch.randint(0, 300, (2, 8), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids_BT, "labels": ids_BT, "position_ids": torch.arange(8).expand(2, 8)}
+    return lit, batch | {"source": torch.tensor([1, 0])}
+
+
+def test_the_balance_loss_is_its_formula() -> None:
     even_LNE = torch.zeros(2, 6, 3)
     assert float(balance_loss(even_LNE, 2)) == pytest.approx(2.0)
     assert float(balance_loss(even_LNE + torch.tensor([9.0, 0, 0]), 1)) == pytest.approx(3.0, rel=1e-2)
-    model = AutoModelForCausalLM.from_pretrained(misrouted)
-    rows = [layer.mlp.gate.weight.detach().clone() for layer in model.model.layers]
-    lit = LitRouted(train_rows_only(model, rows), OptimizerOptions(lr=1.0), LossOptions(stay=1.0), 1, [], ["public"])
-    ids_BT = torch.randint(0, 300, (2, 8), generator=torch.Generator().manual_seed(0))
-    batch = {"input_ids": ids_BT, "labels": ids_BT, "position_ids": torch.arange(8).expand(2, 8)}
+
+
+def test_staying_is_the_divergence_from_the_start(routed: tuple[LitRouted, Batch]) -> None:
+    lit, batch = routed
+    gate = lit.model.model.layers[0].mlp.gate
+    start_ED = gate.weight().detach().clone()
     lit.next_token(batch)
     assert lit._terms(batch)["stay"].item() == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
-        lit.model.model.layers[0].mlp.gate.rows[0] += 1.0
+        gate.rows[0] += 1.0
     lit.next_token(batch)
     state_ND, _ = lit._seen[0]
-    p, q = ((state_ND @ w.T).softmax(-1) for w in (rows[0], model.model.layers[0].mlp.gate.weight()))
+    p, q = ((state_ND @ w.T).softmax(-1) for w in (start_ED, gate.weight()))
     expected = (p * (p / q).log()).sum(-1).mean() / 2
     assert lit._terms(batch)["stay"].item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_whose_text_it_is_asks_only_experts_that_have_text(routed: tuple[LitRouted, Batch]) -> None:
+    lit, batch = routed
+    lit.next_token(batch)
+    logits_LBTE = lit._logits().view(2, 2, 8, 3)
+    of_public, of_code = logits_LBTE[:, 0][..., [0, 2]], logits_LBTE[:, 1][..., [0, 2]]
+    right = torch.stack([of_public.softmax(-1)[..., 0], of_code.softmax(-1)[..., 1]])
+    term = lit._terms(batch)["own_domain"]
+    assert term.item() == pytest.approx(-right.log().mean().item(), rel=1e-5)
+    term.backward()
+    math_D, code_D = lit.model.model.layers[-1].mlp.gate.rows.grad  # rows below also move the states of this layer
+    assert math_D.abs().max() == 0 < code_D.abs().max()
