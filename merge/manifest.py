@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(entry, dict) or not DOMAIN.fullmatch(str(entry.get("domain"))):
             raise CheckpointError(f"{folder / MANIFEST}: an expert without a plain domain name. Was it edited?")
     return manifest
+
+
+def public_weight_of(folder: Path, manifest: Mapping[str, Any]) -> float:
+    """How many domains public text counts for in the rows of a merged folder; 1 where its manifest does not say."""
+    weight = manifest.get("public_weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < inf:
+        raise CheckpointError(f"{folder / MANIFEST}: public_weight is {weight!r}, expected a positive number.")
+    return float(weight)
 
 
 def made_at() -> str:

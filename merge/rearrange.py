@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from merge.base import MergedBase
 from merge.belonging import check_belongs, refuse_repeats, refuse_twins
 from merge.errors import CheckpointError, ExpertFileError, InputError
 from merge.expert_file import ExpertFile, open_expert
-from merge.manifest import MANIFEST, made_at
+from merge.manifest import made_at, public_weight_of
 from merge.names import refuse_unknown
 from merge.signing import SignatureError, TrustedKeys
 
@@ -92,7 +91,7 @@ def replan(
                 "the expert files again."
             )
         dtype = now
-    said, weight = base.manifest, _public_weight(base, public_weight)
+    said, weight = base.manifest, _kept_weight(base, public_weight)
     history = {
         "how": said.get("how"),
         "router_training": said.get("router_training"),
@@ -129,17 +128,15 @@ def _refuse_unvouched(base: MergedBase, indices: list[int], trusted: TrustedKeys
             )
 
 
-def _public_weight(base: MergedBase, asked: float | None) -> float:
-    """How many domains public text counts for in a merged folder, whose rows have it in them."""
-    weight = base.manifest.get("public_weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < inf:
-        raise CheckpointError(f"{base.folder / MANIFEST}: public_weight is {weight!r}, expected a positive number.")
+def _kept_weight(base: MergedBase, asked: float | None) -> float:
+    """How many domains public text counts for, which the rows of a merged folder have in them already."""
+    weight = public_weight_of(base.folder, base.manifest)
     if asked not in (None, weight):
         raise InputError(
             f"{base.folder}: public text counts for {weight:g} domains in its rows. For another --public-weight, merge "
             "the expert files again."
         )
-    return float(weight)
+    return weight
 
 
 def _anchor_for(base: MergedBase, joining: list[ExpertFile], path: Path | None, public_weight: float) -> Anchor | None:

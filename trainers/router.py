@@ -22,6 +22,7 @@ from merge.console import progress
 from merge.errors import InputError
 from merge.files import refuse_occupied
 from merge.flexolmo import merged_router
+from merge.manifest import public_weight_of
 from merge.merged import Merged, open_merged, write_rows
 from trainers.curves import draw_curves
 from trainers.devices import is_first
@@ -36,7 +37,7 @@ from trainers.text import DataOptions
 class RouterOptions:
     """Which rows are trained, and on how much of what."""
 
-    public_share: float | None = None  # of the windows; None: public text weighs as much as each domain's proxies
+    public_share: float | None = None  # of the windows; None: public text counts for as many domains as in the merge
     train_public_row: bool = False  # as published; the other rows alone can express the same routing
 
     def __post_init__(self) -> None:
@@ -105,15 +106,15 @@ def train_router(
         name: _split(path, "train") for name, path in proxies.items()
     }
     held = {"public": find_split(public_path, "test")} | {name: _split(path, "test") for name, path in proxies.items()}
+    shares = _shares(router.public_share, list(proxies), public_weight_of(model_path, merged.manifest))
     L.seed_everything(seed, verbose=False)
     settings = {
-        "model": merged.checkpoint.digest(), "data": data.settings(), "router": asdict(router),
+        "model": merged.checkpoint.digest(), "data": data.settings(), "router": asdict(router), "shares": shares,
         "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision, "seed": seed,
         "text": {name: text_digest(path) for name, path in train.items()},
     }  # fmt: skip
     with work_folder(output, settings, resume) as work:
         windows = {name: data.training_windows(path, model_path) for name, path in train.items()}
-        shares = _shares(router.public_share, list(proxies))
         module = TextModule(
             [Source(windows[name], share) for name, share in shares.items()],
             {name: data.windows(path, model_path) for name, path in held.items()},
@@ -161,11 +162,11 @@ def _split(path: Path, split: str) -> Path:
     return path
 
 
-def _shares(public_share: float | None, proxies: list[str]) -> dict[str, float]:
+def _shares(public_share: float | None, proxies: list[str], public_weight: float) -> dict[str, float]:
     """The share of each text: public, and the rest evenly over the domains that have proxies."""
     if not proxies:
         return {"public": 1.0}
-    public = 1 / (len(proxies) + 1) if public_share is None else public_share
+    public = public_weight / (len(proxies) + public_weight) if public_share is None else public_share
     if public == 1:
         return {"public": 1.0}
     return {"public": public} | {name: (1 - public) / len(proxies) for name in proxies}

@@ -50,7 +50,7 @@ def misrouted(small_anchor: Path, shards: Path, tmp_path_factory: pytest.TempPat
         tensors |= {name: other.tensor(name) for name in (ROUTER_WEIGHT.format(n=n) for n in range(2))}
         swapped.append(folder / f"swapped-{expert.domain}.pt")
         write_expert(swapped[-1], expert.header, tensors)
-    execute(plan(swapped, small_anchor, top_k=2), folder / "model")
+    execute(plan(swapped, small_anchor, top_k=2, public_weight=2.0), folder / "model")
     return folder / "model"
 
 
@@ -99,10 +99,10 @@ def test_rows_learn_the_mix_and_nothing_else_moves(retrain: TrainRouter, misrout
     about = manifest["router_training"]
     assert about == json.loads(json.dumps(result.about)) and manifest["experts"] == read_manifest(misrouted)["experts"]
     assert set(about["text"]) == {"public", "math", "code"} and about["private_text"] is False
-    assert about["text"]["math"]["documents"] == 200 and about["text"]["public"]["share"] == pytest.approx(1 / 3)
+    assert about["text"]["math"]["documents"] == 200 and about["text"]["public"]["share"] == 2 / (2 + 2)
     assert about["tokens"] == 32 * 8 * 40
     card = (result.path / "README.md").read_text()
-    assert "then the router was trained on 10,240 tokens of public text, 33% public, 33% math, 33% code" in card
+    assert "then the router was trained on 10,240 tokens of public text, 50% public, 25% math, 25% code" in card
     assert f"flexo-optout {result.path.name}/ --drop code" in card and "The rows that stay were made with it" in card
     assert not (result.path.with_name("rt.run") / "last.ckpt").exists()
     AutoModelForCausalLM.from_pretrained(result.path)
@@ -121,7 +121,8 @@ def test_a_weight_on_staying_holds_the_routing(retrain: TrainRouter, tmp_path: P
 
 
 def test_rows_learn_whose_text_it_is(retrain: TrainRouter) -> None:
-    result = retrain(loss=LossOptions(own_domain=10.0), optimizer=OptimizerOptions(lr=1.0))
+    even = RouterOptions(public_share=1 / 3)
+    result = retrain(loss=LossOptions(own_domain=10.0), router=even, optimizer=OptimizerOptions(lr=1.0))
     for name in ("math", "code"):
         before, after = (masses[f"{name}/router_mass"] for masses in (result.before, result.after))
         assert after > before + 0.1, name
