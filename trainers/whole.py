@@ -114,6 +114,8 @@ def train_whole(
     refuse_occupied(output)
     if run.strategy == "fsdp":
         raise InputError("run.strategy=fsdp: a whole model is trained whole on every device. Use ddp.")
+    if loss.stay or loss.own_domain:
+        raise InputError("loss.stay and loss.own_domain are settings of train_router.py, not of this. Set 0.")
     owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
     anchor = owner.anchor
     if model.match:

@@ -18,6 +18,7 @@ from merge.files import sha256_file
 from merge.merged import open_merged
 from tests.trainers.runs import data_options, expert_arguments
 from trainers.expert import Result
+from trainers.lit import LossOptions
 from trainers.plan import Load, make_plan
 from trainers.whole import WholeOptions, WholeResult, train_whole
 
@@ -99,6 +100,7 @@ def test_what_cannot_be_trained_whole_is_refused(whole: TrainWhole, tmp_path: Pa
         (lambda: WholeOptions("mixture"), "how many experts"),
         (lambda: WholeOptions("mixture", experts=2, flops=0.0), r"model\.flops=0"),
         (lambda: whole(model=WholeOptions("mixture", match=(tmp_path / "none.pt",))), "no such file"),
+        (lambda: whole(loss=LossOptions(own_domain=1.0)), r"loss\.own_domain are settings of train_router"),
     ):
         with pytest.raises(InputError, match=message):
             make()
