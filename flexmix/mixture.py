@@ -83,21 +83,22 @@ class Mixture:
             places -= counts[-1]
         return counts
 
-    def sources(self, places: Indices) -> Indices:
-        """The index of the stream that each of these places belongs to, [B]."""
-        after = (zip(self.counts(place), self.counts(place + 1), strict=True) for place in places.tolist())
-        return np.array([[now - was for was, now in counts].index(1) for counts in after], dtype=np.int64)
-
     def at(self, places: Indices) -> Batch:
         """The windows at these places of the order."""
         if len(self.streams) == 1:
             return self.streams[0].at(places)
-        sources = self.sources(places)
+        rows: list[list[int]] = [[] for _ in self.streams]  # of the batch, by stream
+        within: list[list[int]] = [[] for _ in self.streams]  # places in the stream's own order
+        for row, place in enumerate(places.tolist()):
+            before, after = self.counts(place), self.counts(place + 1)
+            stream = next(n for n, (was, now) in enumerate(zip(before, after, strict=True)) if now > was)
+            rows[stream].append(row)
+            within[stream].append(before[stream])
         parts = [
-            stream.at(np.array([self.counts(place)[n] for place in places[sources == n].tolist()], dtype=np.int64))
-            for n, stream in enumerate(self.streams)
+            stream.at(np.array(at, dtype=np.int64)) | {"source": torch.full((len(at),), n)}
+            for n, (stream, at) in enumerate(zip(self.streams, within, strict=True))
         ]
-        back = torch.from_numpy(sources.argsort(kind="stable").argsort())
+        back = torch.tensor([row for part in rows for row in part]).argsort()
         return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 
     def plan(self) -> list[dict[str, Any]]:

@@ -46,13 +46,10 @@ class Packed(Protocol):
 
 
 class Rows(Protocol):
-    """An endless order of windows."""
+    """An endless order of windows, of one source or more."""
 
     def at(self, places: Indices) -> Batch:
-        """The windows at these places of the order."""
-
-    def sources(self, places: Indices) -> Indices:
-        """The index of the source that the window at each of these places is from, [B]."""
+        """The windows at these places of the order, and the index of the `source` of each, [B] int64."""
 
     def plan(self) -> list[dict[str, Any]]:
         """What decides about the order, in plain values, for checkpoints."""
@@ -129,11 +126,8 @@ class Stream:
         """The windows at these places of the order."""
         epochs, within = np.divmod(places, len(self.windows))
         order = [self._epoch_order(int(e))[p] for e, p in zip(epochs, within, strict=True)]
-        return self.windows.read(np.array(order, dtype=np.int64))
-
-    def sources(self, places: Indices) -> Indices:
-        """It is one source: 0 for each."""
-        return np.zeros(len(places), dtype=np.int64)
+        batch = self.windows.read(np.array(order, dtype=np.int64))
+        return batch | {"source": torch.zeros(len(places), dtype=torch.int64)}
 
     def read(self, first: int, count: int) -> Batch:
         """`count` windows from place `first` of the order on."""
@@ -152,9 +146,9 @@ class TrainLoader:
     """Training batches of own windows and a share of public ones, for a fixed number of steps.
 
     Batch k depends on nothing but the seed and k, so a loader whose state was restored goes on exactly where it was.
-    Each batch adds `own` [B] bool, which rows are the owner's; own rows come first; and `source` [B], the index of the
-    owner's source that they are from, -1 for public rows. It also adds `balance` [B], weights of mean 1 over the whole
-    run with which own and public rows count as if there were equally many.
+    Each batch adds `own` [B] bool, which rows are the owner's; own rows come first, and the `source` of the others is
+    -1. It also adds `balance` [B], weights of mean 1 over the whole run with which own and public rows count as if
+    there were equally many.
 
     Of several devices, each reads its rows of the same batch: with B = 8, device 1 of 4 has rows 1 and 5. In parts, a
     device reads its rows one part after the other, dealt out in the same way. The state is the number of batches, the
@@ -207,19 +201,15 @@ class TrainLoader:
         n_own = self.batch_size - (after - before)
         mine = np.arange(self.rank + self.devices * part, self.batch_size, self.devices * self.parts)
         own = mine < n_own
-        places = k * self.batch_size - before + mine[own]
-        batch = self.own.at(places)
+        batch = self.own.at(k * self.batch_size - before + mine[own])
         if not own.all():
             assert self.public is not None
             public = self.public.at(before + mine[~own] - n_own)
+            public["source"].fill_(-1)
             batch = {name: torch.cat([rows, public[name]]) for name, rows in batch.items()}
         weights = [1 / (2 * share) for share in (1 - self.share, self.share)] if self.share else [1.0, 1.0]
-        added = {
-            "own": own,
-            "source": np.concatenate([self.own.sources(places), np.full((~own).sum(), -1)]),
-            "balance": np.where(own, *weights).astype(np.float32),
-        }
-        return batch | {name: torch.from_numpy(values) for name, values in added.items()}
+        balance = np.where(own, *weights).astype(np.float32)
+        return batch | {"own": torch.from_numpy(own), "balance": torch.from_numpy(balance)}
 
     def plan(self) -> dict[str, Any]:
         """What a number of batches means: it counts the same batches only where this is the same."""
