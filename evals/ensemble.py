@@ -28,7 +28,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from transformers import PreTrainedModel
 
-from evals.measure import BATCH_TOKENS, LENGTH, Advance, Measurement, chunks, hidden_states, output_layer
+from evals.measure import LENGTH, Advance, Measurement, chunks, hidden_states, output_layer
 from evals.routing import RouterSums
 from evals.windows import Batch, TokenisedText, batches
 from merge.errors import InputError
@@ -55,7 +55,7 @@ def measure_ensemble(
     prefix: int | None = PREFIX,
     prior: Sequence[float] | None = None,
     length: int = LENGTH,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     advance: Advance = lambda _tokens: None,
 ) -> Measurement:
     """Scores the same tokens as `measure`, from averaged probabilities.
@@ -104,7 +104,7 @@ def cached_prior(
     *,
     decay: float = DECAY,
     length: int = LENGTH,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[float]:
     """A prior over models from a text like the one to score: the posterior after each document's first window,
     averaged with weights that fall by `decay` from the last document backwards (arXiv 2208.03306, section 2.3)."""

@@ -24,7 +24,6 @@ from evals.routing import Routing, probed
 from evals.windows import TokenisedText, batches
 
 LENGTH = 256
-BATCH_TOKENS = 8192
 LOGITS = 1 << 24  # held at once, whatever the vocabulary
 
 Advance = Callable[[float], None]
@@ -78,7 +77,7 @@ def measure(
     *,
     experts: Sequence[str] | None = None,
     length: int = LENGTH,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     advance: Advance = lambda _tokens: None,
 ) -> Measurement:
     """Scores every token of a text once, each document by itself.
@@ -88,7 +87,7 @@ def measure(
         text: what to score; at least one byte.
         experts: names of the model's experts as it stands, in their order, for what its routers do; None numbers them.
         length: tokens in a window, at least 2.
-        batch_tokens: tokens per forward pass, padding included.
+        batch_tokens: tokens per forward pass, padding included; None: what suits the device.
         advance: told the tokens scored after each batch.
     """
     unembed = output_layer(model)

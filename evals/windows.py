@@ -18,6 +18,9 @@ from dataclasses import dataclass
 
 import torch
 
+BATCH_TOKENS = 8192
+CPU_BATCH_TOKENS = 1024  # what a core's cache holds; benchmarks/measuring.md
+
 Window = tuple[list[int], int, list[int]]  # ids, the first place to score, whose text each id is
 
 
@@ -71,15 +74,19 @@ class Batch:
         return self.x_BT.roll(-1, 1)[self.predicts_BT]
 
 
-def batches(text: TokenisedText, length: int, tokens: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+def batches(
+    text: TokenisedText, length: int, tokens: int | None = None, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
     """All windows of a text, those of similar length together.
 
     Args:
         text: what is scored.
         length: tokens in a window, at least 2.
-        tokens: in a batch, padding included; a longer window comes alone.
+        tokens: in a batch, padding included; a longer window comes alone. None: what suits the device.
         device: where the batches are put.
     """
+    if tokens is None:
+        tokens = CPU_BATCH_TOKENS if torch.device(device).type == "cpu" else BATCH_TOKENS
     sources = text.sources or [[0] * len(ids) for ids in text.documents]
     windows = [
         window
