@@ -91,9 +91,10 @@ def train_anchor(
     if run.strategy == "fsdp":
         raise InputError("run.strategy=fsdp: an anchor is trained whole on every device. Use ddp.")
     text = {split: find_split(data_path, split) for split in ("train", "test")}
+    writer = _Writer(anchor, text, data, run, say)
     L.seed_everything(seed, verbose=False)
     if anchor.path is not None:
-        _adopt(anchor, text, output, data, run, say)
+        writer.adopt(output)
         return {}
     if is_shard(text["train"]):
         raise InputError(
@@ -123,102 +124,87 @@ def train_anchor(
             return metrics
         training = {"tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed, "lr": optimizer.lr}
         nn.Module.float(model)  # in place; transformers' own method has no types
-        _write(output, model, source, text, anchor, data, run, {"training": training | metrics}, say)
+        writer.write(output, model, source, {"training": training | metrics})
         (work / "last.ckpt").unlink(missing_ok=True)
     return metrics
 
 
-def _adopt(
-    anchor: AnchorOptions,
-    text: dict[str, Path],
-    output: Path,
-    data: DataOptions,
-    run: RunOptions,
-    say: Callable[[str], None],
-) -> None:
-    """Takes an existing OLMo-2 byte for byte, or with a context layer, and adds what owners must share."""
-    assert anchor.path is not None
-    source = local_folder(anchor.path, anchor.revision)
-    open_olmo2(source)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-    about = {"taken_from": anchor.path, "revision": anchor.revision}
-    _write(output, model, source, text, anchor, data, run, about, say, as_it_is=not anchor.context_heads)
+@dataclass(frozen=True)
+class _Writer:
+    """Writes an anchor folder: a model, with a context layer if one is asked for, and what owners must share.
 
-
-def _write(
-    output: Path,
-    model: PreTrainedModel,
-    source: Path,
-    text: dict[str, Path],
-    anchor: AnchorOptions,
-    data: DataOptions,
-    run: RunOptions,
-    about: dict[str, Any],
-    say: Callable[[str], None],
-    as_it_is: bool = False,
-) -> None:
-    """Writes the anchor folder: the model, with a context layer if one is asked for, the files beside it, `flexo/`.
-
-    `source` has the files; its weights are taken byte for byte if the model is written `as_it_is`.
+    The rest of a run is the same however its model came about.
     """
-    with new_folder(output) as folder:
-        if anchor.context_heads:
-            model, changed = _with_context_layer(model, source, text, anchor.context_heads, data)
-            say(
-                "a context layer of {heads} heads: width {width_before} -> {width_after}, loss on public text "
-                "{loss_before:.4f} -> {loss_after:.4f} nats per token".format(**changed)
+
+    anchor: AnchorOptions
+    text: dict[str, Path]  # public, by split
+    data: DataOptions
+    run: RunOptions
+    say: Callable[[str], None]
+
+    def adopt(self, output: Path) -> None:
+        """Takes an existing OLMo-2 byte for byte, or with a context layer."""
+        assert self.anchor.path is not None
+        source = local_folder(self.anchor.path, self.anchor.revision)
+        open_olmo2(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+        about = {"taken_from": self.anchor.path, "revision": self.anchor.revision}
+        self.write(output, model, source, about, as_it_is=not self.anchor.context_heads)
+
+    def write(
+        self, output: Path, model: PreTrainedModel, source: Path, about: dict[str, Any], as_it_is: bool = False
+    ) -> None:
+        """Writes the model, the files beside it and `flexo/`.
+
+        `source` has the files; its weights are taken byte for byte if the model is written `as_it_is`.
+        """
+        with new_folder(output) as folder:
+            if self.anchor.context_heads:
+                model, changed = self._with_context_layer(model, source)
+                self.say(
+                    "a context layer of {heads} heads: width {width_before} -> {width_after}, loss on public text "
+                    "{loss_before:.4f} -> {loss_after:.4f} nats per token".format(**changed)
+                )
+                about["context_heads"] = changed
+            if not as_it_is:
+                model.save_pretrained(folder)
+            _copy_files(source, folder, without_weights=not as_it_is)
+            self._share(folder, model, about)
+
+    def _with_context_layer(self, model: PreTrainedModel, source: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The model with a context layer, and what that changes on held-out text."""
+        data, heads = self.data, self.anchor.context_heads
+        public = EvalLoader(data.windows(self.text["train"], source), data.batch_size, FEATURE_WINDOWS)
+        held_out = EvalLoader(data.windows(self.text["test"], source), data.batch_size, data.eval_windows)
+        wide = add_context_layer(model, heads, public)
+        return wide, {
+            "heads": heads,
+            "width_before": model.config.hidden_size,
+            "width_after": wide.config.hidden_size,
+            "loss_before": held_out_loss(model, held_out),
+            "loss_after": held_out_loss(wide, held_out),
+        }
+
+    def _share(self, folder: Path, model: PreTrainedModel, about: dict[str, Any]) -> None:
+        """Adds `flexo/` to an anchor folder: the reference text, and the rows and moments measured on it."""
+        reference = folder / SHARED / REFERENCE
+        reference.mkdir(parents=True)
+        sizes = {"train": self.anchor.reference_bytes, "test": self.anchor.reference_bytes // 10}
+        about["reference"] = {
+            split: copy_sample(
+                path,
+                reference / f"{split}.jsonl.gz",
+                sizes[split],
+                (lambda shard: shard_texts(shard, folder)) if is_shard(path) else None,
             )
-            about["context_heads"] = changed
-        if not as_it_is:
-            model.save_pretrained(folder)
-        _copy_files(source, folder, without_weights=not as_it_is)
-        _share(folder, model, text, anchor, data, run, about)
-
-
-def _with_context_layer(
-    model: PreTrainedModel, source: Path, text: dict[str, Path], heads: int, data: DataOptions
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model with a context layer, and what that changes on held-out text."""
-    public = EvalLoader(data.windows(text["train"], source), data.batch_size, FEATURE_WINDOWS)
-    held_out = EvalLoader(data.windows(text["test"], source), data.batch_size, data.eval_windows)
-    wide = add_context_layer(model, heads, public)
-    return wide, {
-        "heads": heads,
-        "width_before": model.config.hidden_size,
-        "width_after": wide.config.hidden_size,
-        "loss_before": held_out_loss(model, held_out),
-        "loss_after": held_out_loss(wide, held_out),
-    }
-
-
-def _share(
-    folder: Path,
-    model: PreTrainedModel,
-    text: dict[str, Path],
-    anchor: AnchorOptions,
-    data: DataOptions,
-    run: RunOptions,
-    about: dict[str, Any],
-) -> None:
-    """Adds `flexo/` to an anchor folder: the reference text, and the rows and moments measured on it."""
-    reference = folder / SHARED / REFERENCE
-    reference.mkdir(parents=True)
-    sizes = {"train": anchor.reference_bytes, "test": anchor.reference_bytes // 10}
-    about["reference"] = {
-        split: copy_sample(
-            path,
-            reference / f"{split}.jsonl.gz",
-            sizes[split],
-            (lambda shard: shard_texts(shard, folder)) if is_shard(path) else None,
-        )
-        for split, path in text.items()
-    }
-    windows = data.windows(find_split(reference, "train"), folder)
-    loader = EvalLoader(windows, data.batch_size, data.moment_windows)
-    with progress("measuring public text", loader.count * data.length, "tokens") as advance:
-        moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
-    about["router"] = {"init": "mean", "tokens": moments[0].count}
-    write_shared(folder, public_router(moments), moment_tensors(moments) if anchor.moments else None, about)
+            for split, path in self.text.items()
+        }
+        windows = self.data.windows(find_split(reference, "train"), folder)
+        loader = EvalLoader(windows, self.data.batch_size, self.data.moment_windows)
+        with progress("measuring public text", loader.count * self.data.length, "tokens") as advance:
+            moments = router_input_moments(model, loader, advance, measuring_device(self.run.accelerator))
+        about["router"] = {"init": "mean", "tokens": moments[0].count}
+        write_shared(folder, public_router(moments), moment_tensors(moments) if self.anchor.moments else None, about)
 
 
 def _copy_files(source: Path, folder: Path, without_weights: bool) -> None:
