@@ -48,12 +48,12 @@ def random_text(tokens: int) -> TokenisedText:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=8000)
+    parser.add_argument("--tokens", type=int, default=4000)
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {arguments.rounds}")
     print(f"| model | {' | '.join(map(str, BATCHES))} |\n|---|{'---|' * len(BATCHES)}")
     for width in WIDTHS:
-        text = random_text(arguments.tokens if width == "384" else arguments.tokens // 4)
+        text = random_text(arguments.tokens if width == "384" else arguments.tokens // 8)
         for experts in (0, 8):
             model = random_model(width, experts)
             measure(model, text)  # warms up
