@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.measure import bits_per_byte
-from evals.windows import TokenisedText, _batches, _windows
+from evals.windows import BATCH_TOKENS, CPU_BATCH_TOKENS, TokenisedText, _batches, _windows, batches
 from tests.inference.models import load
 
 Texts = list[list[int]]
@@ -63,10 +63,17 @@ def test_windows_are_as_drawn() -> None:
 @given(st.lists(st.integers(1, 30), max_size=30).map(sorted), st.integers(1, 100))
 def test_batches_hold_every_window_once_within_their_size(sizes: list[int], tokens: int) -> None:
     windows = [([0] * size, 1, [0] * size) for size in sizes]
-    batches = list(_batches(windows, tokens))
-    assert [window for batch in batches for window in batch] == windows
-    for batch in batches:
+    found = list(_batches(windows, tokens))
+    assert [window for batch in found for window in batch] == windows
+    for batch in found:
         assert len(batch) * max(len(ids) for ids, _, _ in batch) <= tokens or len(batch) == 1
+
+
+@pytest.mark.parametrize(("device", "most"), [("cpu", CPU_BATCH_TOKENS), ("meta", BATCH_TOKENS)])
+def test_a_device_is_given_what_suits_it(device: str, most: int) -> None:
+    text = TokenisedText(documents(*[63] * (BATCH_TOKENS // 64 + 1)), 1, END)
+    first, *rest = (batch.x_BT for batch in batches(text, 64, device=device))
+    assert first.device.type == device and first.numel() == most and rest
 
 
 # --- bits
