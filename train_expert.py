@@ -65,7 +65,7 @@ def main(cfg: DictConfig) -> None:
     if read(cfg, "plan", bool):
         architecture = architecture_for(anchor_path)
         model.check_layers(architecture.num_hidden_layers)
-        load = load_of(data, run, optimizer, model, model.first_learning(first_layer_for(anchor_path)))
+        load = load_of(data, run, optimizer, model, model.first_trained_layer(first_layer_for(anchor_path)))
         print(render(anchor_path, architecture, load, read(cfg, "hardware", HardwareOptions)))
         return
     result = train_expert(model=model, overwrite=read(cfg, "overwrite", bool), **shared)

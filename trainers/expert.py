@@ -107,7 +107,7 @@ def train_expert(
     owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
     anchor, text = owner.anchor, owner.text
     model.check_layers(anchor.architecture.num_hidden_layers)
-    first_layer = model.first_learning(anchor.first_layer)
+    first_layer = model.first_trained_layer(anchor.first_layer)
     L.seed_everything(seed, verbose=False)
     if model.standardise:
         public_moments(anchor, 0, STANDARDISE)  # refused before anything is trained

@@ -65,9 +65,9 @@ class PairOptions:
         if self.rank is not None and self.rank < 1:
             raise InputError(f"model.rank={self.rank}: expected a positive number, or null for a full expert.")
 
-    def first_learning(self, after_context: int) -> int:
-        """The first layer whose expert learns: not in an anchor's context layer, whose `first_layer` is given."""
-        return max(self.first_layer, after_context)
+    def first_trained_layer(self, first_layer: int) -> int:
+        """The first layer whose expert learns, given the first of the anchor that is not its context layer."""
+        return max(self.first_layer, first_layer)
 
     def check_layers(self, layers: int) -> None:
         """Raises `InputError` unless an anchor of so many layers has the first one with an expert."""
