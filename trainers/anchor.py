@@ -131,10 +131,7 @@ def train_anchor(
 
 @dataclass(frozen=True)
 class _Writer:
-    """Writes an anchor folder: a model, with a context layer if one is asked for, and what owners must share.
-
-    The rest of a run is the same however its model came about.
-    """
+    """Writes an anchor folder: a model, with a context layer if one is asked for, and what owners must share."""
 
     anchor: AnchorOptions
     text: dict[str, Path]  # public, by split
