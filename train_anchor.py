@@ -10,19 +10,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from trainers.entry import read, run_hydra
+from trainers.hydra_entry import read, run_hydra
 
 
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
-    from trainers.anchor import AnchorOptions, train_anchor
-    from trainers.devices import is_first
-    from trainers.fit import RunOptions
-    from trainers.lit import LossOptions
-    from trainers.optim import OptimizerOptions
+    from trainers.anchor.train import AnchorOptions, train_anchor
+    from trainers.data import DataOptions
+    from trainers.distributed import is_first
+    from trainers.loop.module import LossOptions
+    from trainers.loop.optimizer import OptimizerOptions
+    from trainers.loop.trainer import RunOptions
     from trainers.summary import anchor_summary
-    from trainers.text import DataOptions
 
     output = read(cfg, "output", Path)
     metrics = train_anchor(

@@ -15,8 +15,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from merge.errors import InputError
-from trainers.entry import read, run_hydra
+from flexo.errors import InputError
+from trainers.hydra_entry import read, run_hydra
 
 
 def main(cfg: DictConfig) -> None:
@@ -24,16 +24,16 @@ def main(cfg: DictConfig) -> None:
         raise InputError("no domain: whose text is it? Give +domain=NAME, or +domain=local for your own. See --help.")
     from hydra.utils import instantiate
 
-    from trainers.expert import train_expert
-    from trainers.fit import RunOptions
-    from trainers.lit import LossOptions
-    from trainers.optim import OptimizerOptions
+    from trainers.data import DataOptions
+    from trainers.expert.cost_plan import HardwareOptions, architecture_for, first_layer_for, load_of, render
+    from trainers.expert.paired import PairOptions
+    from trainers.expert.train import train_expert
+    from trainers.full_finetune import WholeOptions, train_whole
+    from trainers.loop.module import LossOptions
+    from trainers.loop.optimizer import OptimizerOptions
+    from trainers.loop.trainer import RunOptions
     from trainers.owner import Domain
-    from trainers.paired import PairOptions
-    from trainers.plan import HardwareOptions, architecture_for, first_layer_for, load_of, render
     from trainers.summary import expert_summary, whole_summary
-    from trainers.text import DataOptions
-    from trainers.whole import WholeOptions, train_whole
 
     anchor_path = read(cfg, "anchor.path", str)
     data, run = read(cfg, "data", DataOptions, apart=("public",)), read(cfg, "run", RunOptions)

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from trainers.entry import read, run_hydra
+from trainers.hydra_entry import read, run_hydra
 
 
 def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
-    from trainers.fit import RunOptions
-    from trainers.lit import LossOptions
-    from trainers.optim import OptimizerOptions
-    from trainers.router import RouterOptions, train_router
+    from trainers.data import DataOptions
+    from trainers.loop.module import LossOptions
+    from trainers.loop.optimizer import OptimizerOptions
+    from trainers.loop.trainer import RunOptions
+    from trainers.router.train import RouterOptions, train_router
     from trainers.summary import router_summary
-    from trainers.text import DataOptions
 
     result = train_router(
         model_path=read(cfg, "merged", Path),

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch  # before the limit, which it would not fit into
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from merge.expert_file import open_expert
-from merge.header import parse_header
+from merge.formats.expert_file import open_expert
+from merge.formats.expert_header import parse_header
 from tests.merge.fuzz import Sample, hostile, kind_of, read, read_by_others, samples
 from tests.merge.watch import watched
 

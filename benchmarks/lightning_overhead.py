@@ -24,14 +24,15 @@ from lightning.pytorch.loggers import CSVLogger
 from training import shape
 from transformers import AutoModelForCausalLM, Olmo2Config
 
-from flexmix.datamodule import TextModule
-from flexmix.packing import Windows
-from trainers.entry import quiet
-from trainers.fit import RunOptions, fit
-from trainers.lit import LitExpert, LossOptions
-from trainers.memory import keep_freed_memory
-from trainers.optim import OptimizerOptions
-from trainers.paired import pair
+from flexmix.packing.datamodule import TextModule
+from flexmix.packing.windows import Windows
+from flexo.console import keep_freed_memory
+from trainers.expert.module import LitExpert
+from trainers.expert.paired import pair
+from trainers.hydra_entry import quiet
+from trainers.loop.module import LossOptions
+from trainers.loop.optimizer import OptimizerOptions
+from trainers.loop.trainer import RunOptions, fit
 
 OPTIMIZER, LOSS = OptimizerOptions(lr=1e-4), LossOptions(own_vs_public=0.1)
 

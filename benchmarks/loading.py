@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from flexmix.corpus import find_split
-from flexmix.datamodule import TextModule
-from flexmix.mixture import Source
-from flexmix.packing import Batch, Packed
-from trainers.lit import LitAnchor, LossOptions
-from trainers.memory import keep_freed_memory
-from trainers.optim import OptimizerOptions
-from trainers.text import DataOptions
+from flexmix.documents.corpus import find_split
+from flexmix.packing.datamodule import TextModule
+from flexmix.packing.mixture import Source
+from flexmix.packing.windows import Batch, Packed
+from flexo.console import keep_freed_memory
+from trainers.data import DataOptions
+from trainers.loop.module import LitAnchor, LossOptions
+from trainers.loop.optimizer import OptimizerOptions
 
 STEPS = 20
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from transformers import FlexOlmoConfig, FlexOlmoForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
-from evals.measure import measure
-from evals.windows import TokenisedText
+from evals.scoring.measure import measure
+from evals.scoring.sliding_windows import TokenisedText
 
 VOCABULARY, LAYERS = 4096, 4
 WIDTHS = {"384": (384, 512), "1024": (1024, 2816)}  # hidden size, feed-forward size

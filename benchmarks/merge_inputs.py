@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, ROUTER, SHARED, open_anchor
-from merge.arithmetic import rounded
-from merge.checkpoint import write_json
-from merge.expert_file import FORMAT, VERSION
-from merge.flexolmo import ROUTER_WEIGHT, Shapes, anchor_tensors, architecture_of, expert_tensors
-from merge.header import AnchorReference, Data, Header, Losses, TensorInfo, Training
-from merge.stored import combined_digest, table_bytes, tensor_title
+from merge.formats.anchor_folder import BIAS_DIRECTION, BIAS_ERROR, ROUTER, SHARED, open_anchor
+from merge.formats.architecture import ROUTER_WEIGHT, Shapes, anchor_tensors, architecture_of, expert_tensors
+from merge.formats.expert_file import FORMAT, VERSION
+from merge.formats.expert_header import AnchorReference, Data, Header, Losses, TensorInfo, Training
+from merge.tensor_io.float_formats import rounded
+from merge.tensor_io.json_file import write_json
+from merge.tensor_io.stored_tensor import combined_digest, table_bytes, tensor_title
 
 POOL = 1 << 23  # values
 

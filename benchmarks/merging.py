@@ -88,7 +88,16 @@ def merge(folder: Path, *options: object) -> list[object]:
     experts = sorted(folder.glob("*.safetensors"), key=lambda path: int(path.stem.rpartition("-")[2]))
     output = folder / "merged"
     shutil.rmtree(output, ignore_errors=True)
-    return flexo("merge.cli:merge", *experts, "-o", output, "--anchor", folder / "anchor", "--no-check", *options)
+    return flexo(
+        "merge.commands.flexo_merge:main",
+        *experts,
+        "-o",
+        output,
+        "--anchor",
+        folder / "anchor",
+        "--no-check",
+        *options,
+    )
 
 
 def make(folder: Path, sizes: Sizes, sparse: bool) -> list[Path]:
@@ -182,9 +191,12 @@ def commands(work: Path, sizes: Sizes, rounds: int) -> None:
     ways = {"python -c pass": [sys.executable, "-c", "pass"]}
     ways |= {f"{name} --help": flexo(entry, "--help") for name, entry in entries.items()}
     inspected = {"an expert file": expert, "a merged folder": work / "in" / "merged"}
-    ways |= {f"flexo-inspect, {what}": flexo("merge.cli:inspect", path) for what, path in inspected.items()}
     ways |= {
-        f"flexo-inspect --json, {what}": flexo("merge.cli:inspect", path, "--json") for what, path in inspected.items()
+        f"flexo-inspect, {what}": flexo("merge.commands.flexo_inspect:main", path) for what, path in inspected.items()
+    }
+    ways |= {
+        f"flexo-inspect --json, {what}": flexo("merge.commands.flexo_inspect:main", path, "--json")
+        for what, path in inspected.items()
     }
     runs: dict[str, list[Run]] = {name: [] for name in ways}
     for _ in range(rounds):

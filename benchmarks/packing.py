@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flexmix.best_fit import BestFit
-from flexmix.corpus import find_split
-from flexmix.packing import Windows
-from flexmix.tokens import TokenShard, prepare_shard
+from flexmix.documents.corpus import find_split
+from flexmix.packing.best_fit import BestFit
+from flexmix.packing.windows import Windows
+from flexmix.tokens.shard import TokenShard, prepare_shard
 
 COLUMNS = (
     "corpus", "documents", "median tokens", "T", "concat: cut", "needlessly", "best fit: cut", "padding",

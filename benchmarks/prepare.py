@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 BARE = """
 import json, sys, time
-from flexmix.encoder import load_encoder
+from flexmix.tokens.encoder import load_encoder
 tokenizer = load_encoder(__import__("pathlib").Path(sys.argv[1])).tokenizer
 texts = [json.loads(line)["text"] for path in sys.argv[2:] for line in open(path, encoding="utf-8")]
 start = time.perf_counter()
@@ -43,7 +43,7 @@ MAP = """
 import sys, time
 from pathlib import Path
 from datasets import load_dataset
-from flexmix.encoder import load_encoder
+from flexmix.tokens.encoder import load_encoder
 
 TRANSFORMERS = sys.argv[4] == "transformers"
 if TRANSFORMERS:
@@ -124,7 +124,7 @@ def _speed(text: Path, model: Path, work: Path, size: int, workers: int, rounds:
 def _encode_pairs(text: Path, model: Path, pairs: int) -> None:
     """One slice after the other of the text, each encoded both ways in turns; processor time of this one thread."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from flexmix.encoder import load_encoder
+    from flexmix.tokens.encoder import load_encoder
 
     ways = {"plain": load_encoder(model), "words": load_encoder(model, one_core=True)}
     assert ways["words"].words is not None, "this tokenizer allows no memory of words"
@@ -170,14 +170,21 @@ def _memory(text: Path, model: Path, work: Path, size: int, workers: int) -> Non
 
 
 def _prepare(source: Path, output: Path, model: Path, workers: int) -> subprocess.Popen[bytes]:
-    code = "import flexmix.cli; flexmix.cli.main()"
+    code = "import flexmix.commands.flexo_data; flexmix.commands.flexo_data.main()"
     command = [sys.executable, "-c", code, "prepare", source, "-o", output, "--tokenizer", model, "--workers", workers]
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def _sample(folder: Path) -> Path:
     subprocess.run(
-        [sys.executable, "-c", "import flexmix.cli; flexmix.cli.main()", "sample", "-o", str(folder)],
+        [
+            sys.executable,
+            "-c",
+            "import flexmix.commands.flexo_data; flexmix.commands.flexo_data.main()",
+            "sample",
+            "-o",
+            str(folder),
+        ],
         cwd=ROOT,
         check=True,
     )
@@ -186,7 +193,7 @@ def _sample(folder: Path) -> Path:
 
 def _model(text: Path, folder: Path, vocabulary: int) -> Path:
     """A tokenizer trained on the first 8 MB of the text."""
-    from flexmix.vocabulary import train_tokenizer
+    from flexmix.tokens.train_tokenizer import train_tokenizer
 
     folder.mkdir()
     texts, room = [], 8 * MB
@@ -201,7 +208,8 @@ def _model(text: Path, folder: Path, vocabulary: int) -> Path:
 
 def _documents(folder: Path) -> Iterator[str]:
     """All documents of a folder, the sets of its subfolders in turn, so that any beginning holds something of each."""
-    from flexmix.sources import Source, plan, read
+    from flexmix.documents.reading import plan, read
+    from flexmix.documents.source import Source
 
     files = sorted(path for path in folder.rglob("*.jsonl*") if path.is_file())
     streams = [

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from transformers import FlexOlmoConfig, FlexOlmoForCausalLM
 
-from inference.quantized import PackedExperts
-from merge.packed import Scheme
-from merge.tensors import NAMES
+from inference.packed_experts import PackedExperts
+from merge.formats.quantization import Scheme
+from merge.tensor_io.torch_tensors import NAMES
 
 SIZES = {"small": (512, 2048, 4), "1B's width": (2048, 8192, 1)}  # hidden size, feed-forward size, layers
 EXPERTS, ACTIVE, PROMPT, SINGLE = 8, 4, 256, 4

@@ -5,7 +5,8 @@
 
 peer      `FlexOlmoForCausalLM` with two experts, top-2: gradients for both experts and both router rows, the public
           half masked after backward, AdamW over all of it, transformers' own loss
-ours      the paired layer of `trainers.paired` with the loss of `trainers.loss`, AdamW over the expert and its row
+ours      the paired layer of `trainers.expert.paired` with the loss of `trainers.loop.next_token_loss`, AdamW over the
+          expert and its row
 ceiling   the matrix products that our step cannot do without, at the same shapes and dtype, and nothing else
 
 They take turns, step after step, each of them first in its turn, so that a busy moment of the machine hits all. A
@@ -30,12 +31,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, FlexOlmoConfig, FlexOlmoForCausalLM, Olmo2Config
 
-from merge.flexolmo import Architecture
-from trainers.loss import NextToken
-from trainers.memory import keep_freed_memory
-from trainers.optim import OptimizerOptions
-from trainers.paired import pair, trainable_parameters
-from trainers.plan import Load, make_plan
+from flexo.console import keep_freed_memory
+from merge.formats.architecture import Architecture
+from trainers.expert.cost_plan import Load, make_plan
+from trainers.expert.paired import pair, trainable_parameters
+from trainers.loop.next_token_loss import NextToken
+from trainers.loop.optimizer import OptimizerOptions
 
 Times = tuple[float, float]  # seconds by the clock, and of the CPUs in user mode
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -195,7 +196,7 @@ def highest_rss() -> int:
 
 
 def planned(args: argparse.Namespace, hidden: int, vocabulary: int, name: str) -> int:
-    """What `trainers.plan` says that our way needs."""
+    """What `trainers.expert.cost_plan` says that our way needs."""
     heads = hidden // 64
     arch = Architecture(vocabulary, hidden, 4 * hidden, args.layers, heads, heads, False, 1e-6, 1e4)
     load = Load(tokens=1, length=args.length, rows=args.rows, bf16=name == "bf16", device=args.device)

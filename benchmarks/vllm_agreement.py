@@ -27,7 +27,7 @@ def expected(folder: Path, files: list[Path], count: int) -> list[dict[str, Any]
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from flexmix.corpus import read_documents
+    from flexmix.documents.corpus import read_documents
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

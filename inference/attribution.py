@@ -30,8 +30,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from flexo.errors import InputError
 from inference.select import manifest_experts
-from merge.errors import InputError
 
 
 @dataclass(frozen=True)

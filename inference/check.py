@@ -24,15 +24,15 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
+from flexo.errors import CheckpointError, InputError
 from inference.load import load_model, scheme_of_folder
-from inference.routing import Routing, measure_routing
+from inference.router_health import Routing, measure_routing
 from inference.select import expert_names, select_experts
-from merge.anchor import REFERENCE, SHARED
-from merge.checkpoint import Checkpoint
-from merge.errors import CheckpointError, InputError
-from merge.flexolmo import FFN
-from merge.packed import Scheme
-from merge.tensors import NAMES
+from merge.formats.anchor_folder import REFERENCE, SHARED
+from merge.formats.architecture import FFN
+from merge.formats.model_folder import Checkpoint
+from merge.formats.quantization import Scheme
+from merge.tensor_io.torch_tensors import NAMES
 
 TOLERANCE = 1e-3  # of logits, over the largest of the anchor's; rounding gives about 1e-6 of it
 COLLAPSE = 0.99

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from flexo.atomic_files import new_file
+from flexo.errors import InputError
 from inference.attribution import attribute
-from inference.page import page
 from inference.prompt import encode_prompt
-from inference.report import Report, token_texts
 from inference.select import select_experts
-from inference.terminal import ColourStreamer, PlainStreamer, print_shares
-from merge.errors import InputError
-from merge.files import new_file
+from inference.views.answer import Report, token_texts
+from inference.views.html_page import page
+from inference.views.terminal import ColourStreamer, PlainStreamer, print_shares
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from merge.base import MergedBase
-from merge.checkpoint import Checkpoint, read_json
-from merge.errors import InputError
-from merge.manifest import MANIFEST
-from merge.packed import Scheme
+from flexo.errors import InputError
+from merge.formats.manifest import MANIFEST
+from merge.formats.model_folder import Checkpoint
+from merge.formats.quantization import Scheme
+from merge.planning.base_model import MergedBase
+from merge.tensor_io.json_file import read_json
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -74,7 +75,7 @@ def scheme_of_folder(folder: Path) -> Scheme | None:
 
 def _packed_config(folder: Path, scheme: Scheme, only_here: dict[str, Any]) -> Any:
     """The model's configuration, for experts that stay packed in memory."""
-    from inference.quantized import METHOD
+    from inference.packed_experts import METHOD
 
     config: Any = AutoConfig.from_pretrained(folder, **only_here)
     config.quantization_config = {"quant_method": METHOD} | scheme.to_dict()

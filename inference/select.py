@@ -23,10 +23,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from inference.blocks import RowsBlock, SelectedBlock, SequencesBlock
-from merge.errors import InputError
-from merge.manifest import MANIFEST, read_manifest
-from merge.names import refuse_unknown
+from flexo.errors import InputError, refuse_unknown
+from inference.selected_blocks import RowsBlock, SelectedBlock, SequencesBlock
+from merge.formats.manifest import MANIFEST, read_manifest
 
 
 def expert_names(model: PreTrainedModel) -> list[str]:

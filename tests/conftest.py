@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +17,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest
 
-from merge.anchor import open_anchor
-from merge.expert_file import write_expert
+from merge.formats.anchor_folder import open_anchor
+from merge.formats.expert_file import write_expert
 from tests.local_slurm import local_slurm
 from tests.merge.tiny import expert_header, expert_values, write_anchor
 
@@ -79,3 +80,30 @@ def cluster() -> Iterator[dict[str, str]]:
     """The environment in which sbatch reaches a SLURM of one machine."""
     with local_slurm() as environment:
         yield environment | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 40 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(folder)]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A folder that holds `file` and may be neither read nor written; root becomes nobody for the test."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    (folder / "file").touch()
+    folder.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield folder
+    os.seteuid(user)
+    folder.chmod(0o700)

@@ -11,17 +11,18 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from flexmix.paths import config_dir
+from flexo.config_dir import config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOOR = {"merge.errors", "merge.files", "merge.console"}
-ROOMS = ("flexmix", "merge", "trainers", "inference", "evals", "hydra_plugins")
+FLOOR = {"flexo.errors", "flexo.atomic_files", "flexo.console", "flexo.config_dir", "flexo.make_once"}
+ROOMS = ("flexo", "flexmix", "merge", "trainers", "inference", "evals", "hydra_plugins")
 ALLOWED = {
-    "merge": {"merge"},
-    "flexmix": {"flexmix"} | FLOOR,
-    "trainers": {"trainers", "flexmix", "merge"},
-    "inference": {"inference", "merge"},
-    "evals": {"evals", "trainers", "inference", "flexmix", "merge"},
+    "flexo": {"flexo"},
+    "merge": {"merge", "flexo"},
+    "flexmix": {"flexmix", "flexo"},
+    "trainers": {"trainers", "flexmix", "merge", "flexo"},
+    "inference": {"inference", "merge", "flexo"},
+    "evals": {"evals", "trainers", "inference", "flexmix", "merge", "flexo"},
     "hydra_plugins": {"trainers"},
 }
 SCRIPTS = ("train_anchor", "train_expert", "train_router", "run_study")

@@ -66,13 +66,13 @@ def call(installed: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedP
 def test_the_wheel_holds_rooms_scripts_and_configs_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     roots = {name.split("/")[0] for name in names}
-    rooms = {"flexmix", "trainers", "merge", "inference", "evals"}
+    rooms = {"flexo", "flexmix", "trainers", "merge", "inference", "evals"}
     assert roots - {root for root in roots if root.endswith(".dist-info")} == rooms | {
         "hydra_plugins", "run_study.py", *(path.name for path in ROOT.glob("train_*.py"))
     }  # fmt: skip
-    assert [name for name in names if name.startswith("hydra_plugins/")] == ["hydra_plugins/flexo.py"]
+    assert [name for name in names if name.startswith("hydra_plugins/")] == ["hydra_plugins/flexo_launchers.py"]
     configs = {str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml")}
-    assert {name.removeprefix("flexmix/_configs/") for name in names if "/_configs/" in name} == configs
+    assert {name.removeprefix("flexo/_configs/") for name in names if "/_configs/" in name} == configs
     assert {f"{room}/py.typed" for room in rooms} <= set(names)
     assert any(name.endswith("/LICENSE") for name in names)
 
@@ -81,7 +81,8 @@ def test_nothing_is_found_in_the_checkout(call: Callable[..., subprocess.Complet
     said = call(
         "python",
         "-c",
-        "import flexmix.paths as p, hydra_plugins.flexo as h, train_expert; print(p.config_dir(), h.__file__)",
+        "import flexo.config_dir as p, hydra_plugins.flexo_launchers as h, train_expert\n"
+        "print(p.config_dir(), h.__file__)",
     )
     assert said.returncode == 0 and str(ROOT) not in said.stdout
 

@@ -1,6 +1,1 @@
-"""Training: the public anchor, the paired expert layer, and what Lightning needs for both.
-
-`paired` (the two-expert layer), `routing` (router rows from statistics of text), `lit` and `optim` (Lightning modules
-and optimiser), `callbacks`, and one module per entry script or command: `anchor`, `expert`, `embed`. `entry` runs the
-scripts under Hydra.
-"""
+"""Training: the public anchor, one expert against it, router rows after a merge, and whole models as baselines."""

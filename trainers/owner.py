@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexmix.corpus import HubSource, find_split
-from flexmix.datamodule import TextModule
-from flexmix.hub import local_folder
-from flexmix.tokens import text_digest
-from merge.anchor import Anchor, open_anchor
-from merge.errors import InputError
-from merge.header import Data, check_domain
-from trainers.devices import is_first
-from trainers.fit import RunOptions
-from trainers.text import DataOptions, OwnText, find_own_text
+from flexmix.documents.corpus import HubSource, find_split
+from flexmix.documents.hub import local_folder
+from flexmix.packing.datamodule import TextModule
+from flexmix.tokens.shard import text_digest
+from flexo.errors import InputError
+from merge.formats.anchor_folder import Anchor, open_anchor
+from merge.formats.expert_header import Data, check_domain
+from trainers.data import DataOptions, OwnText, find_own_text
+from trainers.distributed import is_first
+from trainers.loop.trainer import RunOptions
 
 Say = Callable[[str], None]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from merge.header import TensorInfo
-from trainers.diagnosis import diagnose
-from trainers.expert import Result
-from trainers.fit import Metrics
-from trainers.router import RouterResult
-from trainers.whole import WholeResult
+from merge.formats.expert_header import TensorInfo
+from trainers.expert.train import Result
+from trainers.full_finetune import WholeResult
+from trainers.loop.trainer import Metrics
+from trainers.router.diagnosis import diagnose
+from trainers.router.train import RouterResult
 
 
 def anchor_summary(output: Path, metrics: Metrics) -> None:

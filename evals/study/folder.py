@@ -9,15 +9,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from evals.scoring.held_out import find_domains
 from evals.study.plan import CORPORA, PUBLIC, Place
-from evals.texts import find_domains
-from flexmix.corpus import find_split
-from flexmix.tokens import text_digest
-from merge.anchor import open_anchor
-from merge.checkpoint import read_json, write_json
-from merge.errors import InputError
-from merge.files import new_file
-from merge.header import check_domain
+from flexmix.documents.corpus import find_split
+from flexmix.tokens.shard import text_digest
+from flexo.atomic_files import new_file
+from flexo.errors import InputError
+from merge.formats.anchor_folder import open_anchor
+from merge.formats.expert_header import check_domain
+from merge.tensor_io.json_file import read_json, write_json
 
 TEXT = "text.json"  # digests of all text that the study reads
 

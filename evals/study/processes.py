@@ -27,7 +27,8 @@ Process = BaseProcess
 Call = Callable[[Sequence[str]], None]
 
 IMPORTED = [
-    "trainers.anchor", "trainers.expert", "trainers.router", "trainers.whole", "trainers.embed", "evals.cells",
+    "trainers.anchor.train", "trainers.expert.train", "trainers.router.train", "trainers.full_finetune",
+    "trainers.commands.flexo_embed", "evals.matrix.evaluate",
     "transformers.models.olmo2.modeling_olmo2", "transformers.models.flex_olmo.modeling_flex_olmo",
 ]  # fmt: skip
 GRACE = 60  # seconds for a process to save and leave

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from merge.errors import InputError
+from flexo.errors import InputError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TAKEN = {"anchor", "models", "test", "valid", "final", "train"}  # names of other folders of a seed

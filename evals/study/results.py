@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evals.results import read_results
-from merge.checkpoint import write_json
-from merge.errors import InputError
-from merge.files import new_file
+from evals.matrix.results import read_results
+from flexo.atomic_files import new_file
+from flexo.errors import InputError
+from merge.tensor_io.json_file import write_json
 
 MADE_OF_OTHERS = ("ensemble", "classifier")  # kinds of rows that are no one model
 

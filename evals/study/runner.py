@@ -18,7 +18,7 @@ from statistics import fmean
 
 from evals.study.plan import Step
 from evals.study.processes import Call, Process, ended, processes, run_command, stop
-from merge.errors import InputError
+from flexo.errors import InputError
 
 DONE = re.compile(r"# done in ([\d.]+) s")
 TAIL = 12  # lines of a log in a message

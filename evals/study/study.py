@@ -16,7 +16,7 @@ from evals.study.processes import succeeds
 from evals.study.recipe import Study
 from evals.study.results import join_results, named, seeds_of
 from evals.study.runner import Runner
-from merge.errors import InputError
+from flexo.errors import InputError
 
 MOST_JOBS = 8
 EXTRAS = {  # a word of a command -> what must be installed for it

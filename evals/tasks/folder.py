@@ -21,13 +21,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from evals.scoring.held_out import documents_digest
 from evals.tasks.arithmetic import arithmetic
 from evals.tasks.passages import continuations
 from evals.tasks.questions import in_fours
 from evals.tasks.task_yaml import CHOICE, EXACT, MEAN, TEXT, group_yaml, task_yaml
-from evals.texts import documents_digest
-from merge.checkpoint import write_json
-from merge.files import new_folder
+from flexo.atomic_files import new_folder
+from merge.tensor_io.json_file import write_json
 
 GROUP = "flexo"
 MANIFEST = "manifest.json"

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 from evals.tasks.questions import CHOICES, Choice, Question, in_fours
-from merge.errors import InputError
+from flexo.errors import InputError
 
 PARAGRAPH = re.compile(r"\n\s*\n")
 SENTENCE = re.compile(r"(?<=[.!?]) (?=\W{0,3}[^\W\d_a-z])")  # a full stop, and a letter that is not small

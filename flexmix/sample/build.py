@@ -19,9 +19,9 @@ from typing import Any
 
 from flexmix.sample.packages import PACKAGES, default_cache, fetch
 from flexmix.sample.recipe import DOMAINS, MB, PUBLIC, RECIPE, VERSION, Source
-from merge.console import progress
-from merge.errors import InputError
-from merge.files import new_file, new_folder, sha256_file
+from flexo.atomic_files import new_file, new_folder, sha256_file
+from flexo.console import progress
+from flexo.errors import InputError
 
 FORMAT = "flexo.sample"
 FILES = ("train.jsonl.gz", "test.jsonl.gz", "manifest.json")

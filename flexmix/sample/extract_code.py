@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flexmix.sample.packages import members
-from flexmix.sample.pieces import DEFINITION, LINE, PARAGRAPH, pieces, tidy
+from flexmix.sample.text_chunks import DEFINITION, LINE, PARAGRAPH, pieces, tidy
 
 SHORTEST_DOCSTRING = 300
 _NOT_LIBRARY = {

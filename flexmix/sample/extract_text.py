@@ -15,7 +15,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from flexmix.sample.packages import MEMBER_LIMIT, members
-from flexmix.sample.pieces import flow, pieces, prose, tidy
+from flexmix.sample.text_chunks import flow, pieces, prose, tidy
 
 VERSE_PIECE = 4_000
 _CLOSING = re.compile(r"\n==+ *(?:See also|References|Notes|Footnotes|External links|Further reading|Bibliography)\b")

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from merge.console import progress
-from merge.errors import InputError
-from merge.files import sha256_file
+from flexo.atomic_files import sha256_file
+from flexo.console import progress
+from flexo.errors import InputError
 
 MEMBER_LIMIT = 64 << 20
 ARCHIVE_LIMIT = 512 << 20

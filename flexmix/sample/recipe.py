@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from flexmix.sample import extract_code, extract_text, school_math
+from flexmix.sample import extract_code, extract_text
+from flexmix.sample.problems import school_math
 
 VERSION = 1  # raised whenever the table below gives other documents, so that older folders are made anew
 MB = 1_000_000

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from merge.assemble import execute, plan
+from merge.planning.merge_plan import execute, plan
 
 DOMAINS = ("math", "news", "code")
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from flexo.errors import CheckpointError, InputError
 from inference.attribution import Answer, attribute
 from inference.select import select_experts
-from merge.errors import CheckpointError, InputError
 from tests.inference.models import load, merge_domains
 from tests.inference.test_select import IMPLEMENTATIONS, state
 

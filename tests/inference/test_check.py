@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import inference.check_cli
-import merge.cli
+import inference.commands.flexo_check
+import merge.commands.flexo_merge
 from inference.check import check
 from tests.merge.tiny import with_reference
 from tests.merge.tools import call, listing
@@ -42,7 +42,18 @@ def test_a_sound_model_passes(merged: Path, anchor: Path, tiny_anchor: Path) -> 
 
 
 def test_a_rounded_model_is_compared_with_its_rounded_anchor(make_expert: Make, anchor: Path, tmp_path: Path) -> None:
-    assert call(merge.cli.merge, make_expert("math"), "-o", tmp_path / "m", "--dtype", "bfloat16", "--no-check") == 0
+    assert (
+        call(
+            merge.commands.flexo_merge.main,
+            make_expert("math"),
+            "-o",
+            tmp_path / "m",
+            "--dtype",
+            "bfloat16",
+            "--no-check",
+        )
+        == 0
+    )
     assert check(tmp_path / "m", anchor).public_difference < 1e-5
 
 
@@ -51,7 +62,7 @@ def test_what_is_wrong_is_named(copied: Path, anchor: Path, capsys: pytest.Captu
     change(copied, swallow, lambda rows_ED: rows_ED * torch.tensor([0.0, 0.0, 1e4, 0.0])[:, None])
     assert not any("takes" in fault for fault in check(copied, anchor).faults)  # half of the tokens are no collapse
     change(copied, "model.layers.0.mlp.experts.0.up_proj.weight", lambda weight: weight.flip(0))
-    assert call(inference.check_cli.main, copied, "--anchor", anchor) == 1
+    assert call(inference.commands.flexo_check.main, copied, "--anchor", anchor) == 1
     assert "with the public expert alone, logits differ from the anchor's" in capsys.readouterr().err
     change(copied, "model.layers.2.mlp.experts.2.down_proj.weight", lambda weight: weight * torch.inf)
     faults = check(copied, anchor).faults
@@ -66,7 +77,7 @@ def test_a_merge_that_does_not_pass_is_not_kept(
     with gzip.open(anchor / "flexo/public/test.jsonl.gz", "wt") as file:
         file.write("no JSON")
     before = listing(tmp_path)
-    assert call(merge.cli.merge, path, "-o", tmp_path / "other", "--anchor", anchor, "--check") == 1
+    assert call(merge.commands.flexo_merge.main, path, "-o", tmp_path / "other", "--anchor", anchor, "--check") == 1
     err = capsys.readouterr().err
     assert "did not pass its check, and was not kept" in err and "test.jsonl.gz: cannot be read" in err
     assert listing(tmp_path) == before

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from flexo.errors import InputError
 from inference.select import select_experts
-from merge.errors import InputError
 from tests.inference.models import load
 from tests.inference.test_select import IMPLEMENTATIONS, state
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flexo.errors import InputError
 from inference.load import load_model
-from merge.errors import InputError
 
 
 def test_anchors_and_merged_folders_load(merged: Path, tiny_anchor: Path) -> None:

@@ -11,7 +11,7 @@ from tests.inference.models import load
 
 
 def test_a_prompt_starts_like_a_document_in_training(merged: Path) -> None:
-    """With the end-of-text token, as `flexmix.tokens` writes documents and `evals.bits` scores them."""
+    """With the end-of-text token, as `flexmix.tokens.shard` writes documents and `evals.bits` scores them."""
     model, tokenizer = load(merged), AutoTokenizer.from_pretrained(merged)
     inputs = encode_prompt(model, tokenizer, "The cat")
     assert inputs["input_ids"].tolist() == [[tokenizer.eos_token_id, *tokenizer("The cat")["input_ids"]]]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from inference.blocks import RowsBlock
+from flexo.errors import CheckpointError, InputError
 from inference.load import load_model
 from inference.select import expert_names, select_experts
-from merge.errors import CheckpointError, InputError
+from inference.selected_blocks import RowsBlock
 from tests.inference.models import DOMAINS, load, merge_domains
 
 Make = Callable[..., Path]

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from merge.errors import ExpertFileError
-from merge.expert_file import ExpertFile, open_expert, write_expert
-from merge.flexolmo import expert_tensors
-from merge.header import Header
-from merge.stored import tensor_title
+from flexo.errors import ExpertFileError
+from merge.formats.architecture import expert_tensors
+from merge.formats.expert_file import ExpertFile, open_expert, write_expert
+from merge.formats.expert_header import Header
+from merge.tensor_io.stored_tensor import tensor_title
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -291,7 +291,7 @@ def read_by_others(expert: ExpertFile) -> dict[str, bytes] | None:
     """The tensors as PyTorch or safetensors reads them, None where they refuse the file: we may not read another."""
     from safetensors.torch import load_file
 
-    from merge.tensors import tensor_bytes
+    from merge.tensor_io.torch_tensors import tensor_bytes
 
     try:
         if expert.path.suffix == ".safetensors":

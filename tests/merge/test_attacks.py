@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from merge.anchor import open_anchor
+from merge.formats.anchor_folder import open_anchor
 from tests.merge.attacks import headers, pickles, tables, values, zips
 from tests.merge.attacks.attack import Attack, Forge
 from tests.merge.tools import listing
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ATTACKS = [*pickles.ATTACKS, *zips.ATTACKS, *tables.ATTACKS, *headers.ATTACKS, *values.ATTACKS]
 MB = 150  # the largest at work: a pickle of half a million instructions, JSON just below its bounds
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from merge.anchor import open_anchor
-from merge.expert_file import open_expert
+from merge.formats.anchor_folder import open_anchor
+from merge.formats.expert_file import open_expert
 from tests.merge.fuzz import Sample, hostile, read, read_by_others, samples
 from tests.merge.tiny import expert_header
 from tests.merge.tools import listing

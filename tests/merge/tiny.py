@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from merge.anchor import BIAS_DIRECTION, BIAS_ERROR, REFERENCE, SHARED, Anchor, write_shared
-from merge.flexolmo import FFN, ROUTER_BIAS, ROUTER_WEIGHT, anchor_ffn, expert_ffn
-from merge.header import AnchorReference, Data, Header, Losses, Training
+from merge.formats.anchor_folder import BIAS_DIRECTION, BIAS_ERROR, REFERENCE, SHARED, Anchor, write_shared
+from merge.formats.architecture import FFN, ROUTER_BIAS, ROUTER_WEIGHT, anchor_ffn, expert_ffn
+from merge.formats.expert_header import AnchorReference, Data, Header, Losses, Training
 
 V, D, F, LAYERS, HEADS, KV_HEADS = 96, 32, 48, 3, 4, 2
 TEXT = (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.trainers.runs import expert_arguments, shard, train_small_anchor
-from trainers.expert import Result, train_expert
+from trainers.expert.train import Result, train_expert
 
 
 @pytest.fixture(scope="session")

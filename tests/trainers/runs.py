@@ -8,13 +8,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from trainers.anchor import AnchorOptions, train_anchor
-from trainers.fit import RunOptions
-from trainers.lit import LossOptions
-from trainers.optim import OptimizerOptions
+from trainers.anchor.train import AnchorOptions, train_anchor
+from trainers.data import DataOptions
+from trainers.expert.paired import PairOptions
+from trainers.loop.module import LossOptions
+from trainers.loop.optimizer import OptimizerOptions
+from trainers.loop.trainer import RunOptions
 from trainers.owner import Domain
-from trainers.paired import PairOptions
-from trainers.text import DataOptions
 
 SENTENCES = {
     "public": "the city lies on a river and people live there since many years with their children and dogs",

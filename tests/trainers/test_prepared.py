@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from flexmix.corpus import find_split, held_out, read_documents
-from flexmix.prepare import Options, prepare
-from flexmix.sources import Source
-from merge.anchor import open_anchor
-from merge.errors import InputError
+from flexmix.documents.corpus import find_split, held_out, read_documents
+from flexmix.documents.source import Source
+from flexmix.prepare.pipeline import Options, prepare
+from flexo.errors import InputError
+from merge.formats.anchor_folder import open_anchor
 from tests.flexmix.text import write_jsonl
 from tests.trainers.runs import train_small_anchor
-from trainers.anchor import AnchorOptions
-from trainers.expert import Result
+from trainers.anchor.train import AnchorOptions
+from trainers.expert.train import Result
 from trainers.owner import Domain
 
 Train = Callable[..., Result]

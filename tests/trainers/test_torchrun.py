@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from merge.expert_file import open_expert
-from tests.trainers.test_devices import FSDP, ROOT, arguments, trained
+from merge.formats.expert_file import open_expert
+from tests.trainers.test_distributed import FSDP, ROOT, arguments, trained
 
 pytestmark = pytest.mark.slow  # three trainings of two processes
 STEPS = 100

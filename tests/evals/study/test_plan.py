@@ -11,24 +11,25 @@ import pytest
 import typer
 from hydra import compose, initialize_config_dir
 
-from evals.cli import app as eval_app
+from evals.commands.flexo_eval import app as eval_app
 from evals.study.plan import Place, Step, make_plan
-from flexmix.cli import app as data_app
-from flexmix.paths import config_dir
-from merge.cli import merge_app
-from merge.dense_cli import btx_app, soup_app
-from merge.errors import InputError
+from flexmix.commands.flexo_data import app as data_app
+from flexo.config_dir import config_dir
+from flexo.errors import InputError
+from merge.commands.flexo_btx import app as btx_app
+from merge.commands.flexo_merge import app as merge_app
+from merge.commands.flexo_soup import app as soup_app
 from tests.evals.study.studies import study
-from trainers.embed import app as embed_app
-from trainers.entry import read
-from trainers.fit_router import app as fit_app
-from trainers.lit import LossOptions
-from trainers.optim import OptimizerOptions
+from trainers.commands.flexo_embed import app as embed_app
+from trainers.commands.flexo_fit_router import app as fit_app
+from trainers.data import DataOptions
+from trainers.expert.paired import PairOptions
+from trainers.full_finetune import WholeOptions
+from trainers.hydra_entry import read
+from trainers.loop.module import LossOptions
+from trainers.loop.optimizer import OptimizerOptions
 from trainers.owner import Domain
-from trainers.paired import PairOptions
-from trainers.router import RouterOptions
-from trainers.text import DataOptions
-from trainers.whole import WholeOptions
+from trainers.router.train import RouterOptions
 
 APPS = {
     "flexo-merge": merge_app, "flexo-soup": soup_app, "flexo-btx": btx_app, "flexo-embed": embed_app,

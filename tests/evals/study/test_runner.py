@@ -14,7 +14,7 @@ import pytest
 
 from evals.study.plan import Step
 from evals.study.runner import Runner
-from merge.errors import InputError
+from flexo.errors import InputError
 
 STEPS = [
     Step("anchor", ("make", "anchor"), ()),
@@ -99,7 +99,7 @@ def test_what_another_command_made_is_refused_before_anything_is_run(tmp_path: P
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_stopped_study_takes_its_runs_with_it_and_goes_on(tmp_path: Path, stop: signal.Signals) -> None:
     (tmp_path / "slow").touch()
-    code = "import sys; from tests.evals.study.test_runner import run; from merge.console import refusals\n"
+    code = "import sys; from tests.evals.study.test_runner import run; from flexo.console import refusals\n"
     code += "from pathlib import Path\nwith refusals(): run(Path(sys.argv[1]))"
     study = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL)
     children: list[str] = []

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from evals.results import read_results
+from evals.matrix.results import read_results
 from evals.study.folder import find_text, keep_text, link, study_folder
 from evals.study.results import join_results
 from evals.study.study import Asked, GivenAnchor, run_study
-from merge.errors import InputError
+from flexo.errors import InputError
 from tests.evals.study.studies import MINIATURE, study
 from tests.trainers.runs import shard
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-import evals.tasks.cli
-from evals.measure import bits_per_byte
-from evals.texts import read_texts
+import evals.commands.flexo_tasks
+from evals.scoring.held_out import read_texts
+from evals.scoring.measure import bits_per_byte
 from inference.load import load_model
 from inference.select import select_experts
 from tests.merge.tools import call
@@ -28,7 +28,7 @@ SETTINGS = ["--model", "hf", "--tasks", "flexo", "--device", "cpu", "--batch_siz
 def folder(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tasks of two domains, moved after they were made."""
     made = tmp_path_factory.mktemp("made") / "tasks"
-    assert call(evals.tasks.cli.main, library, "-o", made, "--questions", "40") == 0
+    assert call(evals.commands.flexo_tasks.main, library, "-o", made, "--questions", "40") == 0
     return made.rename(tmp_path_factory.mktemp("moved") / "tasks")
 
 

@@ -9,7 +9,7 @@ import pytest
 from evals.tasks.arithmetic import KINDS, arithmetic
 from evals.tasks.passages import continuations
 from evals.tasks.questions import Choice, Question, in_fours
-from merge.errors import InputError
+from flexo.errors import InputError
 
 
 def right(made: list[Choice], likes: dict[str, float]) -> float:

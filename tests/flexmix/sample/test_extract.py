@@ -9,7 +9,7 @@ import pytest
 
 from flexmix.sample import extract_code, extract_text
 from flexmix.sample.packages import PACKAGES
-from flexmix.sample.pieces import DEFINITION, LINE, PARAGRAPH, pieces, prose, tidy
+from flexmix.sample.text_chunks import DEFINITION, LINE, PARAGRAPH, pieces, prose, tidy
 
 Writer = Callable[[Path, Mapping[str, bytes]], Path]
 

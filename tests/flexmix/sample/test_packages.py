@@ -16,7 +16,7 @@ import pytest
 
 from flexmix.sample import packages
 from flexmix.sample.packages import Package, cached, fetch, members
-from merge.errors import InputError
+from flexo.errors import InputError
 
 Writer = Callable[[Path, Mapping[str, bytes]], Path]
 WHEEL = "tinytext-1.0-py3-none-any.whl"

@@ -14,8 +14,8 @@ from flexmix.sample import build as sample
 from flexmix.sample import packages
 from flexmix.sample.build import build
 from flexmix.sample.recipe import DOMAINS, RECIPE
-from merge.errors import InputError
-from merge.files import partial_of
+from flexo.atomic_files import partial_of
+from flexo.errors import InputError
 
 LIMIT = 60_000
 OFFLINE = {"public", "code", "educational", "math"}

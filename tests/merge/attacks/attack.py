@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from merge.anchor import Anchor
-from merge.expert_file import write_expert
-from merge.tensors import tensor_digest
+from merge.formats.anchor_folder import Anchor
+from merge.formats.expert_file import write_expert
+from merge.tensor_io.torch_tensors import tensor_digest
 from tests.merge.tiny import expert_header, expert_values
 from tests.merge.tools import rewrite_zip
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from merge.flexolmo import expert_tensors
-from merge.header import TensorInfo
+from merge.formats.architecture import expert_tensors
+from merge.formats.expert_header import TensorInfo
 from tests.merge.attacks.attack import Attack, Forge
 
 ROW, WEIGHT = "layers.1.router.weight", "layers.1.up_proj.weight"

@@ -11,9 +11,9 @@ import signal
 import sys
 from pathlib import Path
 
-from merge.assemble import execute, plan
-from merge.errors import InputError
-from merge.expert_file import open_expert
+from flexo.errors import InputError
+from merge.formats.expert_file import open_expert
+from merge.planning.merge_plan import execute, plan
 from tests.merge.watch import watched
 
 ROOM = 400 << 20  # address space beyond what the interpreter and numpy take

@@ -1,0 +1,141 @@
+"""`flexo-eval`: bits per byte and routing of any models on held-out text of any domains.
+
+flexo-eval model/ --data data/corpora
+flexo-eval anchor specialists/* model --data data/corpora --btm 2 --opt-out --cache cells --json results.json
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexo.console import new_app, run
+from flexo.errors import InputError
+from inference.commands.options import Device, Dtype
+
+LENGTH = 256
+LEARNING = 1_000_000  # bytes of training text a domain for a classifier
+
+app = new_app("Measure models on held-out text.")
+
+
+def main() -> None:
+    run(app)
+
+
+@app.command(
+    epilog="Examples:\n\n`flexo-eval model/ --data data/corpora`\n\n"
+    "`flexo-eval model/ --data data/corpora --domains math,public --max-bytes 1000000 --json results.json`\n\n"
+    "`flexo-eval anchor specialists/math specialists/code soup model --data data/corpora --btm 2 --classifier "
+    "--active 1,2,4 --opt-out --growing --mixed --cache cells --json results.json`, and "
+    "`flexo-report results.json -o report.html`\n\n"
+    "`flexo-eval ours=experts/math.pt paper=published/math.pt --anchor anchor --data data/corpora`"
+)
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]PATH...", help="Merged folders, plain models such as an anchor, and expert files."
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="A folder with one corpus folder a domain, as `flexo-data sample` makes.")],
+    domains: Annotated[
+        str | None, typer.Option(help="Which, separated by commas. [default: those of the models' experts]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, valid, or final: the test text that valid leaves.")] = "test",
+    max_bytes: Annotated[int, typer.Option(min=1, help="Text to read per domain.")] = 200_000,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Tokens in a window; a token sees at least half of it. [default: 256, or all the models take]"
+        ),
+    ] = None,
+    anchor: Annotated[
+        Path | None,
+        typer.Option(help="What the others are compared with, and expert files belong to. [default: found]"),
+    ] = None,
+    pairs: Annotated[
+        bool | None,
+        typer.Option(
+            "--pairs/--no-pairs",
+            help="Also the anchor and each pair of a merged folder. [default: for one merged folder alone]",
+        ),
+    ] = None,
+    active: Annotated[
+        str | None, typer.Option(help="Also merged folders with so many active experts, such as 1,2,4.")
+    ] = None,
+    opt_out: Annotated[
+        bool, typer.Option("--opt-out", help="Also merged folders without each of their experts.")
+    ] = False,
+    growing: Annotated[
+        bool, typer.Option("--growing", help="Also merged folders with their first expert, their first two, and so on.")
+    ] = False,
+    btm: Annotated[
+        int | None, typer.Option(min=1, help="Also the ensemble of the dense models, so many of them for a token.")
+    ] = None,
+    classifier: Annotated[
+        bool, typer.Option("--classifier", help="Also one expert for a whole document, chosen by its words.")
+    ] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Also text whose domain changes, and text that blends two domains.")
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep every measurement here; the same command then goes on where it stopped.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Also write the table here.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the study that the models are of: a label, no more.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Print bits per byte of every model on each domain."""
+    from evals.matrix.evaluate import Reading, measure_all, read_domains
+    from evals.matrix.model_loader import new_shelf, read_given
+    from evals.matrix.results import matrix_table
+    from evals.matrix.variants import Asked
+    from flexo.atomic_files import new_file
+    from flexo.console import keep_freed_memory
+    from inference.load import quiet
+    from merge.tensor_io.json_file import write_json
+
+    quiet()
+    keep_freed_memory()
+    given = read_given(models, anchor)
+    variants = bool(active or opt_out or growing)
+    alone = len(given) == 1 and bool(given[0].experts)
+    if alone and not variants and "=" not in models[0]:
+        given = [given[0].renamed("merged")]
+    asked = Asked(_numbers(active), opt_out, growing, alone and given[0].holds_anchor if pairs is None else pairs)
+    limit = min(model.config.get("max_position_embeddings", LENGTH) for model in given)
+    length = length or min(LENGTH, limit)
+    if length > limit:
+        raise InputError(f"--length {length}: these models were made for at most {limit} tokens.")
+    reading = Reading(data, domains.split(",") if domains else None, split, max_bytes)
+    texts = read_domains(given, reading, length if mixed else None)
+    learning = reading.learning(LEARNING) if classifier else None
+    with ExitStack() as stack:
+        # entered before the work, so that a path which cannot be written is refused before it
+        outputs = [path and stack.enter_context(new_file(path, replace=True)) for path in (json_file, markdown_file)]
+        shelf = stack.enter_context(new_shelf(dtype, device))
+        results = measure_all(
+            given, texts, shelf, asked, reading, length=length, btm=btm, learning=learning, cache=cache, seed=seed
+        )
+        table = matrix_table(results)
+        typer.echo(table, nl=False)
+        if outputs[0]:
+            write_json(outputs[0], results.to_dict())
+        if outputs[1]:
+            outputs[1].write_text(table, encoding="utf-8")
+    for path in (json_file, markdown_file):
+        if path:
+            typer.echo(f"wrote {path}")
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(","))) if text else ()
+    except ValueError:
+        raise InputError(f"--active {text}: expected numbers separated by commas, such as 1,2,4.") from None

@@ -1,0 +1,73 @@
+"""`flexo-tasks`: task files with which lm-eval measures any model, offline.
+
+flexo-tasks data/corpora -o tasks
+lm_eval --model hf --model_args pretrained=model --include_path tasks --tasks flexo --device cpu
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexo.console import new_app, run
+from flexo.errors import InputError
+
+EDUCATIONAL = "educational"
+
+app = new_app("Make task files for lm-eval.")
+
+
+def main() -> None:
+    run(app)
+
+
+@app.command(
+    epilog="Examples:\n\n`flexo-tasks data/corpora -o tasks`, and `lm_eval --model hf --model_args pretrained=model "
+    "--include_path tasks --tasks flexo --device cpu`\n\n"
+    "`flexo-tasks data/corpora -o tasks --domains public,math --choices public --questions 1000 --seed 1`"
+)
+def tasks(
+    data: Annotated[
+        Path, typer.Argument(help="A folder with one corpus folder a domain, as `flexo-data sample` makes.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")],
+    domains: Annotated[str | None, typer.Option(help="Which, separated by commas. [default: all]")] = None,
+    choices: Annotated[
+        str | None,
+        typer.Option(
+            help="Domains whose passages become multiple choice, or '' for none. [default: educational, if it is there]"
+        ),
+    ] = None,
+    questions: Annotated[int, typer.Option(min=40, help="Of arithmetic, and of each multiple choice, at most.")] = 400,
+    split: Annotated[str, typer.Option(help="test, valid, or final: the test text that valid leaves.")] = "test",
+    max_bytes: Annotated[int, typer.Option(min=1, help="Text to read per domain.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="Of the questions.")] = 0,
+) -> None:
+    """Write a folder of tasks: bits per byte of each domain, arithmetic, and multiple choice from passages.
+
+    The documents are those that `flexo-eval` reads with the same options. The folder holds their text.
+    """
+    from evals.scoring.held_out import find_domains, read_pieces
+    from evals.tasks.folder import GROUP, make_tasks, write_tasks
+    from flexo.atomic_files import refuse_occupied
+
+    refuse_occupied(output)
+    files = find_domains(data, domains.split(",") if domains else None, [], split)
+    asked = EDUCATIONAL * (EDUCATIONAL in files) if choices is None else choices
+    wanted = asked.split(",") if asked else []
+    if absent := [name for name in wanted if name not in files]:
+        raise InputError(f"--choices {absent[0]}: not among the domains that are read, {', '.join(files)}.")
+    texts = {domain: read_pieces(path, max_bytes, split) for domain, path in files.items()}
+    made = make_tasks(texts, wanted, questions, seed)
+    write_tasks(output, made, texts, {"split": split, "max_bytes": max_bytes, "seed": seed})
+    width = max(len(task.name) for task in made)
+    for task in made:
+        typer.echo(f"{task.name:{width}}  {len(task.rows):6,} {'documents' if 'text' in task.rows[0] else 'questions'}")
+    typer.echo(f"wrote {output}. Next, with pip install 'flexo[lm-eval]':")
+    where = shlex.quote(str(output))
+    typer.echo(
+        f"HF_HUB_OFFLINE=1 lm_eval --model hf --model_args pretrained=MODEL --include_path {where} --tasks {GROUP}"
+    )

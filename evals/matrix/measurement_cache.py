@@ -1,0 +1,71 @@
+"""Measurements kept on disk, a small file each, so that nothing is measured twice and a stopped command goes on.
+
+A file's name is the sha256 of all that its figures depend on: the models' weights, configuration and experts, the
+tokens of the text, and how they were scored. Other names, folders or orders of models and domains find the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evals.scoring.measure import Measurement
+from flexo.atomic_files import new_file
+from flexo.errors import CheckpointError
+from merge.tensor_io.json_file import read_json, write_json
+
+FORMAT = "flexo.cell"
+VERSION = 2  # of the figures: raise it when the same text on the same model gives others
+
+Key = Mapping[str, Any]
+
+
+class Store:
+    """Finds and keeps measurements by what they depend on."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """`folder` may not exist yet; None keeps measurements in memory alone.
+
+        Raises:
+            InputError: the folder cannot be written, which is better known before the first measurement than after it.
+        """
+        self.folder = folder
+        self._seen: dict[str, Measurement] = {}
+        if folder is not None:
+            with new_file(folder / "README", replace=True) as path:
+                path.write_text("Measurements of flexo-eval --cache. Any of them may be deleted.\n", encoding="utf-8")
+
+    def find(self, key: Key) -> Measurement | None:
+        """What was measured under a key before; a damaged file counts as none."""
+        name = _name(key)
+        if name not in self._seen and self.folder is not None and (path := self._path(name)).exists():
+            try:
+                value = read_json(path)
+                if value["key"] == _plain(key):
+                    self._seen[name] = Measurement.from_dict(value["measurement"])
+            except (CheckpointError, KeyError, TypeError):
+                return None
+        return self._seen.get(name)
+
+    def keep(self, key: Key, found: Measurement) -> None:
+        name = _name(key)
+        self._seen[name] = found
+        if self.folder is not None:
+            with new_file(self._path(name), replace=True) as path:
+                write_json(path, {"format": FORMAT, "key": _plain(key), "measurement": found.to_dict()})
+
+    def _path(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / name[:2] / f"{name}.json"
+
+
+def _name(key: Key) -> str:
+    return hashlib.sha256(json.dumps(_plain(key), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(key: Key) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps({"version": VERSION, **key}))
+    return plain

@@ -1,0 +1,242 @@
+"""What `flexo-eval --json` writes and `flexo-report` reads: every model on every domain, one file for one seed.
+
+docs/evaluation.md describes each field. The file is checked when it is read, for it may come from elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import compress
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from evals.scoring.measure import Measurement
+from evals.scoring.mixed_text import BLEND, SWITCH
+from evals.scoring.router_stats import Routing
+from flexo.errors import InputError
+from merge.tensor_io.json_file import read_json
+
+FORMAT: Literal["flexo.results"] = "flexo.results"
+VERSION: Literal[1] = 1
+PUBLIC = "public"
+
+Kind = Literal["anchor", "dense", "pair", "merged", "ensemble", "classifier"]
+Variant = Literal["active", "opt-out", "growing"]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+@dataclass(frozen=True)
+class DomainText:
+    """How much text of a domain was scored; the digest is over its documents."""
+
+    name: Name
+    documents: int
+    bytes: int
+    tokens: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model as it was measured."""
+
+    name: Name
+    kind: Kind
+    of: str | None = None  # the merged row that it is a variant of
+    variant: Variant | None = None
+    experts: list[str] | None = None  # those that its routers choose among
+    active: int | None = None  # of them for a token
+
+    @property
+    def label(self) -> str:
+        """For a table: how many experts are active is said where the name does not."""
+        plain = self.kind == "merged" and self.variant is None and self.active is not None and self.experts
+        return f"{self.name}, top-{self.active} of {len(self.experts or ())}" if plain else self.name
+
+
+@dataclass(frozen=True)
+class CellRouting:
+    """What the routers did with a domain's text: [layer][expert] or [layer], shares from 0 to 1."""
+
+    experts: list[Name]
+    mass: list[list[float]]  # probability before the choice of the top
+    entropy: list[float]  # bits
+    share: list[list[float]]  # of the places of active experts
+    heaviest: list[list[float]]  # share of tokens for which the expert has the most mass
+    own: list[float] | None  # mass on the expert of each token's domain; None where there is none
+    agreement: float | None  # share of tokens whose heaviest expert, over the layers that choose, is their domain's
+    chooses: list[bool] | None = None  # [layer] whether its experts differ; None: all do
+
+    def __post_init__(self) -> None:
+        tables = (self.mass, self.share, self.heaviest)
+        rows = [row for table in tables for row in table]
+        if any(len(table) != len(self.entropy) for table in tables) or not self.entropy:
+            raise ValueError("routing tables of different numbers of layers")
+        if self.chooses is not None and (len(self.chooses) != len(self.entropy) or not any(self.chooses)):
+            raise ValueError("routing tables in which no layer chooses, or whose layers are not those that may choose")
+        if any(len(row) != len(self.experts) for row in rows) or len(self.own or self.entropy) != len(self.entropy):
+            raise ValueError("routing tables that do not fit the experts")
+
+    @property
+    def own_mass(self) -> float | None:
+        """In-domain router mass, the mean over the layers that choose."""
+        return None if self.own is None else fmean(compress(self.own, self.chooses or [True] * len(self.own)))
+
+    @classmethod
+    def of(cls, routing: Routing) -> CellRouting:
+        share = [[active / sum(row) for active in row] for row in routing.active]
+        return cls(
+            list(routing.experts), routing.mass, routing.entropy, share, routing.heaviest, routing.own,
+            routing.agreement_overall, routing.chooses,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one domain."""
+
+    model: str
+    domain: str
+    bits_per_byte: float
+    accuracy: float
+    passes: float = 1.0  # models run for a token
+    routing: CellRouting | None = None
+
+    @classmethod
+    def of(cls, model: str, domain: str, found: Measurement) -> Cell:
+        routing = None if found.routing is None else CellRouting.of(found.routing)
+        return cls(model, domain, found.bits_per_byte, found.accuracy, found.passes, routing)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All of a file."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    seed: int | None
+    split: str
+    max_bytes: int | None
+    software: dict[str, str]
+    domains: list[DomainText]
+    models: list[ModelRow]
+    cells: list[Cell]
+    format: Literal["flexo.results"] = FORMAT
+    version: Literal[1] = VERSION
+    _cells: dict[tuple[str, str], Cell] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        models, domains = [model.name for model in self.models], [domain.name for domain in self.domains]
+        for what, names in (("model", models), ("domain", domains)):
+            if len(set(names)) != len(names) or not names:
+                raise ValueError(f"{what}s without names of their own: {', '.join(names) or 'none'}")
+        self._cells.update({(cell.model, cell.domain): cell for cell in self.cells})
+        if self._cells.keys() != {(model, domain) for model in models for domain in domains} or len(self.cells) != len(
+            self._cells
+        ):
+            raise ValueError("not one cell for every model on every domain")
+
+    def cell(self, model: str, domain: str) -> Cell:
+        return self._cells[model, domain]
+
+    def bits(self, model: str, domain: str) -> float:
+        return self.cell(model, domain).bits_per_byte
+
+    @property
+    def pure(self) -> list[str]:
+        """The domains that count in a mean: all but mixed text."""
+        return [domain.name for domain in self.domains if not is_mixed(domain.name)]
+
+    @property
+    def anchor(self) -> ModelRow | None:
+        return next((model for model in self.models if model.kind == "anchor"), None)
+
+    def mean(self, model: str) -> float:
+        """Mean bits per byte over the pure domains, each counting the same."""
+        return sum(self.bits(model, domain) for domain in self.pure) / len(self.pure)
+
+    def change(self, model: str, domain: str | None = None, other: str | None = None) -> float | None:
+        """Bits per byte against another model's, as a share of them: above 0 is worse.
+
+        Args:
+            model: the one.
+            domain: None compares the means.
+            other: None takes the anchor.
+
+        Returns:
+            The change, or None if there is no such other.
+        """
+        other = self.anchor.name if other is None and self.anchor else other
+        if other is None or not any(row.name == other for row in self.models):
+            return None
+        own, base = (self.mean(name) if domain is None else self.bits(name, domain) for name in (model, other))
+        return own / base - 1 if base else math.nan
+
+    def worst(self, model: str) -> tuple[str, float] | None:
+        """The domain on which a model is worst against the public anchor, and by how much."""
+        changes = [(domain, change) for domain in self.pure if (change := self.change(model, domain)) is not None]
+        return max(changes, key=lambda pair: badness(pair[1]), default=None)
+
+    def own_mass(self, model: str) -> float | None:
+        """In-domain router mass, mean over the layers that choose and over the pure domains that have an expert."""
+        routings = [routing for domain in self.pure if (routing := self.cell(model, domain).routing)]
+        masses = [mass for routing in routings if (mass := routing.own_mass) is not None]
+        return fmean(masses) if masses else None
+
+    def to_dict(self) -> dict[str, Any]:
+        head = {"format": self.format, "version": self.version}
+        return head | {name: value for name, value in asdict(self).items() if name != "_cells"}
+
+
+READ = TypeAdapter(Results)
+
+
+def badness(change: float) -> float:
+    """A change to compare by: what is no number is worse than all."""
+    return math.inf if math.isnan(change) else change
+
+
+def is_mixed(domain: str) -> bool:
+    return domain in (SWITCH, BLEND)
+
+
+def read_results(path: Path) -> Results:
+    """A file of results; raises `InputError` unless it is one, whole and in order."""
+    value = read_json(path)
+    if value.get("format") != FORMAT or value.get("version") != VERSION:
+        raise InputError(f"{path}: not results of flexo-eval, version {VERSION}. Write them with flexo-eval --json.")
+    try:
+        return READ.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{path}: {where}: {first['msg']}. Was it edited? Write it anew with flexo-eval.") from None
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are aligned as text, too."""
+    table = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]) + "\n"
+
+
+def matrix_table(results: Results) -> str:
+    """Bits per byte of every model on every domain as a Markdown table."""
+    pure = results.pure
+    mixed = [domain.name for domain in results.domains if is_mixed(domain.name)]
+    header = ["bits per byte", *pure, "mean", *mixed, *(["worst against anchor"] if results.anchor else [])]
+    rows = []
+    for model in results.models:
+        cells = {domain: f"{results.bits(model.name, domain):.3f}" for domain in (*pure, *mixed)}
+        row = [model.label, *(cells[d] for d in pure), f"{results.mean(model.name):.3f}", *(cells[d] for d in mixed)]
+        if worst := results.worst(model.name):
+            row.append(f"{worst[1]:+.1%} {worst[0]}" if model.kind != "anchor" else "")
+        rows.append(row)
+    return markdown(header, rows)

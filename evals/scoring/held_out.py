@@ -1,0 +1,128 @@
+"""The text that models are measured on: held-out documents of each domain, found by the domain's name.
+
+split   what is read
+test    test.jsonl[.gz]
+train   train.jsonl[.gz]
+valid   valid.jsonl[.gz]; without one, half of the test documents, chosen by their hash
+final   the test documents that `valid` leaves: choose settings on `valid`, report them on `final`
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from tokenizers import Tokenizer
+
+from evals.scoring.sliding_windows import TokenisedText
+from flexmix.documents.corpus import SUFFIXES, find_split, kept_folder, read_documents
+from flexmix.documents.flexmix_sets import SETS, load_set
+from flexmix.tokens.encoder import load_tokenizer
+from flexo.errors import InputError
+
+Split = Literal["test", "train", "valid", "final"]
+KEPT = "-hub-"
+
+
+def find_domains(
+    data: Path, wanted: Sequence[str] | None, known: Sequence[str], split: str = "test"
+) -> dict[str, Path]:
+    """The file of each domain in `data` that holds a split.
+
+    A domain is a folder of its name, or one that a training script has filled from the hub and kept.
+
+    Args:
+        data: a folder with one corpus folder a domain, as `flexo-data sample` makes it.
+        wanted: domains to read; None takes those of `known` that are there, or all that are if none is.
+        known: the experts of the model, or nothing for a plain model.
+        split: see above.
+    """
+    if split not in get_args(Split):
+        raise InputError(f"--split {split}: expected one of {', '.join(get_args(Split))}.")
+    if not data.is_dir():
+        raise InputError(f"{data}: no such folder. Expected one folder a domain, with test.jsonl[.gz] in each.")
+    name = "train" if split == "train" else "test"
+    visible = [path for path in data.iterdir() if not path.name.startswith(".")]  # others are unfinished
+    whole = [path for path in visible if any((path / f"{name}{suffix}").is_file() for suffix in SUFFIXES)]
+    there = sorted({path.name.partition(KEPT)[0] for path in whole})
+    if wanted is None:
+        wanted = [domain for domain in known if domain in there] or there
+    if not wanted:
+        raise InputError(f"{data}: no domain in it. Expected folders with {name}.jsonl[.gz], such as {data}/public.")
+    if absent := [domain for domain in wanted if domain not in there]:
+        raise InputError(f"{data}: no domain {absent[0]!r} in it. There are {', '.join(there) or 'none'}.")
+    folders = {domain: _folder(data, domain, [path for path in whole if path.name != domain]) for domain in wanted}
+    own = {
+        domain: path
+        for domain, folder in folders.items()
+        for suffix in SUFFIXES
+        if split == "valid" and (path := folder / f"valid{suffix}").is_file()
+    }
+    return {domain: own.get(domain) or find_split(folder, name) for domain, folder in folders.items()}
+
+
+def _folder(data: Path, domain: str, others: Sequence[Path]) -> Path:
+    """A domain's folder: of its name, else what the configured hub source is kept in, else the one kept for it."""
+    if (data / domain).is_dir():
+        return data / domain
+    kept = sorted(path for path in others if path.name.partition(KEPT)[0] == domain)
+    if domain in SETS and (configured := kept_folder(domain, data, load_set(domain).hub)) in kept:
+        return configured
+    if len(kept) > 1:
+        raise InputError(
+            f"{data}: text of {domain!r} was read from the hub with {len(kept)} settings: "
+            f"{', '.join(path.name for path in kept)}. Rename the one to use to {domain}."
+        )
+    return kept[0]
+
+
+def read_texts(
+    files: Mapping[str, Path], folder: Path, max_bytes: int, split: str = "test"
+) -> dict[str, TokenisedText]:
+    """The first documents of each file, whole, up to about `max_bytes`, under a model folder's tokenizer."""
+    tokenizer, end = load_tokenizer(folder)
+    return {
+        domain: tokenised(read_pieces(path, max_bytes, split), tokenizer, end, domain) for domain, path in files.items()
+    }
+
+
+def read_pieces(path: Path, max_bytes: int, split: str = "test") -> list[str]:
+    """The first documents with text of a file, whole, up to about `max_bytes`."""
+    texts: list[str] = []
+    nbytes = 0
+    for text in _of_split(path, split):
+        if nbytes >= max_bytes:
+            break
+        if text.strip():
+            texts.append(text)
+            nbytes += len(text.encode())
+    if not texts:
+        raise InputError(f"{path}: no text in it{'' if split in ('test', 'train') else f' for --split {split}'}.")
+    return texts
+
+
+def documents_digest(texts: Iterable[str]) -> str:
+    """A sha256 over documents in their order, whatever the tokenizer."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def tokenised(texts: list[str], tokenizer: Tokenizer, end: int, domain: str) -> TokenisedText:
+    """Documents of one domain as tokens; the text is kept beside them."""
+    encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    nbytes = sum(len(text.encode()) for text in texts)
+    return TokenisedText([encoding.ids for encoding in encoded], nbytes, end, (domain,), texts=texts)
+
+
+def _of_split(path: Path, split: str) -> Iterator[str]:
+    halved = split in ("valid", "final") and path.name.startswith("test.")
+    if halved and split == "final" and any((path.parent / f"valid{suffix}").is_file() for suffix in SUFFIXES):
+        halved = False
+    for text in read_documents(path):
+        if not halved or (hashlib.sha256(text.encode()).digest()[18] % 2 == 0) == (split == "valid"):
+            yield text

@@ -1,0 +1,114 @@
+"""Mixed text: windows whose domain changes at random places, and documents that blend two domains.
+
+    switch    |math math math|code code|public public public public|     anywhere, in the middle of a sentence too
+    blend     a sentence of math. A sentence of news. A sentence of math. A sentence of news. ...
+
+Every token keeps whose text it is, so routing is judged token by token. The same seed gives the same text, and every
+model scores the same tokens of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from random import Random
+
+from tokenizers import Tokenizer
+
+from evals.scoring.sliding_windows import TokenisedText
+from flexo.errors import InputError
+
+SWITCH, BLEND = "mixed/switching", "mixed/blended"
+SHORTEST = 16  # tokens of one domain at a stretch
+MOST_SWITCHES = 3  # in a window
+SENTENCE = re.compile(r"(?<=[.!?;:])\s+|\n+")
+
+Pieces = list[tuple[int, str]]  # the place of a domain, and text of it
+
+
+def mixed_texts(
+    texts: Mapping[str, TokenisedText],
+    tokenizer: Tokenizer,
+    *,
+    windows: int,
+    length: int = 256,
+    seed: int = 0,
+) -> dict[str, TokenisedText]:
+    """`mixed/switching` and `mixed/blended` from documents of at least two domains.
+
+    Args:
+        texts: domain -> text, its documents kept with it.
+        tokenizer: of the models to be scored.
+        windows: documents of each kind to make; one fills a window of `length` tokens at most, its end-of-text token
+            included, or a few more where a cut makes other tokens.
+        length: tokens in a window.
+        seed: of what is taken from where.
+    """
+    if len(texts) < 2:
+        raise InputError(f"mixed text of {', '.join(texts) or 'nothing'}: expected at least two domains.")
+    domains = tuple(texts)
+    documents = [text.texts or [] for text in texts.values()]
+    end = next(iter(texts.values())).end_of_text
+    made = {}
+    for name, make in ((SWITCH, _switched), (BLEND, _blended)):
+        dice = Random(f"{name} {seed}")
+        made[name] = _tokenised(
+            [make(documents, tokenizer, length - 1, dice) for _ in range(windows)], domains, tokenizer, end
+        )
+    return made
+
+
+def _switched(documents: Sequence[list[str]], tokenizer: Tokenizer, length: int, dice: Random) -> Pieces:
+    switches = min(dice.randint(1, MOST_SWITCHES), length // SHORTEST - 1)
+    room = length - SHORTEST * (switches + 1)
+    cuts = sorted(dice.randint(0, max(0, room)) for _ in range(max(0, switches)))
+    sizes = [SHORTEST + after - before for before, after in zip([0, *cuts], [*cuts, max(0, room)], strict=True)]
+    pieces: Pieces = []
+    for size in sizes:
+        others = [d for d in range(len(documents)) if not pieces or d != pieces[-1][0]]
+        domain = dice.choice(others)
+        text = dice.choice(documents[domain])
+        start = dice.randrange(max(1, len(text) - 4 * size))
+        start = text.find(" ", start) + 1 if start else 0
+        pieces.append((domain, _cut(text[start:], tokenizer, size)))
+    return pieces
+
+
+def _blended(documents: Sequence[list[str]], tokenizer: Tokenizer, length: int, dice: Random) -> Pieces:
+    pair = dice.sample(range(len(documents)), 2)
+    streams = [[part for part in SENTENCE.split(dice.choice(documents[domain])) if part.strip()] for domain in pair]
+    pieces: Pieces = []
+    for one, other in zip(*streams, strict=False):
+        for domain, sentence in zip(pair, (one, other), strict=True):
+            if length <= 0:
+                return pieces
+            sentence = _cut(sentence + "\n", tokenizer, length)
+            length -= len(_encode(tokenizer, sentence))
+            pieces.append((domain, sentence))
+    return pieces
+
+
+def _cut(text: str, tokenizer: Tokenizer, size: int) -> str:
+    """The start of a text in `size` tokens, about: the cut is between characters."""
+    text = text[: 16 * size]
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    return text if len(encoding.ids) <= size else text[: encoding.offsets[size][0]]
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def _tokenised(made: list[Pieces], domains: tuple[str, ...], tokenizer: Tokenizer, end: int) -> TokenisedText:
+    """Pieces are encoded one by one, so that no token holds text of two domains."""
+    encoded = [[(domain, _encode(tokenizer, text)) for domain, text in pieces] for pieces in made]
+    texts = ["".join(text for _, text in pieces) for pieces in made]
+    return TokenisedText(
+        documents=[[i for _, ids in pieces for i in ids] for pieces in encoded],
+        nbytes=sum(len(text.encode()) for text in texts),
+        end_of_text=end,
+        domains=domains,
+        sources=[[domain for domain, ids in pieces for _ in ids] for pieces in encoded],
+        texts=texts,
+    )

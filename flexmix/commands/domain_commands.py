@@ -1,0 +1,128 @@
+"""The commands of `flexo-data` about domains: how alike they are, and which public documents look like one.
+
+flexo-data cosines math.safetensors code.safetensors --centre public.safetensors
+flexo-data proxies own.jsonl.gz --public data/corpora/public -o proxies.jsonl.gz
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flexo.errors import InputError
+
+if TYPE_CHECKING:
+    from flexmix.domains.proxy_selection import Report
+
+COSINES_EXAMPLES = (
+    "Examples:\n\n`flexo-data cosines math.safetensors code.safetensors news.safetensors`\n\n"
+    "`flexo-data cosines math.safetensors code.safetensors --centre public.safetensors --layers --json cosines.json`"
+)
+PROXIES_EXAMPLES = (
+    "Examples:\n\n`flexo-data proxies shard.jsonl.gz --public data/corpora/public -o proxies.jsonl.gz`\n\n"
+    "`flexo-data proxies data/corpora/math --public anchor/flexo/public --count 500 -o proxies.jsonl.gz "
+    "--json report.json`"
+)
+
+
+def cosines(
+    files: Annotated[list[Path], typer.Argument(help="Files of flexo-embed, two or more.")],
+    centre: Annotated[
+        Path | None, typer.Option(help="Subtract this file's means first, usually those of public text.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Also print every layer by itself.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+) -> None:
+    """Print how alike domains are: cosines between their mean states, the mean over layers and per layer.
+
+    Hidden states of any text share a large part, so raw cosines are all close to 1; --centre takes that part out.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from flexmix.domains import embedding
+    from flexo.atomic_files import new_file
+
+    if len(files) < 2:
+        raise InputError(f"{files[0]}: one file alone, a cosine needs two. Make them with flexo-embed.")
+    domains = [embedding.read_embedding(path) for path in files]
+    names = [part.domain for part in domains]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in files]
+    cosine_LNN = embedding.cosines(domains, embedding.read_embedding(centre) if centre else None)
+    console = Console(width=10_000)  # as wide as its cells: no name is cut off
+    shown = {"mean over layers": cosine_LNN.mean(0)}
+    if layers:
+        shown |= {f"layer {n}": cosine_NN for n, cosine_NN in enumerate(cosine_LNN)}
+    for title, cosine_NN in shown.items():
+        table = Table(title, *names, box=box.MARKDOWN)
+        for name, row in zip(names, cosine_NN.tolist(), strict=True):
+            table.add_row(name, *(f"{value:.3f}" for value in row))
+        console.print(table)
+    if json_file:
+        kept = {"domains": names, "mean": shown["mean over layers"].tolist(), "layers": cosine_LNN.tolist()}
+        with new_file(json_file, replace=True) as partial:
+            partial.write_text(json.dumps(kept, indent=1) + "\n")
+        typer.echo(f"wrote {json_file}")
+
+
+def proxies(
+    own: Annotated[Path, typer.Argument(help="Private text: a .jsonl or .jsonl.gz file, or a folder with `train`.")],
+    public: Annotated[Path, typer.Option(help="Public text to choose from, likewise.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to make, .jsonl.gz.")],
+    share: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Of the public documents to choose. [default: 0.05]")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many to choose, in place of --share.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order in which the classifier reads.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report here.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Choose the public documents that look most like private text; runs where the private text is.
+
+    The file holds public documents and scores. Which documents it holds follows from the private text, so it tells
+    what that is about, and perhaps more; the report says how much the choice changes with the private documents. That
+    is measured, not guaranteed: read it before the file leaves. Needs the extra `proxies` (scikit-learn).
+    """
+    from flexmix.documents.corpus import find_split
+    from flexmix.domains.proxy_selection import choose_proxies
+    from flexo.atomic_files import new_file
+
+    if share is not None and count is not None:
+        raise InputError("both --share and --count: give one of them.")
+    if share is None and count is None:
+        share = 0.05
+    own_file, public_file = (find_split(path, "train") if path.is_dir() else path for path in (own, public))
+    # entered before the work, so that a path which cannot be written is refused before it
+    with new_file(json_file, replace=True) if json_file else nullcontext() as partial:
+        report = choose_proxies(own_file, public_file, output, share=share, count=count, seed=seed, replace=overwrite)
+        if partial is not None:
+            partial.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+    _say(report, output)
+    if json_file:
+        typer.echo(f"wrote {json_file}")
+
+
+def _say(report: Report, output: Path) -> None:
+    """What was chosen, and what the choice tells, in words."""
+    from flexmix.domains.proxy_selection import LEFT_OUT
+
+    mean, most = report.one_left_out
+    lines = [
+        f"wrote {output}: {report.chosen:,} of {report.public_documents:,} public documents, scores from "
+        f"{report.lowest_score:.3f} up. No private text is in it.",
+        f"own and public documents are told apart, held out: accuracy {report.accuracy:.3f} (0.5 is chance), "
+        f"AUC {report.auc:.3f}",
+        "what the choice tells about the private text, beyond its subject:",
+        f"  chosen from one half of it and from the other alike: {report.halves_overlap:.0%} of the documents "
+        f"(blind choices: {report.chance_overlap:.0%})",
+        f"  one private document left out: {mean:.1f} of {report.chosen:,} change in the mean, {most} at most, in "
+        f"{LEFT_OUT} trials; another reading order alone changes {report.reordered}",
+        f"  the choice and its scores can carry {report.bits_at_most:,.0f} bits at most. None of this is a guarantee.",
+    ]
+    typer.echo("\n".join(lines))

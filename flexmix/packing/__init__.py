@@ -1,0 +1,1 @@
+"""Token shards as windows for training: order, packing, mixtures, loaders."""

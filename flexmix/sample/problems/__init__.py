@@ -1,0 +1,1 @@
+"""School problems with solutions, written by program: the sample text of the domain math."""

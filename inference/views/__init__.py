@@ -1,0 +1,1 @@
+"""An answer and who made it, for the terminal and as a page."""

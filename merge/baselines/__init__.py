@@ -1,0 +1,1 @@
+"""Merges of dense models that experts are compared with: soups and BTX."""

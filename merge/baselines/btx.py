@@ -1,0 +1,151 @@
+"""Dense models put together: their average (a soup), or their feed-forward networks as experts (Branch-Train-MiX).
+
+    flexo-soup specialists/math specialists/code -o soup/ --weights 2,1
+    flexo-btx specialists/math specialists/code --anchor anchor/ -o btx/
+
+Both stream tensor by tensor, so memory is that of one tensor, whatever the models weigh. Averages are computed in
+float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flexo.atomic_files import new_folder
+from flexo.console import progress
+from flexo.errors import CheckpointError
+from merge.baselines.soup import Average, average
+from merge.formats.anchor_folder import Anchor, open_anchor
+from merge.formats.architecture import (
+    FFN,
+    anchor_ffn,
+    merged_config,
+    merged_ffn,
+    merged_router,
+    merged_tensors,
+)
+from merge.formats.expert_header import check_domain
+from merge.formats.manifest import MANIFEST, made_at
+from merge.formats.merged_folder import open_merged
+from merge.formats.model_card import model_card
+from merge.formats.model_folder import ABOUT, Checkpoint, copy_tokenizer, name_of
+from merge.planning.merge_plan import DEFAULT_TOP_K, MAX_SHARD_SIZE
+from merge.tensor_io.json_file import read_json, write_json
+from merge.tensor_io.shard_writer import write_pieces
+from merge.tensor_io.stored_tensor import Piece
+from merge.tensor_io.torch_tensors import made_piece
+
+
+def write_mixture(
+    anchor: Anchor,
+    specialists: Average,
+    names: Sequence[str],
+    output: Path,
+    *,
+    top_k: int | None = None,
+    rows: Path | None = None,
+    seed: int = 0,
+    how: str = "dense specialists as experts, shared weights averaged (BTX)",
+    advance: Callable[[float], None] = lambda _amount: None,
+) -> None:
+    """Writes a FlexOlmo folder whose experts are the feed-forward networks of dense models (arXiv 2403.07816).
+
+    The anchor's own network is expert 0, and the anchor counts in the average like each specialist. With the anchor
+    itself in the place of every specialist this is sparse upcycling: the same function as the anchor's.
+
+    Args:
+        anchor: what all specialists were trained from.
+        specialists: the dense models, in the order of their experts; their weights are not used.
+        names: domain of each.
+        output: the folder to make, whole or not at all.
+        top_k: active experts per token, public included; None takes all, at most 4.
+        rows: a merged folder of the same experts whose router rows to take; None draws them.
+        seed: of drawn rows; entries are normal with variance 1 / (D E[|x|^2]) on public text, so that logits are small.
+        how: for the manifest.
+        advance: told the bytes written.
+
+    Raises:
+        CheckpointError: models, rows and names do not fit together.
+    """
+    arch, experts = anchor.architecture, len(names) + 1
+    for name in names:
+        check_domain(name, "specialists")
+    if len(set(names)) != len(names):
+        raise CheckpointError(f"{', '.join(names)}: two specialists of one name. Rename a folder.")
+    whole = average([anchor.folder, *(model.folder for model in specialists.models)])
+    top_k = min(experts, DEFAULT_TOP_K) if top_k is None else top_k
+    if not 1 <= top_k <= experts:
+        raise CheckpointError(f"--top-k {top_k}: this model has {experts} experts, public included.")
+    routers = _taken_rows(rows, ["public", *names], arch.to_dict()) if rows else _drawn_rows(anchor, experts, seed)
+    sources = {merged_router(n): router for n, router in enumerate(routers)}
+    parts = {
+        merged_ffn(n, e, part): (model, anchor_ffn(n, part))
+        for e, model in enumerate(whole.models) for n in range(arch.num_hidden_layers) for part in FFN
+    }  # fmt: skip
+    pieces, dtype = [], anchor.checkpoint.dtype(anchor_ffn(0, FFN[0]))
+    for name, shape in merged_tensors(arch, experts).items():
+        if name in sources:
+            pieces.append(made_piece(name, shape, dtype, partial(sources.__getitem__, name)))
+        elif name in parts:
+            model, own = parts[name]
+            pieces.append(Piece(name, model.stored(own).dtype, shape, model.stored(own)))
+        else:
+            pieces.append(whole.piece(name, shape))
+    manifest: dict[str, Any] = {
+        "format": "flexo.manifest", "version": 1, "made": made_at(), "how": how, "top_k": top_k,
+        "anchor": {
+            "name": name_of(anchor.folder), "digest": anchor.digest, "tokenizer_digest": anchor.tokenizer_digest,
+            "router_digest": anchor.router_digest, "architecture": arch.to_dict(),
+        },
+        "experts": [{"index": 0, "domain": "public", "title": "the anchor's own feed-forward network"}] + [
+            {"index": e, "domain": name, "title": name, "licence": "other"} | _training_of(model)
+            for e, (name, model) in enumerate(zip(names, specialists.models, strict=True), 1)
+        ],
+        "rows": f"of {name_of(rows)}" if rows else f"random, seed {seed}",
+    }  # fmt: skip
+    with new_folder(output) as folder:
+        write_pieces(folder, pieces, MAX_SHARD_SIZE, advance)
+        write_json(folder / "config.json", merged_config(anchor.checkpoint.config, experts, top_k))
+        copy_tokenizer(anchor.folder, folder)
+        write_json(folder / MANIFEST, manifest)
+        (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
+
+
+def open_anchor_of(folder: Path) -> Anchor:
+    """An anchor whose digest shows progress when it is read."""
+    anchor = open_anchor(folder)
+    with progress("reading the anchor", anchor.checkpoint.nbytes) as anchor.advance:
+        assert anchor.digest
+    return anchor
+
+
+def _drawn_rows(anchor: Anchor, experts: int, seed: int) -> list[torch.Tensor]:
+    draw, width = torch.Generator().manual_seed(seed), anchor.architecture.hidden_size
+    moments, routers = anchor.moments(), []
+    for n in range(anchor.architecture.num_hidden_layers):
+        # E|x|^2; without moments, of the public row E[x] / E|x|^2 as if E[x] were about as long as x
+        size = 1 / anchor.public_row(n).norm() ** 2 if moments is None else moments[f"layers.{n}.second_moment"].trace()
+        routers.append(torch.randn(experts, width, generator=draw) / float(size * width) ** 0.5)
+    return routers
+
+
+def _taken_rows(folder: Path, domains: list[str], numbers: dict[str, Any]) -> list[torch.Tensor]:
+    merged = open_merged(folder)
+    if merged.domains != domains or merged.architecture.to_dict() != numbers:
+        raise CheckpointError(
+            f"{folder}: its experts are {', '.join(merged.domains)}, expected rows for {', '.join(domains)} of a model "
+            "with the same sizes."
+        )
+    return [merged.checkpoint.tensor(merged_router(n)) for n in range(merged.architecture.num_hidden_layers)]
+
+
+def _training_of(model: Checkpoint) -> dict[str, Any]:
+    """How a specialist was trained, if its folder says so."""
+    path = model.folder / ABOUT
+    training = read_json(path).get("training") if path.exists() else None
+    return {"training": training} if isinstance(training, dict) and isinstance(training.get("tokens"), int) else {}

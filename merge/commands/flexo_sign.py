@@ -1,0 +1,61 @@
+"""`flexo-sign`: an owner vouches for an expert file.
+
+flexo-sign --generate --key alice.pem
+flexo-sign experts/math.pt --key alice.pem
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexo.console import new_app, progress, run
+
+app = new_app("Sign expert files, or make a key to sign with.")
+
+
+def main() -> None:
+    run(app)
+
+
+@app.command(
+    epilog="Examples:\n\n`flexo-sign --generate --key alice.pem`\n\n`flexo-sign experts/math.pt --key alice.pem`\n\n"
+    "`flexo-merge experts/*.pt -o model/ --require-signatures --trusted-keys keys/`"
+)
+def sign_command(
+    key: Annotated[Path, typer.Option(help="An Ed25519 private key in PEM, as openssl and --generate make it.")],
+    experts: Annotated[list[Path] | None, typer.Argument(help="Expert files; each gets FILE.sig beside it.")] = None,
+    make_key: Annotated[bool, typer.Option("--generate", help="Make the key, and its public key beside it.")] = False,
+) -> None:
+    """Write FILE.sig beside each expert file, which says that the owner of the key stands for it."""
+    from merge.formats import signatures as signing
+
+    if bool(experts) == make_key:
+        raise typer.BadParameter("give expert files to sign, or --generate to make a key; one of the two.")
+    if make_key:
+        public, fingerprint = signing.generate(key)
+        typer.echo(f"wrote {key} (keep it to yourself) and {public} (give it to those who merge)")
+        typer.echo(f"fingerprint {fingerprint}")
+        return
+    from merge.formats.expert_file import open_expert
+
+    private = signing.read_private_key(key, _ask if sys.stdin.isatty() else None)
+    if key.stat().st_mode & 0o077:
+        sys.stderr.write(f"warning: {key}: others on this machine may read this private key. chmod 600 {key}\n")
+    opened = [open_expert(path) for path in experts or []]
+    with progress("reading", sum(expert.nbytes for expert in opened)) as advance:
+        for expert in opened:  # nobody should vouch for a damaged file
+            for name in expert.header.tensors:
+                advance(len(expert.read(name)))
+    for expert in opened:
+        path = signing.sign(expert, private)
+        typer.echo(f"wrote {path}  {expert.domain}, header {signing.header_digest(expert.header)[:16]}")
+    typer.echo(f"signed by {signing.fingerprint_of(private.public_key())}")
+
+
+def _ask() -> str:
+    answer: str = typer.prompt("passphrase", hide_input=True, err=True)
+    return answer

@@ -1,0 +1,220 @@
+"""The public anchor: an OLMo-2 folder plus what all owners must share bit for bit, in its subfolder `flexo/`.
+
+    anchor/config.json, model*.safetensors, tokenizer.json ...     a plain Hugging Face folder
+    anchor/flexo/public_router.safetensors                         the public router row of every layer (below)
+    anchor/flexo/public_moments.safetensors                        moments of the router input on public text (optional)
+    anchor/flexo/public/{train,test}.jsonl.gz                      the public reference text that owners measure against
+    anchor/flexo/anchor.json                                       digests, and how the rows were made
+
+`public_router.safetensors` holds per layer N `layers.N.router.weight` [D], the public row;
+`layers.N.bias_direction` [D], the vector v with v.x = 1 on public text in the least-squares sense, into which a router
+bias is folded; and `layers.N.bias_error` [1], the root mean square of v.x - 1. They lie in a subfolder because vLLM
+loads every safetensors file of a model folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexo.atomic_files import new_file, sha256_file
+from flexo.errors import CheckpointError
+from merge.formats.architecture import ROUTER_WEIGHT, Architecture, Shapes, anchor_tensors, architecture_of
+from merge.formats.model_folder import Checkpoint, open_table
+from merge.tensor_io.json_file import read_json, write_json
+from merge.tensor_io.stored_tensor import Stored, combined_digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from merge.formats.expert_file import ExpertFile
+
+SHARED = "flexo"
+ROUTER = "public_router.safetensors"
+MOMENTS = "public_moments.safetensors"
+REFERENCE = "public"
+BIAS_DIRECTION = "layers.{n}.bias_direction"
+BIAS_ERROR = "layers.{n}.bias_error"
+
+
+@dataclass
+class Anchor:
+    """An opened anchor folder; weights stay on disk until they are asked for."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    architecture: Architecture
+    shared: dict[str, Stored] = field(repr=False)  # what `public_router.safetensors` holds
+    advance: Callable[[float], None] = field(default=lambda _amount: None, repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Over every weight; reads the whole model once."""
+        return self.checkpoint.digest(self.advance)
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        return tokenizer_digest(self.folder)
+
+    @cached_property
+    def router_digest(self) -> str:
+        """Over the public rows alone: what a pair was trained against."""
+        rows = (stored for name, stored in self.shared.items() if name.endswith("router.weight"))
+        return combined_digest((stored.name, stored.digest()) for stored in rows)
+
+    @cached_property
+    def router(self) -> dict[str, torch.Tensor]:
+        """The tensors of `public_router.safetensors`."""
+        return _loaded(self.shared)
+
+    @property
+    def reference(self) -> Path:
+        """The folder with the public reference text, `train` and `test`; it may be absent."""
+        return self.folder / SHARED / REFERENCE
+
+    def public_row(self, n: int) -> torch.Tensor:
+        """The public router row [D] of layer `n`."""
+        return self.router[ROUTER_WEIGHT.format(n=n)]
+
+    @cached_property
+    def first_layer(self) -> int:
+        """The first layer whose feed-forward network counts; in a context layer the norm behind it is zero."""
+        names = (
+            f"model.layers.{n}.post_feedforward_layernorm.weight" for n in range(self.architecture.num_hidden_layers)
+        )
+        return next((n for n, name in enumerate(names) if self.checkpoint.tensor(name).any()), 0)
+
+    @cached_property
+    def moment_table(self) -> dict[str, Stored]:
+        """Where the tensors of `public_moments.safetensors` lie; empty if the anchor ships none."""
+        path = self.folder / SHARED / MOMENTS
+        return open_table(path) if path.exists() else {}
+
+    def moments(self, n: int | None = None) -> dict[str, torch.Tensor] | None:
+        """`layers.N.mean` [D] and `layers.N.second_moment` [D, D] of the router input on public text, if shipped.
+
+        Of layer `n` alone, or of all: those of a large anchor are gigabytes.
+        """
+        table = self.moment_table
+        return (
+            _loaded({name: stored for name, stored in table.items() if n is None or name.split(".")[1] == str(n)})
+            or None
+        )
+
+
+def find_anchor(experts: list[ExpertFile]) -> Path:
+    """The first folder that a header names and that is there, as seen from here or from beside the expert file.
+
+    Raises `CheckpointError` if none is.
+    """
+    for expert in experts:
+        beside = expert.path.resolve().parent
+        for folder in (Path(), beside, beside.parent):
+            candidate = folder / expert.header.anchor.name
+            with suppress(OSError):  # a name that no file system takes
+                if (candidate / "config.json").exists():
+                    return candidate
+    raise CheckpointError(
+        f"{experts[0].path}: its header names the anchor {experts[0].header.anchor.name[:200]!r}, which is not here. "
+        "Say where it is with --anchor FOLDER."
+    )
+
+
+def open_anchor(folder: Path) -> Anchor:
+    """Opens an anchor and checks that it is a whole OLMo-2 with the shared public router rows.
+
+    Raises `CheckpointError` saying what is missing and how to make it.
+    """
+    from merge.tensor_io.float_formats import all_finite  # numpy takes a while to import, and `about` does without
+
+    checkpoint = open_olmo2(folder)
+    arch = architecture_of(checkpoint.config, str(folder))
+    path = folder / SHARED / ROUTER
+    if not path.exists():
+        raise CheckpointError(
+            f"{folder}: no {SHARED}/{ROUTER}. Every owner needs the same public router rows, so they come with the "
+            f"anchor. Make them once: python train_anchor.py anchor.path={folder} data.path=PUBLIC_TEXT output=NEW"
+        )
+    shared = open_table(path)
+    for name, shape in _router_tensors(arch).items():
+        if name not in shared or shared[name].shape != shape:
+            found = shared[name].shape if name in shared else "nothing"
+            raise CheckpointError(f"{path}: {name} is {found}, this anchor needs {shape}.")
+        if not all_finite(shared[name].read(), shared[name].dtype):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite values.")
+    return Anchor(folder, checkpoint, arch, shared)
+
+
+def open_olmo2(folder: Path) -> Checkpoint:
+    """Opens a model folder and checks names and shapes against its `config.json`; raises `CheckpointError`."""
+    checkpoint = Checkpoint(folder)
+    arch = architecture_of(checkpoint.config, str(folder))
+    checkpoint.require(anchor_tensors(arch), "a whole OLMo-2")
+    return checkpoint
+
+
+def write_shared(
+    folder: Path, router: dict[str, torch.Tensor], moments: dict[str, torch.Tensor] | None, about: dict[str, Any]
+) -> None:
+    """Writes the shared files into an anchor folder that holds weights and tokenizer already.
+
+    Args:
+        folder: the anchor.
+        router: the tensors of `public_router.safetensors`.
+        moments: the tensors of `public_moments.safetensors`, or None to ship none.
+        about: how the rows were made, kept in `anchor.json`.
+    """
+    from merge.tensor_io.torch_tensors import save_tensors
+
+    shared = folder / SHARED
+    shared.mkdir(exist_ok=True)
+    for name, tensors in ((ROUTER, router), (MOMENTS, moments)):
+        if tensors is None:
+            (shared / name).unlink(missing_ok=True)
+        else:
+            with new_file(shared / name, replace=True) as partial:  # the tensors may be mapped from the file that goes
+                save_tensors(partial, dict(sorted(tensors.items())), {"format": "pt"})
+    anchor = open_anchor(folder)
+    write_json(
+        shared / "anchor.json",
+        {
+            "format": "flexo.anchor",
+            "version": 1,
+            "digest": anchor.digest,
+            "tokenizer_digest": anchor.tokenizer_digest,
+            "router_digest": anchor.router_digest,
+            "architecture": anchor.architecture.to_dict(),
+        }
+        | about,
+    )
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What `anchor.json` says: digests and how the anchor was made. For people: digests are computed, not believed."""
+    return read_json(folder / SHARED / "anchor.json")
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """The sha256 of `tokenizer.json`."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file. An anchor comes with its tokenizer.")
+    return sha256_file(path)
+
+
+def _router_tensors(arch: Architecture) -> Shapes:
+    shapes: Shapes = {}
+    for n in range(arch.num_hidden_layers):
+        shapes[ROUTER_WEIGHT.format(n=n)] = shapes[BIAS_DIRECTION.format(n=n)] = (arch.hidden_size,)
+        shapes[BIAS_ERROR.format(n=n)] = (1,)
+    return shapes
+
+
+def _loaded(table: dict[str, Stored]) -> dict[str, torch.Tensor]:
+    from merge.tensor_io.torch_tensors import load_tensor
+
+    return {name: load_tensor(stored) for name, stored in table.items()}

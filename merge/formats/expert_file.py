@@ -1,0 +1,257 @@
+"""The expert file, version 1: what an owner ships, and the only thing that leaves their site.
+
+A `torch.save` zip of `{"format": "flexo.expert", "version": 1, "header": <JSON string>, "tensors": {name: tensor}}`, or
+a `.safetensors` file of the same tensors with the header in its metadata. `docs/expert-file.md` is the specification.
+Files come from strangers: nothing in them is executed, tensors stay mapped on disk until they are asked for, and
+whatever is not exactly as specified is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexo.atomic_files import CHUNK, new_file
+from flexo.errors import ExpertFileError
+from merge.formats.architecture import expert_tensors
+from merge.formats.expert_header import Header, TensorInfo, parse_header
+from merge.tensor_io.stored_tensor import Stored, read_table
+from merge.tensor_io.torch_zip import read_zip
+
+if TYPE_CHECKING:
+    import torch
+
+    from merge.tensor_io.float_formats import Values
+
+FORMAT = "flexo.expert"
+VERSION = 1
+WEIGHT_DTYPES = ("F32", "BF16", "F16")
+MAX_SUBNORMAL = 0.01  # of a tensor's values; trained ones have none
+
+
+@dataclass(frozen=True)
+class ExpertFile:
+    """An opened expert file: its header, and where its tensors lie."""
+
+    path: Path
+    header: Header
+    tensors: Mapping[str, Stored]
+
+    @property
+    def domain(self) -> str:
+        return self.header.domain
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.nbytes for info in self.header.tensors.values())
+
+    @property
+    def has_bias(self) -> bool:
+        return "layers.0.router.bias" in self.header.tensors
+
+    def read(self, name: str) -> bytearray:
+        """The bytes of one tensor, checked: sha256, no NaN or infinity, few subnormal. Raises `ExpertFileError`."""
+        from merge.tensor_io.value_checks import scanned
+
+        return scanned(self.tensors[name])
+
+    def verify(self, advance: Callable[[float], None] = lambda _amount: None) -> None:
+        """Checks all tensors like `read`, in a small buffer; `advance` is told the bytes."""
+        from merge.tensor_io.value_checks import Scan
+
+        buffer = memoryview(bytearray(CHUNK))
+        with self.path.open("rb") as file:
+            for stored in self.tensors.values():
+                scan = Scan(stored)
+                for _, view in stored.chunks(file.fileno(), buffer):
+                    scan.see(view)
+                    advance(len(view))
+                scan.end()
+
+    def values(self, name: str) -> Values:
+        """One tensor in float32 [n], checked like `read`."""
+        from merge.tensor_io.float_formats import to_float32
+
+        return to_float32(self.read(name), self.tensors[name].dtype)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor, checked like `read`."""
+        from merge.tensor_io.torch_tensors import as_tensor
+
+        return as_tensor(self.read(name), self.tensors[name])
+
+
+def write_expert(
+    path: Path,
+    header: Header,
+    tensors: Mapping[str, torch.Tensor],
+    replace: bool = False,
+    before: Callable[[Header], None] = lambda _header: None,
+) -> Header:
+    """Writes an expert file, whole or not at all; a name ending in `.safetensors` chooses that container.
+
+    Args:
+        path: the file to make.
+        header: everything but the tensor table, which is computed here.
+        tensors: exactly the names and shapes of `flexolmo.expert_tensors`. They are copied to memory of their own, so a
+            view never drags its whole storage into the file.
+        replace: whether a file that stands there may be overwritten.
+        before: told the header as it will be written, before the file is there.
+
+    Returns:
+        The header as written.
+
+    Raises:
+        ExpertFileError: `open_expert` or a merge would refuse the file.
+        InputError: the file cannot be written here.
+    """
+    import torch
+
+    from merge.tensor_io.torch_tensors import dtype_name, save_tensors
+
+    for name, tensor in tensors.items():
+        _check_dtype(path, name, dtype_name(tensor), stated=dtype_name(tensor))
+    owned = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(tensors.items())}
+    header = header.with_tensors({name: _info(path, name, tensor) for name, tensor in owned.items()})
+    text = header.to_json()
+    parse_header(text, str(path))  # what we refuse to read we do not write
+    _check_table(path, header, {name: tuple(tensor.shape) for name, tensor in owned.items()})
+    before(header)
+    with new_file(path, replace) as partial:
+        if path.suffix == ".safetensors":
+            save_tensors(partial, owned, {"format": FORMAT, "version": str(VERSION), "header": text})
+        else:
+            with partial.open("wb") as file:  # a full disk is an OSError here, and a RuntimeError where torch opens it
+                torch.save({"format": FORMAT, "version": VERSION, "header": text, "tensors": owned}, file)
+    return header
+
+
+def open_expert(path: Path) -> ExpertFile:
+    """Opens an expert file of either container and checks its structure; the values are checked as they are read.
+
+    Raises `ExpertFileError` for anything that is not a whole version-1 file: wrong container, pickled code, damaged
+    zip, unknown version, malformed header, and tensors that are missing, surplus, of another shape or dtype than the
+    header says, or views into a larger storage.
+    """
+    try:
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "no such file"
+            raise ExpertFileError(f"{path}: {found}, expected an expert file (.pt or .safetensors).")
+        if path.stat().st_size == 0:
+            raise ExpertFileError(f"{path}: the file is empty, expected an expert file. Copy it again.")
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ExpertFileError(f"{path}: cannot be read ({error.strerror}).") from None
+    expert = _open_zip(path) if magic == b"PK\x03\x04" else _open_safetensors(path)
+    _check_file_size(expert)
+    return expert
+
+
+def _open_zip(path: Path) -> ExpertFile:
+    content = read_zip(path)
+    header = _header(path, "PyTorch", content, {"format", "version", "header", "tensors"})
+    if not isinstance(tensors := content["tensors"], dict):
+        raise ExpertFileError(f"{path}: tensors is a {type(tensors).__name__}, expected a dictionary of plain tensors.")
+    return _opened(path, header, tensors)
+
+
+def _open_safetensors(path: Path) -> ExpertFile:
+    try:
+        tensors, metadata = read_table(path)
+    except (OSError, ValueError) as error:
+        raise ExpertFileError(
+            f"{path}: neither a PyTorch zip nor a safetensors file, or cut short ({str(error)[:200]!r}). Expert files "
+            "are written by train_expert.py; copy the file again if it came over a network."
+        ) from None
+    content: dict[str, Any] = dict(metadata)
+    if content.get("version") == str(VERSION):  # metadata holds text only
+        content["version"] = VERSION
+    return _opened(path, _header(path, "safetensors", content, {"format", "version", "header"}), tensors)
+
+
+def _opened(path: Path, header: Header, tensors: Mapping[str, Stored]) -> ExpertFile:
+    _check_table(path, header, {name: stored.shape for name, stored in tensors.items()})
+    for name, stored in tensors.items():
+        _check_dtype(path, name, stored.dtype, header.tensors[name].dtype)
+    return ExpertFile(
+        path,
+        header,
+        {name: _stated(stored, header.tensors[name].sha256) for name, stored in tensors.items()},
+    )
+
+
+def _header(path: Path, container: str, content: dict[str, Any], names: set[str]) -> Header:
+    """The header of either container, where its other entries are as specified."""
+    if content.get("format") != FORMAT:
+        raise ExpertFileError(
+            f"{path}: a {container} file, but not an expert file (no format {FORMAT!r} in it). Expert files are "
+            "written by train_expert.py."
+        )
+    if content.get("version") != VERSION:
+        raise ExpertFileError(
+            f"{path}: expert file version {str(content.get('version'))[:20]!r}, this flexo reads version {VERSION}. "
+            "Update flexo, or ask the owner for a file written by this version."
+        )
+    if wrong := [name[:80] for name in sorted(content.keys() ^ names)]:
+        raise ExpertFileError(
+            f"{path}: entries missing or not part of version {VERSION}: {wrong[:4]}, expected exactly {sorted(names)}."
+        )
+    if not isinstance(text := content["header"], str):
+        raise ExpertFileError(f"{path}: header is a {type(text).__name__}, expected JSON text.")
+    return parse_header(text, str(path))
+
+
+def _check_table(path: Path, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The tensors, the header's table and the header's architecture agree, name by name and shape by shape."""
+    arch = header.anchor.architecture
+    expected = expert_tensors(arch, bias="layers.0.router.bias" in shapes)
+    missing, surplus = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+    if missing or surplus:
+        raise ExpertFileError(
+            f"{path}: not the tensors of an expert with {arch.num_hidden_layers} layers. "
+            f"Missing: {missing[:4] or 'none'}. Not expected: {[name[:80] for name in surplus[:4]] or 'none'}."
+        )
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise ExpertFileError(f"{path}: {name} is {shapes[name]}, its header asks for {shape}.")
+    if header.tensors.keys() != shapes.keys() or any(
+        header.tensors[name].shape != shape for name, shape in shapes.items()
+    ):
+        raise ExpertFileError(f"{path}: the header's list of tensors does not fit the tensors in the file.")
+
+
+def _check_dtype(path: Path, name: str, dtype: str, stated: str) -> None:
+    if dtype not in WEIGHT_DTYPES or dtype != stated:
+        raise ExpertFileError(
+            f"{path}: {name} has dtype {dtype}, its header says {stated}; allowed are {', '.join(WEIGHT_DTYPES)}."
+        )
+
+
+def _info(path: Path, name: str, tensor: torch.Tensor) -> TensorInfo:
+    """The table's entry of a tensor in memory; raises `ExpertFileError` for values that `read` would refuse."""
+    from merge.tensor_io.torch_tensors import dtype_name, tensor_bytes
+    from merge.tensor_io.value_checks import Scan
+
+    dtype, shape = dtype_name(tensor), tuple(tensor.shape)
+    scan = Scan(_stated(Stored(path, name, dtype, shape, 0, tensor.nbytes), None))
+    scan.see(tensor_bytes(tensor))
+    return TensorInfo(dtype, shape, scan.end())
+
+
+def _stated(stored: Stored, sha256: str | None) -> Stored:
+    return stored.stated(sha256, ExpertFileError, MAX_SUBNORMAL)
+
+
+def _check_file_size(expert: ExpertFile) -> None:
+    """A file is its tensors, its header and little else: tensors cannot share bytes, and nothing large can hide."""
+    size = expert.path.stat().st_size
+    most = expert.nbytes + 4 * len(expert.header.to_json()) + 1024 * len(expert.header.tensors) + 4096
+    if not expert.nbytes <= size <= most:
+        raise ExpertFileError(
+            f"{expert.path}: {size} bytes, expected {expert.nbytes} of tensors and at most {most - expert.nbytes} of "
+            "header and container. Something is missing from the file, or something else is in it."
+        )

@@ -1,0 +1,313 @@
+"""Signatures beside expert files: who vouches for which expert. Ed25519, keys in PEM as openssl makes them.
+
+    experts/math.pt        the expert
+    experts/math.pt.sig    {"format": "flexo.signature", "version": 1, "header": sha256, "key": fingerprint,
+                            "signature": base64}
+
+What is signed is two lines of ASCII, `statement` below: a title, which no other use of the key shares, and the sha256
+of the header. The header holds the sha256 of every tensor, so the signature covers every value, is checked before a
+tensor is read, and stays true when the expert moves between `.pt` and `.safetensors`. The tensors are compared with the
+header as they are read; a merge that asks for signatures always does that.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexo.atomic_files import new_file
+from flexo.errors import InputError
+from merge.formats.expert_file import ExpertFile
+from merge.formats.expert_header import SHA256, Header
+from merge.tensor_io.json_file import parse_json
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+FORMAT = "flexo.signature"
+VERSION = 1
+KEY_SUFFIXES = (".pem", ".pub")
+MAX_FILE = 10_000  # bytes of a signature or a key
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+
+
+class SignatureError(InputError):
+    """A signature is missing, malformed, of another file or by a key that is not trusted, or a key cannot be used."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a signature file says; nothing of it is true before `verify`."""
+
+    header: str  # sha256 of the header that was signed, hex
+    key: str  # fingerprint, see `fingerprint_of`
+    signature: str  # base64 of 64 bytes
+
+
+@dataclass(frozen=True)
+class Voucher:
+    """A signature that was verified, as the manifest keeps it."""
+
+    name: str  # of the key, in the folder of trusted keys
+    key: str
+    header: str
+    signature: str
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrustedKeys:
+    """The public keys of a folder, by fingerprint; a key's name is its file's name without the suffix."""
+
+    folder: Path
+    keys: dict[str, tuple[str, Ed25519PublicKey]]
+
+    def verify(self, expert: ExpertFile, required: bool = True) -> Voucher | None:
+        """Who vouches for this expert; None if nobody does and it is not `required`.
+
+        Raises `SignatureError` for a missing signature that is required, and for any other that does not hold.
+        """
+        from cryptography.exceptions import InvalidSignature
+
+        path = signature_path(expert.path)
+        if not path.exists():
+            if not required:
+                return None
+            raise SignatureError(
+                f"{path}: no such file, and a signature is required. Ask the owner of {expert.domain!r} for it; it is "
+                f"made with: flexo-sign {expert.path.name} --key KEY"
+            )
+        found = read_signature(path)
+        if found.key not in self.keys:
+            raise SignatureError(
+                f"{path}: signed by the key {found.key[:16]}, which is not among the {len(self.keys)} in "
+                f"{self.folder}. If you trust its owner, put their public key there."
+            )
+        name, key = self.keys[found.key]
+        if found.header != (ours := header_digest(expert.header)):
+            raise SignatureError(
+                f"{path}: signs the header {found.header[:16]}, {expert.path.name} has {ours[:16]}. The expert was "
+                "changed after it was signed, or this is the signature of another file. Ask its owner for both again."
+            )
+        try:
+            key.verify(base64.b64decode(found.signature), statement(ours))
+        except InvalidSignature:
+            raise SignatureError(
+                f"{path}: not made by the key {name!r} that it names. The signature was altered; do not use the file."
+            ) from None
+        return Voucher(name, found.key, ours, found.signature)
+
+    def vouched(self, entry: Any) -> bool:
+        """Whether `entry`, of a manifest, is a `Voucher` by one of these keys; what header it is about is believed."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            _, key = self.keys[entry["key"]]
+            key.verify(base64.b64decode(entry["signature"]), statement(entry["header"]))
+        except (InvalidSignature, KeyError, TypeError, ValueError):
+            return False
+        return True
+
+
+def signature_path(expert: Path) -> Path:
+    return expert.with_name(expert.name + ".sig")
+
+
+def header_digest(header: Header) -> str:
+    """The sha256 of the header's JSON, UTF-8, as flexo writes it into expert files."""
+    return hashlib.sha256(header.to_json().encode()).hexdigest()
+
+
+def statement(header_sha256: str) -> bytes:
+    """The bytes that are signed."""
+    return f"flexo expert signature, version {VERSION}\nheader sha256 {header_sha256}\n".encode("ascii")
+
+
+def sign(expert: ExpertFile, key: Ed25519PrivateKey) -> Path:
+    """Writes the signature beside an expert file, in the place of an earlier one, and returns where."""
+    digest = header_digest(expert.header)
+    signature = base64.b64encode(key.sign(statement(digest))).decode("ascii")
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "header": digest,
+        "key": fingerprint_of(key.public_key()),
+        "signature": signature,
+    }
+    path = signature_path(expert.path)
+    with new_file(path, replace=True) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
+    return path
+
+
+def read_signature(path: Path) -> Signature:
+    """A signature file; raises `SignatureError` for anything that is not exactly one."""
+    try:
+        content: Any = parse_json(_read(path, "a signature").decode("ascii"))
+    except ValueError as error:
+        raise SignatureError(f"{path}: not a signature by flexo-sign ({type(error).__name__}).") from None
+    names = {"format", "version", "header", "key", "signature"}
+    if not isinstance(content, dict) or content.keys() != names or content["format"] != FORMAT:
+        raise SignatureError(f"{path}: not a signature by flexo-sign. Expected exactly the fields {sorted(names)}.")
+    if type(content["version"]) is not int or content["version"] != VERSION:
+        raise SignatureError(
+            f"{path}: signature version {str(content['version'])[:20]!r}, this flexo reads {VERSION}. Update flexo."
+        )
+    for name in ("header", "key"):
+        if not isinstance(content[name], str) or not SHA256.fullmatch(content[name]):
+            raise SignatureError(f"{path}: {name} is {str(content[name])[:80]!r}, expected a sha256 in hex.")
+    try:
+        size = len(base64.b64decode(content["signature"], validate=True))
+    except (binascii.Error, TypeError, ValueError):
+        size = 0
+    if size != 64:
+        raise SignatureError(
+            f"{path}: the signature is not 64 bytes in base64. The file was damaged; ask for it again."
+        )
+    return Signature(content["header"], content["key"], content["signature"])
+
+
+def signature_about(expert: ExpertFile, trusted: Path | None) -> dict[str, str] | str | None:
+    """What `flexo-inspect` says of an expert's signature: who made it, or what it claims where no key is given."""
+    if trusted is not None:
+        voucher = read_trusted_keys(trusted).verify(expert, required=False)
+        return voucher.to_dict() if voucher else None
+    if not (path := signature_path(expert.path)).exists():
+        return None
+    return f"by the key {read_signature(path).key}, not checked; --trusted-keys FOLDER checks it"
+
+
+def read_trusted_keys(folder: Path) -> TrustedKeys:
+    """The public keys `*.pem` and `*.pub` of a folder; raises `SignatureError` if one is no Ed25519 public key."""
+    _require_cryptography()
+    if not folder.is_dir():
+        raise SignatureError(f"{folder}: no such folder. Expected one with the public keys that you trust, in PEM.")
+    keys: dict[str, tuple[str, Ed25519PublicKey]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in KEY_SUFFIXES and not path.name.startswith("."):
+            if not NAME.fullmatch(path.stem):
+                raise SignatureError(f"{path}: the name of a key is its owner's name. Use letters, digits, '.@_-'.")
+            key = _public_key(path)
+            keys.setdefault(fingerprint_of(key), (path.stem, key))
+    if not keys:
+        raise SignatureError(f"{folder}: no public key in it. Expected files like alice.pub, in PEM.")
+    return TrustedKeys(folder, keys)
+
+
+def read_private_key(path: Path, passphrase: Callable[[], str] | None = None) -> Ed25519PrivateKey:
+    """An Ed25519 private key in PEM.
+
+    Args:
+        path: the file, as `openssl genpkey -algorithm ed25519` writes it.
+        passphrase: asked for if the key is encrypted; None refuses such a key.
+
+    Raises:
+        SignatureError: not such a key, or the passphrase is wrong or cannot be asked for.
+    """
+    _require_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    data = _read(path, "a private key")
+    secret: bytes | None = None
+    if b"ENCRYPTED" in data:
+        if passphrase is None:
+            raise SignatureError(
+                f"{path}: encrypted, and there is no terminal to ask for its passphrase. Run it on one."
+            )
+        secret = passphrase().encode()
+    try:
+        key = load_pem_private_key(data, secret)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        reason = "the passphrase is wrong, or it is damaged" if secret is not None else "expected one in PEM"
+        raise SignatureError(
+            f"{path}: cannot be read as a private key ({reason}). Make one: flexo-sign --generate --key {path}"
+        ) from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SignatureError(
+            f"{path}: a private key of another kind than Ed25519. Make one: openssl genpkey -algorithm ed25519"
+        )
+    return key
+
+
+def generate(path: Path) -> tuple[Path, str]:
+    """Writes a new private key, for its owner's eyes only, and its public key beside it; raises if either is there.
+
+    Returns the path of the public key and its fingerprint.
+    """
+    _require_cryptography()
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    public = path.with_suffix(".pub")
+    if public == path:
+        raise SignatureError(f"{path}: .pub is for public keys. Name the private one, for instance {path.stem}.pem.")
+    key = Ed25519PrivateKey.generate()
+    private_pem = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
+    public_pem = key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
+    with new_file(path) as partial_private, new_file(public) as partial_public:
+        with os.fdopen(os.open(partial_private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(private_pem)
+        partial_public.write_bytes(public_pem)
+    return public, fingerprint_of(key.public_key())
+
+
+def fingerprint_of(key: Ed25519PublicKey) -> str:
+    """The sha256, in hex, of a public key in DER: `openssl pkey -pubin -in KEY -outform DER | sha256sum`."""
+    from cryptography.hazmat.primitives import serialization as s
+
+    return hashlib.sha256(key.public_bytes(s.Encoding.DER, s.PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _public_key(path: Path) -> Ed25519PublicKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    data = _read(path, "a public key")
+    if b"PRIVATE KEY" in data:
+        raise SignatureError(
+            f"{path}: a private key, where only public keys belong. Move it to where its owner alone is."
+        )
+    try:
+        key: Any = load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise SignatureError(
+            f"{path}: not an Ed25519 public key in PEM. Remove it, or ask its owner for the right file."
+        )
+    return key
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        if not path.is_file():
+            raise SignatureError(f"{path}: {'not a file' if path.exists() else 'no such file'}, expected {what}.")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise SignatureError(f"{path}: cannot be read ({error.strerror}).") from None
+    if len(data) > MAX_FILE:
+        raise SignatureError(f"{path}: more than {MAX_FILE} bytes, expected {what}.")
+    return data
+
+
+def _require_cryptography() -> None:
+    try:
+        import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
+    except ImportError:
+        raise SignatureError(
+            "signatures need the package cryptography. Install it: pip install -c constraints.txt 'flexo[sign]'"
+        ) from None

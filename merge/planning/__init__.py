@@ -1,0 +1,1 @@
+"""What a merge does before and while it writes: plan, checks, membership, router rows."""

@@ -1,0 +1,62 @@
+"""Do these expert files belong together, and to this anchor?"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from flexo.errors import ExpertFileError
+from merge.formats.architecture import FFN, expert_ffn
+from merge.formats.expert_file import ExpertFile
+from merge.planning.base_model import Base
+
+
+def refuse_repeats(paths: Sequence[Path], needed: bool = True) -> None:
+    """Raises `ExpertFileError` for a file given twice, and for none where one is needed."""
+    if needed and not paths:
+        raise ExpertFileError("no expert files given. Example: flexo-merge experts/*.pt -o model/")
+    for path, count in Counter(os.path.realpath(path) for path in paths).items():
+        if count > 1:
+            raise ExpertFileError(f"{path}: this file was given {count} times.")
+
+
+def refuse_twins(experts: list[ExpertFile]) -> None:
+    """Raises `ExpertFileError` for two experts of one domain."""
+    for domain, count in Counter(expert.domain for expert in experts).items():
+        if count > 1:
+            same = ", ".join(str(expert.path) for expert in experts if expert.domain == domain)
+            raise ExpertFileError(
+                f"{same}: {count} experts for the domain {domain!r}. A merge takes one per domain; rename or drop one."
+            )
+
+
+def check_belongs(expert: ExpertFile, base: Base) -> None:
+    """The expert was trained against exactly this anchor, tokenizer and public rows, in the anchor's dtype."""
+    reference = expert.header.anchor
+    for name, size in base.architecture.to_dict().items():
+        if (found := reference.architecture.to_dict()[name]) != size:
+            raise ExpertFileError(
+                f"{expert.path}: its anchor has {name} {found}, {base.folder} has {size}. "
+                "Was it trained against another anchor?"
+            )
+    digests = (
+        ("tokenizer", reference.tokenizer_digest, base.about["tokenizer_digest"]),
+        ("public router", reference.router_digest, base.about["router_digest"]),
+        ("anchor", reference.digest, base.about["digest"]),
+    )
+    for what, theirs_hex, ours_hex in digests:
+        if theirs_hex != ours_hex:
+            raise ExpertFileError(
+                f"{expert.path}: trained against the {what} {theirs_hex[:12]}, {base.folder} has {ours_hex[:12]}. "
+                f"Experts only fit the anchor that they were trained with (theirs was called {reference.name!r})."
+            )
+    for n in range(base.architecture.num_hidden_layers):
+        for part in FFN:
+            ours, theirs = base.converted_from or base.ffn(0, n, part).dtype, expert.tensors[expert_ffn(n, part)].dtype
+            if ours != theirs:
+                raise ExpertFileError(
+                    f"{expert.path}: {expert_ffn(n, part)} has dtype {theirs}, the anchor's tensors are {ours}. "
+                    "Export the expert in the anchor's dtype."
+                )

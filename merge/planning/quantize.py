@@ -1,0 +1,89 @@
+"""Planning a merged model whose experts lie in 4 or 8 bits; `merge.planning.merge_plan.execute` writes it.
+
+Every weight of every expert is quantised alone, from its own values. So what an expert's bytes are does not depend on
+who else is in the model, and quantising and leaving may come in either order.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from flexo.errors import CheckpointError
+from merge.formats.architecture import merged_tensors
+from merge.formats.quantization import PARTS, Scheme, packed_tensors, scheme_for
+from merge.planning.base_model import MergedBase
+from merge.planning.membership import replan
+from merge.planning.merge_plan import Plan
+from merge.tensor_io.float_formats import rounded, to_float32
+from merge.tensor_io.stored_tensor import FLOATS, Piece, Stored
+from merge.tensor_io.value_checks import scanned
+
+AT_ONCE = 1 << 21  # values that are worked on at a time, by each thread
+
+
+def quantized_plan(folder: Path, bits: int, group_size: int | None = None) -> Plan:
+    """The merged model `folder` with its experts quantised; router, norms, embeddings and attention stay.
+
+    Args:
+        folder: made by `flexo-merge`, or by what changes its results.
+        bits: 4 or 8.
+        group_size: weights per scale; None takes 128, or the largest power of two below that divides the rows.
+
+    Raises:
+        InputError: the folder is quantised already, or the group size does not divide.
+    """
+    if scheme := MergedBase(folder).scheme:
+        raise CheckpointError(
+            f"{folder}: its experts are quantised to {scheme.bits} bits already. Quantise the model that it was made "
+            "from."
+        )
+    made = replan(folder)
+    arch, experts = made.base.architecture, len(made.members)
+    scheme = scheme_for(arch, bits, group_size)
+    pieces = {piece.name: piece for piece in made.pieces}
+    for name in merged_tensors(arch, experts):
+        if isinstance(source := pieces[name].source, Stored) and ".mlp.experts." in name:
+            pieces |= {piece.name: piece for piece in _Weight(source, scheme).pieces(name)}
+    ordered = [pieces[name] for name in packed_tensors(arch, experts, scheme)]
+    return replace(made, pieces=ordered, scheme=scheme)
+
+
+class _Weight:
+    """One weight of one expert on its way: read and quantised once, for whichever of its parts is asked for first."""
+
+    def __init__(self, source: Stored, scheme: Scheme) -> None:
+        self.source, self.scheme = source, scheme
+        self.lock = threading.Lock()
+        self.made: dict[str, bytes] = {}
+
+    def pieces(self, name: str) -> list[Piece]:
+        dtypes = dict(zip(PARTS, ("I32", self.source.dtype, "I64"), strict=True))
+        shapes = self.scheme.parts(self.source.shape)
+        return [Piece(name + part, dtypes[part], shapes[part], partial(self.part, part)) for part in PARTS]
+
+    def part(self, part: str) -> bytes:
+        with self.lock:
+            if part not in self.made:
+                self.made = self.make()
+            return self.made.pop(part)
+
+    def make(self) -> dict[str, bytes]:
+        source = self.source
+        if source.dtype not in FLOATS:
+            raise source.refusal(f"{source.path}: {source.name} has dtype {source.dtype}, expected floating point.")
+        data = scanned(source)
+        rows, columns = source.shape
+        line, step = source.nbytes // rows, max(1, AT_ONCE // columns)
+        packed, scales = bytearray(), bytearray()
+        for first in range(0, rows, step):
+            view = memoryview(data)[first * line : (first + step) * line]
+            whole, scale = self.scheme.quantize(to_float32(view, source.dtype).reshape(-1, columns), source.dtype)
+            packed += self.scheme.pack(whole)
+            scales += rounded(scale, source.dtype)
+        shape = np.array(source.shape, np.int64).tobytes()
+        return dict(zip(PARTS, (bytes(packed), bytes(scales), shape), strict=True))

@@ -1,0 +1,62 @@
+"""A tensor's values looked at as they pass: their sha256, NaN and infinity, floods of subnormal numbers.
+
+One rule for all who read values: a merge as it copies, and whoever asks an expert file for a tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+from flexo.atomic_files import CHUNK
+from merge.tensor_io.float_formats import Bytes, all_finite, count_subnormal
+from merge.tensor_io.stored_tensor import Stored
+
+
+class Scan:
+    """What has been seen of one tensor so far; `end` judges it."""
+
+    def __init__(self, source: Stored) -> None:
+        self._source, self._digest = source, hashlib.sha256(source.title)
+        self._counts = source.most_subnormal < 1
+        self._finite, self._subnormal = True, 0
+
+    def see(self, data: Bytes) -> None:
+        """The next values of the tensor, whole ones."""
+        view, dtype = memoryview(data), self._source.dtype
+        for begin in range(0, len(view), CHUNK):
+            part = view[begin : begin + CHUNK]
+            self._digest.update(part)
+            self._finite &= all_finite(part, dtype)
+            if self._counts:
+                self._subnormal += count_subnormal(part, dtype)
+
+    def end(self) -> str:
+        """The sha256, in hex; raises the refusal of the tensor if it is another one than stated, or values are bad.
+
+        The sha256 is judged first: a damaged file may hold anything, and training has nothing to do with that.
+        """
+        source, digest, count = self._source, self._digest.hexdigest(), math.prod(self._source.shape)
+        if source.sha256 not in (None, digest):
+            raise source.refusal(
+                f"{source.path}: {source.name} does not match the sha256 that was stated for it. The file was damaged "
+                "or altered; ask its owner for a new copy."
+            )
+        if not self._finite:
+            raise source.refusal(
+                f"{source.path}: {source.name} holds NaN or infinite values. The training that made it failed."
+            )
+        if self._subnormal > source.most_subnormal * count:
+            raise source.refusal(
+                f"{source.path}: {self._subnormal / count:.0%} of {source.name} are subnormal numbers, below 1e-38, "
+                "which training does not leave and which slow some processors down. Ask its owner what they are."
+            )
+        return digest
+
+
+def scanned(source: Stored) -> bytearray:
+    """All values of a tensor, read and judged; raises its refusal."""
+    scan, data = Scan(source), source.read()
+    scan.see(data)
+    scan.end()
+    return data

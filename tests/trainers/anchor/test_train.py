@@ -1,0 +1,71 @@
+"""Making an anchor: from scratch, and from an existing OLMo-2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flexmix.documents.corpus import find_split, read_documents
+from flexo.atomic_files import sha256_file
+from flexo.errors import InputError
+from merge.formats.anchor_folder import about, open_anchor
+from tests.trainers.runs import train_small_anchor
+from trainers.anchor.train import AnchorOptions
+
+
+def test_the_result_is_a_plain_folder_with_what_owners_share(small_anchor: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(small_anchor)
+    tokenizer = AutoTokenizer.from_pretrained(small_anchor)
+    assert type(model).__name__ == "Olmo2ForCausalLM"
+    assert tokenizer.decode(tokenizer("the city 12")["input_ids"]) == "the city 12"
+    assert model.config.eos_token_id == tokenizer.eos_token_id == 0
+    anchor = open_anchor(small_anchor)
+    said = about(small_anchor)
+    assert (said["digest"], said["router_digest"]) == (anchor.digest, anchor.router_digest)
+    assert said["training"]["loss_after"] < said["training"]["loss_before"] - 0.5
+    assert not [path for path in small_anchor.glob("*.safetensors") if path.name != "model.safetensors"]
+    moments = anchor.moments()
+    assert moments is not None and moments["layers.1.second_moment"].shape == (32, 32)
+
+
+def test_the_reference_text_is_a_sample_of_the_public_text(small_anchor: Path, shards: Path) -> None:
+    for split in ("train", "test"):
+        shipped = list(read_documents(find_split(open_anchor(small_anchor).reference, split)))
+        public = list(read_documents(find_split(shards / "public", split)))
+        assert 0 < len(shipped) <= len(public) and set(shipped) <= set(public)
+
+
+def test_the_same_seed_gives_the_same_anchor(small_anchor: Path, shards: Path, tmp_path: Path) -> None:
+    train_small_anchor(shards / "public", tmp_path / "again")
+    first, again = open_anchor(small_anchor), open_anchor(tmp_path / "again")
+    assert (first.digest, first.router_digest) == (again.digest, again.router_digest)
+
+
+def test_an_existing_olmo2_is_taken_byte_for_byte(tiny_anchor: Path, shards: Path, tmp_path: Path) -> None:
+    train_small_anchor(shards / "public", tmp_path / "taken", anchor=AnchorOptions(path=str(tiny_anchor)))
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert sha256_file(tmp_path / "taken" / name) == sha256_file(tiny_anchor / name)
+    taken, original = open_anchor(tmp_path / "taken"), open_anchor(tiny_anchor)
+    assert taken.digest == original.digest and taken.router_digest != original.router_digest
+    assert torch.equal(taken.public_row(0), taken.public_row(0)) and taken.moments() is not None
+
+
+def test_what_cannot_become_an_anchor_is_refused(tiny_anchor: Path, shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    for change, message in (
+        ({"output": tmp_path / "full"}, "not empty"),
+        ({"data_path": tmp_path / "none"}, "no such folder"),
+        ({"anchor": AnchorOptions(vocab_size=100_000)}, "too little text for a vocabulary of 100000"),
+        ({"anchor": AnchorOptions(path="some/where")}, r"anchor\.path=some/where"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train_small_anchor(**({"text": shards / "public", "output": tmp_path / "new"} | _renamed(change)))
+        assert not list(tmp_path.glob("new*"))
+
+
+def _renamed(change: dict[str, object]) -> dict[str, object]:
+    return {"text" if name == "data_path" else name: value for name, value in change.items()}

@@ -1,0 +1,263 @@
+"""Making an anchor: a tokenizer and a small OLMo-2 from scratch, or an existing OLMo-2 taken as it is.
+
+Either way the result is a plain Hugging Face folder plus `flexo/`: what all owners must share (see
+`merge.formats.anchor_folder`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812 - the name everyone uses
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from flexmix.documents.corpus import copy_sample, find_split, read_documents
+from flexmix.documents.hub import local_folder
+from flexmix.packing.datamodule import TextModule
+from flexmix.packing.loaders import EvalLoader
+from flexmix.tokens.shard import is_shard, shard_texts, text_digest
+from flexmix.tokens.train_tokenizer import END_OF_TEXT, PAD, train_tokenizer
+from flexo.atomic_files import new_folder, refuse_occupied
+from flexo.console import progress
+from flexo.errors import InputError
+from merge.formats.anchor_folder import REFERENCE, SHARED, open_olmo2, write_shared
+from trainers.anchor.context_layer import add_context_layer, held_out_loss
+from trainers.data import DataOptions
+from trainers.distributed import is_first, measuring_device
+from trainers.loop.module import LitAnchor, LossOptions
+from trainers.loop.optimizer import OptimizerOptions
+from trainers.loop.run_folder import work_folder
+from trainers.loop.trainer import Metrics, RunOptions, fit
+from trainers.router.row_init import moment_tensors, public_router, router_input_moments
+
+FEATURE_WINDOWS = 16_384  # of public text, from which features of tokens are learned, at most
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}"
+
+
+@dataclass(frozen=True)
+class AnchorOptions:
+    """An existing model, or the numbers of a new one."""
+
+    path: str | None = None  # a local OLMo-2 folder or hub id to take as it is
+    revision: str | None = None
+    vocab_size: int = 4096
+    hidden_size: int = 128
+    intermediate_size: int = 512
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 4
+    context_heads: int = 0  # and a layer, added to the finished model for its routers: `trainers.anchor.context_layer`
+    max_position_embeddings: int = 1024
+    rope_theta: float = 10_000.0
+    tie_word_embeddings: bool = False
+    moments: bool = True  # ship second moments of the router input, 4 L D^2 bytes; discriminant rows need them
+    reference_bytes: int = 4_000_000  # of public text to ship with the anchor; held-out text comes to a tenth
+
+    def __post_init__(self) -> None:
+        if self.context_heads < 0:
+            raise InputError(f"anchor.context_heads={self.context_heads}: expected 0 or a few.")
+
+
+def train_anchor(
+    *,
+    anchor: AnchorOptions,
+    data_path: Path,
+    output: Path,
+    data: DataOptions,
+    optimizer: OptimizerOptions,
+    loss: LossOptions,
+    run: RunOptions,
+    logger: Any = None,
+    seed: int = 0,
+    resume: bool = True,
+    say: Callable[[str], None] = print,
+) -> Metrics:
+    """Makes the anchor folder `output` from public text in `data_path` (`train` and `test` as `.jsonl[.gz]`).
+
+    For a model taken as it is, `data_path` may be a folder that `flexo-data prepare` made with that model's tokenizer.
+    `say` is told in a line what a context layer changes, if there is to be one.
+
+    Returns:
+        Held-out loss before and after training, in nats per token; empty for a model taken as it is.
+
+    Raises:
+        InputError: text or model are unusable, or `output` is not free.
+    """
+    refuse_occupied(output)
+    if run.strategy == "fsdp":
+        raise InputError("run.strategy=fsdp: an anchor is trained whole on every device. Use ddp.")
+    text = {split: find_split(data_path, split) for split in ("train", "test")}
+    writer = _Writer(anchor, text, data, run, say)
+    L.seed_everything(seed, verbose=False)
+    if anchor.path is not None:
+        writer.adopt(output)
+        return {}
+    if is_shard(text["train"]):
+        raise InputError(
+            f"{data_path}: tokens of another tokenizer, and a new anchor gets a tokenizer of its own. Give text "
+            "(train.jsonl[.gz] and test.jsonl[.gz]), or take an existing model with anchor.path=FOLDER."
+        )
+    settings: dict[str, Any] = {"anchor": asdict(anchor), "data": data.settings(), "optimizer": asdict(optimizer)}
+    settings |= {"loss": asdict(loss), "precision": run.precision, "seed": seed}
+    settings["text"] = {split: text_digest(path) for split, path in text.items()}
+    with work_folder(output, settings, resume) as work:
+        source = _blank(anchor, text["train"], work / "blank")
+        module = TextModule(
+            data.training_windows(text["train"], source),
+            {"public": data.windows(text["test"], source)},
+            batch_size=data.batch_size,
+            steps=data.steps,
+            seed=seed,
+            eval_windows=data.eval_windows,
+            parts=run.accumulate,
+        )
+        model = Olmo2ForCausalLM(Olmo2Config.from_pretrained(source))
+        run.prepare(model)
+        lit = LitAnchor(model, optimizer, loss, data.steps, module.held_out_names)
+        before, after = fit(lit, module, run, work, logger, "training the anchor", data.tokens_per_step)
+        metrics = {"loss_before": before["public/loss"], "loss_after": after["public/loss"]}
+        if not is_first():
+            return metrics
+        training = {"tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed, "lr": optimizer.lr}
+        nn.Module.float(model)  # in place; transformers' own method has no types
+        writer.write(output, model, source, {"training": training | metrics})
+        (work / "last.ckpt").unlink(missing_ok=True)
+    return metrics
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes an anchor folder: a model, with a context layer if one is asked for, and what owners must share."""
+
+    anchor: AnchorOptions
+    text: dict[str, Path]  # public, by split
+    data: DataOptions
+    run: RunOptions
+    say: Callable[[str], None]
+
+    def adopt(self, output: Path) -> None:
+        """Takes an existing OLMo-2 byte for byte, or with a context layer."""
+        assert self.anchor.path is not None
+        source = local_folder(self.anchor.path, self.anchor.revision)
+        open_olmo2(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+        about = {"taken_from": self.anchor.path, "revision": self.anchor.revision}
+        self.write(output, model, source, about, as_it_is=not self.anchor.context_heads)
+
+    def write(
+        self, output: Path, model: PreTrainedModel, source: Path, about: dict[str, Any], as_it_is: bool = False
+    ) -> None:
+        """Writes the model, the files beside it and `flexo/`.
+
+        `source` has the files; its weights are taken byte for byte if the model is written `as_it_is`.
+        """
+        with new_folder(output) as folder:
+            if self.anchor.context_heads:
+                model, changed = self._with_context_layer(model, source)
+                self.say(
+                    "a context layer of {heads} heads: width {width_before} -> {width_after}, loss on public text "
+                    "{loss_before:.4f} -> {loss_after:.4f} nats per token".format(**changed)
+                )
+                about["context_heads"] = changed
+            if not as_it_is:
+                model.save_pretrained(folder)
+            _copy_files(source, folder, without_weights=not as_it_is)
+            self._share(folder, model, about)
+
+    def _with_context_layer(self, model: PreTrainedModel, source: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The model with a context layer, and what that changes on held-out text."""
+        data, heads = self.data, self.anchor.context_heads
+        public = EvalLoader(data.windows(self.text["train"], source), data.batch_size, FEATURE_WINDOWS)
+        held_out = EvalLoader(data.windows(self.text["test"], source), data.batch_size, data.eval_windows)
+        wide = add_context_layer(model, heads, public)
+        return wide, {
+            "heads": heads,
+            "width_before": model.config.hidden_size,
+            "width_after": wide.config.hidden_size,
+            "loss_before": held_out_loss(model, held_out),
+            "loss_after": held_out_loss(wide, held_out),
+        }
+
+    def _share(self, folder: Path, model: PreTrainedModel, about: dict[str, Any]) -> None:
+        """Adds `flexo/` to an anchor folder: the reference text, and the rows and moments measured on it."""
+        reference = folder / SHARED / REFERENCE
+        reference.mkdir(parents=True)
+        sizes = {"train": self.anchor.reference_bytes, "test": self.anchor.reference_bytes // 10}
+        about["reference"] = {
+            split: copy_sample(
+                path,
+                reference / f"{split}.jsonl.gz",
+                sizes[split],
+                (lambda shard: shard_texts(shard, folder)) if is_shard(path) else None,
+            )
+            for split, path in self.text.items()
+        }
+        windows = self.data.windows(find_split(reference, "train"), folder)
+        loader = EvalLoader(windows, self.data.batch_size, self.data.moment_windows)
+        with progress("measuring public text", loader.count * self.data.length, "tokens") as advance:
+            moments = router_input_moments(model, loader, advance, measuring_device(self.run.accelerator))
+        about["router"] = {"init": "mean", "tokens": moments[0].count}
+        write_shared(folder, public_router(moments), moment_tensors(moments) if self.anchor.moments else None, about)
+
+
+def _copy_files(source: Path, folder: Path, without_weights: bool) -> None:
+    """Copies the files of a model folder that are not there yet."""
+    for path in source.iterdir():
+        if without_weights and ".safetensors" in path.name:
+            continue
+        if path.is_file() and not path.name.startswith(".") and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def _blank(anchor: AnchorOptions, train: Path, folder: Path) -> Path:
+    """A new model's folder with `config.json` and tokenizer but no weights, made once per run."""
+    if folder.is_dir():
+        return folder
+    with new_folder(folder) as partial:
+        tokenizer = _train_tokenizer(train, anchor.vocab_size)
+        fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=tokenizer,
+            bos_token=END_OF_TEXT,
+            eos_token=END_OF_TEXT,
+            pad_token=PAD,
+            model_max_length=anchor.max_position_embeddings,
+            clean_up_tokenization_spaces=False,
+        )
+        fast.chat_template = CHAT_TEMPLATE
+        fast.save_pretrained(partial)
+        names = (
+            "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+            "max_position_embeddings", "tie_word_embeddings",
+        )  # fmt: skip
+        Olmo2Config(
+            vocab_size=tokenizer.get_vocab_size(),
+            rope_parameters={"rope_type": "default", "rope_theta": anchor.rope_theta},
+            bos_token_id=tokenizer.token_to_id(END_OF_TEXT),
+            eos_token_id=tokenizer.token_to_id(END_OF_TEXT),
+            pad_token_id=tokenizer.token_to_id(PAD),
+            **{name: getattr(anchor, name) for name in names},
+        ).save_pretrained(partial)
+    return folder
+
+
+def _train_tokenizer(train: Path, vocab_size: int) -> Tokenizer:
+    with progress("reading text for the tokenizer", None) as advance:
+
+        def texts() -> Iterable[str]:
+            for text in read_documents(train):
+                yield text
+                advance(len(text))
+
+        tokenizer = train_tokenizer(texts(), vocab_size)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise InputError(
+            f"{train}: too little text for a vocabulary of {vocab_size} (it gives {tokenizer.get_vocab_size()}). "
+            "Give more public text, or a smaller anchor.vocab_size."
+        )
+    return tokenizer

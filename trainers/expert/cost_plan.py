@@ -1,0 +1,287 @@
+"""What a training run will need, before it is paid for: parameters, memory per device, FLOPs, hours, cost.
+
+    python train_expert.py +domain=math anchor.path=allenai/OLMo-2-1124-7B data.tokens=5_000_000_000 data.length=4096 \
+        run.devices=8 run.strategy=fsdp run.activation_checkpointing=true plan=true hardware.name=h100
+
+No weights are needed: the numbers follow from the architecture and the settings. Memory is what the formulas below say
+must be there at once; an allocator's fragmentation and the framework itself come on top.
+
+D hidden size, F feed-forward size, L layers, V vocabulary, H attention heads of size D / H, G of them for keys and
+values, T positions in a window, N positions in a micro-batch on one device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+from flexo.errors import InputError
+from merge.formats.anchor_folder import SHARED, open_anchor
+from merge.formats.architecture import Architecture, anchor_tensors, architecture_of
+from merge.tensor_io.json_file import read_json
+from trainers.data import DataOptions
+from trainers.expert.paired import PairOptions
+from trainers.gpu_specs import HARDWARE, Hardware
+from trainers.loop.next_token_loss import chunk_rows
+from trainers.loop.optimizer import OptimizerOptions
+from trainers.loop.trainer import RunOptions, resolve_precision
+
+GIB = 1 << 30
+USABLE = 0.92  # of a device's memory; the framework and fragmentation take the rest
+
+
+# hub id -> D, F, L, H, G; V is 100352 and the embeddings are not tied in all of them
+PUBLISHED = {
+    "allenai/OLMo-2-0425-1B": (2048, 8192, 16, 16, 16),
+    "allenai/OLMo-2-1124-7B": (4096, 11008, 32, 32, 32),
+    "allenai/OLMo-2-1124-13B": (5120, 13824, 40, 40, 40),
+    "allenai/OLMo-2-0325-32B": (5120, 27648, 64, 40, 8),
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What of a run decides about its cost."""
+
+    tokens: int  # in all
+    length: int  # T
+    rows: int  # windows in a micro-batch on one device
+    devices: int = 1
+    sharded: bool = False  # weights, gradients and optimiser state are spread over the devices (FSDP)
+    bf16: bool = True
+    rank: int | None = None  # of low-rank experts
+    first_layer: int = 0  # of those with an expert
+    adafactor: bool = False
+    checkpointed: bool = False  # activations are computed twice instead of kept
+    bias: bool = False
+    device: str = "cuda"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Counts, bytes and seconds."""
+
+    frozen: int  # parameters
+    trained: int
+    weights: int  # bytes per device, from here on
+    gradients: int
+    optimizer: int
+    activations: int
+    flops_per_token: float  # of a training step
+
+    @property
+    def memory(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class HardwareOptions:
+    """What a run is planned for."""
+
+    name: str = "h100"  # a key of `HARDWARE`
+    utilisation: float = 0.4  # the share of a device's peak FLOP/s that the run is expected to reach
+    rent: float | None = None  # US dollars an hour and device; None: the usual one
+
+    def __post_init__(self) -> None:
+        if self.name not in HARDWARE:
+            raise InputError(f"hardware.name={self.name}: expected one of {', '.join(HARDWARE)}.")
+        if not 0 < self.utilisation <= 1:
+            raise InputError(f"hardware.utilisation={self.utilisation}: expected a share above 0, at most 1.")
+
+
+def published(name: str) -> Architecture | None:
+    """The architecture of a published anchor by its hub id, without a network."""
+    if name not in PUBLISHED:
+        return None
+    hidden, ffn, layers, heads, groups = PUBLISHED[name]
+    return Architecture(100_352, hidden, ffn, layers, heads, groups, False, 1e-6, 500_000.0)
+
+
+def architecture_for(anchor: str) -> Architecture:
+    """The architecture of an anchor folder, or of a published one by its hub id; reads `config.json` at most.
+
+    Raises `InputError` if it is neither, or no OLMo-2.
+    """
+    if (arch := published(anchor)) is not None:
+        return arch
+    folder = Path(anchor)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"anchor.path={anchor}: no folder with config.json. A plan needs one, or one of {', '.join(PUBLISHED)}."
+        )
+    return architecture_of(read_json(folder / "config.json"), anchor)
+
+
+def first_layer_for(anchor: str) -> int:
+    """The first layer in which an expert learns something: 1 behind a context layer, which a made anchor may have."""
+    folder = Path(anchor)
+    return open_anchor(folder).first_layer if (folder / SHARED).is_dir() else 0
+
+
+def load_of(
+    data: DataOptions, run: RunOptions, optimizer: OptimizerOptions, model: PairOptions, first_layer: int
+) -> Load:
+    """The load of a run with these settings, whose experts learn from `first_layer` on."""
+    devices = run.devices * run.nodes
+    return Load(
+        tokens=data.steps * data.tokens_per_step,
+        length=data.length,
+        rows=max(1, data.batch_size // (devices * run.accumulate)),
+        devices=devices,
+        sharded=run.strategy == "fsdp",
+        bf16=run.precision == "auto" or resolve_precision(run.precision).startswith("bf16"),
+        rank=model.rank,
+        first_layer=first_layer,
+        adafactor=optimizer.kind == "adafactor",
+        checkpointed=run.activation_checkpointing,
+        bias=model.router_bias is not None,
+    )
+
+
+def make_plan(arch: Architecture, load: Load) -> Plan:
+    """The needs of training one expert of an anchor."""
+    frozen = sum(map(_size, anchor_tensors(arch).values()))
+    d, f, layers = arch.hidden_size, arch.intermediate_size, _trained_layers(arch, load)
+    matrices = 3 * d * f if load.rank is None else 3 * load.rank * (d + f)
+    trained = layers * (matrices + d + load.bias)
+    spread = load.devices if load.sharded else 1
+    return Plan(
+        frozen=frozen,
+        trained=trained,
+        weights=ceil((frozen * (2 if load.bf16 else 4) + 4 * trained) / spread),
+        gradients=ceil(4 * trained / spread),
+        optimizer=ceil((_factored(arch, load) if load.adafactor else 8 * trained) / spread),
+        activations=_activations(arch, load) + (_gathered(arch, load) if load.sharded and load.devices > 1 else 0),
+        flops_per_token=_flops_per_token(arch, load),
+    )
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _trained_layers(arch: Architecture, load: Load) -> int:
+    return arch.num_hidden_layers - load.first_layer
+
+
+def _factored(arch: Architecture, load: Load) -> int:
+    d, f = arch.hidden_size, arch.intermediate_size
+    return 4 * _trained_layers(arch, load) * (3 * (d + f) + d)
+
+
+def _gathered(arch: Architecture, load: Load) -> int:
+    """The layer in use and the next one, whole, as FSDP gathers them."""
+    d, f, kv = arch.hidden_size, arch.intermediate_size, _kv_size(arch)
+    return 2 * (2 if load.bf16 else 4) * (2 * d * d + 2 * d * kv + 6 * d * f)
+
+
+def _kv_size(arch: Architecture) -> int:
+    return arch.hidden_size // arch.num_attention_heads * arch.num_key_value_heads
+
+
+def kept_for_backward(arch: Architecture, load: Load) -> int:
+    """Bytes of activations that forward leaves for backward.
+
+    A layer keeps, in the dtype of computation, its feed-forward input and the difference of outputs (2 D), four
+    products with gate and up projections (4 F; a low-rank pair 7 F, 4 D and 3 r), and for attention queries, keys,
+    values and output (2 D + 2 D_kv); and in float32 the inputs of its four norms (3 D + D_kv). Frozen projections keep
+    nothing. No gradient reaches into the attention of the first layer with an expert, nor below.
+    """
+    d, f, kv = arch.hidden_size, arch.intermediate_size, _kv_size(arch)
+    n, c, layers = load.rows * load.length, 2 if load.bf16 else 4, _trained_layers(arch, load)
+    ffn = c * (2 * d + 4 * f if load.rank is None else 4 * d + 7 * f + 3 * load.rank) + 4 * d
+    attention = c * (2 * d + 2 * kv) + 4 * (2 * d + kv)
+    whole = layers * ffn + (layers - 1) * attention
+    if load.checkpointed:
+        whole = layers * c * d + ffn + attention
+    return n * (whole + (4 + c) * d)  # the last norm's input, and the gradient that the loss has made
+
+
+def _activations(arch: Architecture, load: Load) -> int:
+    """What is kept, and on top the busiest moment: the logits of a chunk, or one layer's backward."""
+    d, f, v = arch.hidden_size, arch.intermediate_size, arch.vocab_size
+    n, c = load.rows * load.length, 2 if load.bf16 else 4
+    return kept_for_backward(arch, load) + max(8 * chunk_rows(v, n, load.device) * v, n * c * (4 * f + 4 * d))
+
+
+def _flops_per_token(arch: Architecture, load: Load) -> float:
+    """Of forward and backward, two for each multiplication; attention as if documents were as long as the window."""
+    d, f, v, layers = arch.hidden_size, arch.intermediate_size, arch.vocab_size, _trained_layers(arch, load)
+    attention = _attention_flops(arch, load.length)
+    if load.rank is None:
+        networks, gradients = 2 * 2 * 3 * d * f, 2 * 3 * d * f
+    else:
+        networks = 2 * 3 * d * f + 2 * 3 * load.rank * (d + f)
+        gradients = 2 * 3 * load.rank * (d + f)
+    forward = load.first_layer * (attention + 6 * d * f) + layers * (attention + networks) + 2 * v * d
+    # the first pair's input has no gradient, so neither its attention nor its frozen network has a backward
+    backward = (layers - 1) * (attention + networks) + 2 * d * f + layers * gradients + 2 * v * d
+    return float(forward + backward + (layers * (attention + networks) if load.checkpointed else 0))
+
+
+def _attention_flops(arch: Architecture, length: int) -> int:
+    """Of one layer's forward for each token: projections, scores and values, the mean over a causal window."""
+    d = arch.hidden_size
+    return 2 * (2 * d * d + 2 * d * _kv_size(arch)) + 2 * length * d
+
+
+def whole_flops_per_token(arch: Architecture, length: int, active: int = 1) -> float:
+    """FLOPs of a training step for each token where everything is trained, counted as for a pair; a gate is left out.
+
+    Args:
+        arch: of a dense model, or of the anchor of a mixture of experts.
+        length: tokens in a window.
+        active: feed-forward networks that a token passes through.
+    """
+    d, f = arch.hidden_size, arch.intermediate_size
+    attention = _attention_flops(arch, length)
+    # a backward is twice the forward: one gradient of what came in, one of the weights
+    return 3.0 * (arch.num_hidden_layers * (attention + active * 6 * d * f) + 2 * arch.vocab_size * d)
+
+
+def render(name: str, arch: Architecture, load: Load, hardware: HardwareOptions) -> str:
+    """The plan of a run as text; `name` is the anchor's."""
+    device, plan = HARDWARE[hardware.name], make_plan(arch, load)
+    rate = load.devices * device.flops * hardware.utilisation / plan.flops_per_token
+    hours = load.tokens / rate / 3600
+    price = hours * load.devices * (device.rent if hardware.rent is None else hardware.rent)
+    fits = plan.memory < USABLE * device.memory
+    kind = "low rank, " + str(load.rank) if load.rank else "full rank"
+    lines = [
+        f"plan for {name}: {load.tokens:,} tokens on {load.devices} x {hardware.name}, {kind}",
+        f"  parameters   {plan.frozen / 1e6:,.1f}M frozen, {plan.trained / 1e6:,.1f}M trained",
+        f"  batch        {load.rows} windows of {load.length} tokens on a device at once",
+        "  memory per device",
+        f"    weights      {plan.weights / GIB:8.2f} GiB",
+        f"    gradients    {plan.gradients / GIB:8.2f} GiB",
+        f"    optimiser    {plan.optimizer / GIB:8.2f} GiB",
+        f"    activations  {plan.activations / GIB:8.2f} GiB",
+        f"    in all       {plan.memory / GIB:8.2f} GiB of {device.memory / GIB:.1f}: "
+        + ("fits" if fits else "does not fit"),
+        f"  FLOPs        {plan.flops_per_token / 1e9:,.2f} billion per token",
+        f"  speed        {rate:,.0f} tokens/s, if {hardware.utilisation:.0%} of the peak is reached (an assumption)",
+        f"  time, cost   {hours:,.1f} hours, {price:,.0f} US dollars",
+    ]
+    if not fits:
+        lines.append(f"  try          {_advice(arch, load, device)}")
+    return "\n".join(lines)
+
+
+def _advice(arch: Architecture, load: Load, device: Hardware) -> str:
+    """The first change that makes the run fit, from the cheapest to the dearest."""
+    lean = replace(load, checkpointed=True, rows=1)
+    choices = {
+        "run.activation_checkpointing=true": replace(load, checkpointed=True),
+        "run.activation_checkpointing=true and one window at a time (run.accumulate)": lean,
+        "also optimizer.kind=adafactor": replace(lean, adafactor=True),
+        "also model.rank=64": replace(lean, rank=64),
+        "also run.strategy=fsdp on 8 devices": replace(lean, devices=max(8, load.devices), sharded=True),
+    }
+    for said, changed in choices.items():
+        if make_plan(arch, changed).memory < USABLE * device.memory:
+            return said
+    return "a device with more memory, or more of them with run.strategy=fsdp"

@@ -1,0 +1,226 @@
+"""Training all weights: a dense specialist, or the unrestricted mixture of experts on everyone's text pooled.
+
+Both are baselines. A dense specialist is the anchor trained on one owner's text. The unrestricted mixture is the upper
+bound that breaks the rule on purpose: copies of the anchor's network as experts, everything trained on pooled text.
+
+    python train_expert.py +domain=math model=dense
+    python train_expert.py +domain=local domain.name=pooled domain.train=null model=mixture 'model.match=[a.pt,b.pt]' \
+        'data.mixture=[{path: data/corpora/math}, {path: data/corpora/code}]' output=unrestricted
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L  # noqa: N812 - the name everyone uses
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from flexo.atomic_files import new_folder, refuse_occupied
+from flexo.console import progress
+from flexo.errors import InputError
+from merge.baselines.btx import write_mixture
+from merge.baselines.soup import average
+from merge.formats.anchor_folder import Anchor
+from merge.formats.architecture import FFN, Shapes, anchor_ffn, anchor_tensors, merged_tensors
+from merge.formats.expert_file import open_expert
+from merge.formats.manifest import MANIFEST, made_at, read_manifest
+from merge.formats.model_card import model_card
+from merge.formats.model_folder import ABOUT, copy_tokenizer, name_of
+from merge.planning.merge_plan import DEFAULT_TOP_K, MAX_SHARD_SIZE
+from merge.tensor_io.json_file import read_json, write_json
+from merge.tensor_io.shard_writer import write_pieces
+from merge.tensor_io.torch_tensors import made_piece
+from trainers.data import DataOptions
+from trainers.distributed import is_first
+from trainers.expert.cost_plan import Load, make_plan, whole_flops_per_token
+from trainers.loop.curves import draw_curves
+from trainers.loop.module import LitAnchor, LossOptions
+from trainers.loop.optimizer import OptimizerOptions
+from trainers.loop.run_folder import work_folder
+from trainers.loop.trainer import RunOptions, fit, resolve_precision
+from trainers.owner import Domain, count_own, find_owner
+from trainers.router.module import LitRouted
+
+EXPERT = re.compile(r"(model\.layers\.\d+\.mlp\.experts\.)(\d+)\.(gate_proj|up_proj|down_proj)\.weight")
+
+
+@dataclass(frozen=True)
+class WholeOptions:
+    """A dense model, or a mixture of experts and how much to train it."""
+
+    kind: Literal["dense", "mixture"]
+    experts: int | None = None  # of a mixture, public included; None: as many as `match` has, and one
+    top_k: int | None = None  # None: all, at most 4, as a merge has it
+    balance: float = 0.0  # weight of a load-balancing loss; the published models have none
+    match: tuple[Path, ...] = ()  # expert files whose training FLOPs decide about data.tokens
+    flops: float = 1.0  # as many times those
+
+    def __post_init__(self) -> None:
+        if self.kind == "mixture" and self.size < 2:
+            raise InputError("model=mixture: how many experts? Give model.experts=4, or model.match=[experts/math.pt].")
+        if self.flops <= 0:
+            raise InputError(f"model.flops={self.flops}: expected a positive number.")
+
+    @property
+    def size(self) -> int:
+        """Experts of a mixture, public included."""
+        return self.experts or len(self.match) + 1
+
+    @property
+    def active(self) -> int:
+        return 1 if self.kind == "dense" else min(self.size, DEFAULT_TOP_K) if self.top_k is None else self.top_k
+
+
+@dataclass(frozen=True)
+class WholeResult:
+    """What a run made."""
+
+    path: Path
+    training: dict[str, Any]
+    curves: Path | None
+
+
+def train_whole(
+    *,
+    domain: Domain,
+    anchor_path: str,
+    output: Path,
+    corpora: Path,
+    data: DataOptions,
+    model: WholeOptions,
+    optimizer: OptimizerOptions,
+    loss: LossOptions,
+    run: RunOptions,
+    public_path: Path | None = None,
+    logger: Any = None,
+    seed: int = 0,
+    resume: bool = True,
+    say: Callable[[str], None] = print,
+) -> WholeResult | None:
+    """Trains all weights from an anchor's on and writes a plain OLMo-2 or FlexOlmo folder to `output`.
+
+    Arguments are those of `trainers.expert.train.train_expert`, but for `model`; `data.tokens` gives way to
+    `model.match`.
+
+    Returns:
+        What was made; None on every device of a run but the first.
+
+    Raises:
+        InputError: text, anchor or settings are unusable, or `output` is not free. Nothing was written then.
+    """
+    refuse_occupied(output)
+    if run.strategy == "fsdp":
+        raise InputError("run.strategy=fsdp: a whole model is trained whole on every device. Use ddp.")
+    if loss.stay or loss.own_domain:
+        raise InputError("loss.stay and loss.own_domain are settings of train_router.py, not of this. Set 0.")
+    owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
+    anchor = owner.anchor
+    if model.match:
+        data = replace(data, tokens=matching_tokens(anchor, model, data))
+        say(f"{data.tokens:,} tokens cost {model.flops:g} times the FLOPs of training {len(model.match)} experts")
+    L.seed_everything(seed, verbose=False)
+    settings = {
+        "domain": domain.name, "anchor": anchor.digest, "data": data.settings(), "optimizer": asdict(optimizer),
+        "model": asdict(model) | {"match": len(model.match)}, "loss": asdict(loss), "precision": run.precision,
+        "seed": seed, "text": owner.text_digests(),
+    }  # fmt: skip
+    with work_folder(output, settings, resume) as work:
+        module = owner.module(data, run, seed, say)
+        start = anchor.folder if model.kind == "dense" else _upcycled(anchor, model, work / "start", seed)
+        whole = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+        run.prepare(whole)
+        lit: LitAnchor
+        if model.kind == "dense":
+            lit = LitAnchor(whole, optimizer, loss, data.steps, module.held_out_names)
+        else:
+            weights = replace(loss, balance=model.balance)
+            lit = LitRouted(whole, optimizer, weights, data.steps, module.held_out_names, [])
+        flops = whole_flops_per_token(anchor.architecture, data.length, model.active)
+        before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step, flops)
+        if not is_first():
+            return None
+        training = {
+            "tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed,
+            "precision": resolve_precision(run.precision), "learning_rate": optimizer.lr,
+            "weight_decay": optimizer.weight_decay, "public_share": data.public_share,
+            "flops": flops * data.steps * data.tokens_per_step,
+            "losses": {
+                f"{name}_{when}": metrics.get(f"{name}/loss")
+                for name in ("own", "public") for when, metrics in (("before", before), ("after", after))
+            },
+        }  # fmt: skip
+        about: dict[str, Any] = {"data": asdict(count_own(module)), "training": training}
+        if model.kind == "dense":
+            about = {"domain": domain.name, "anchor": {"name": name_of(anchor.folder), "digest": anchor.digest}} | about
+        write_whole(lit.model, anchor, start, output, about)
+        (work / "last.ckpt").unlink(missing_ok=True)
+        if start != anchor.folder:
+            shutil.rmtree(start)
+        curves = draw_curves(work, output.name)
+    return WholeResult(output, training, curves)
+
+
+def matching_tokens(anchor: Anchor, model: WholeOptions, data: DataOptions) -> int:
+    """How many tokens of training cost `model.flops` times what training the experts of `model.match` cost.
+
+    Counted are the products of forward and backward, nothing for frozen weights, experts at full rank, and attention as
+    if the experts' windows had `data.length` tokens, too. The anchor's own training counts on neither side.
+    """
+    load = Load(tokens=0, length=data.length, rows=1, first_layer=anchor.first_layer)
+    pair = make_plan(anchor.architecture, load).flops_per_token
+    spent = 0.0
+    for path in model.match:
+        header = open_expert(path).header
+        if header.anchor.digest != anchor.digest:
+            raise InputError(f"{path}: trained against another anchor than {anchor.folder}. Match experts of this one.")
+        spent += header.training.tokens * pair
+    return round(model.flops * spent / whole_flops_per_token(anchor.architecture, data.length, model.active))
+
+
+def write_whole(model: PreTrainedModel, anchor: Anchor, start: Path, output: Path, about: dict[str, Any]) -> None:
+    """Writes a trained model in the anchor's dtypes, under the names on disk of the folder `start` that it began as."""
+    arch, mixed = anchor.architecture, (start / MANIFEST).exists()
+    shapes: Shapes = merged_tensors(arch, model.config.num_experts) if mixed else anchor_tensors(arch)
+    state = model.state_dict()
+    pieces = []
+    for name, shape in shapes.items():
+        known = name if name in anchor.checkpoint.names else anchor_ffn(0, FFN[0])
+        pieces.append(made_piece(name, shape, anchor.checkpoint.dtype(known), partial(_tensor, state, name)))
+    with new_folder(output) as folder, progress("writing", sum(piece.nbytes for piece in pieces)) as advance:
+        write_pieces(folder, pieces, MAX_SHARD_SIZE, advance)
+        write_json(folder / "config.json", read_json(start / "config.json"))
+        copy_tokenizer(start, folder)
+        if not mixed:
+            how = "an anchor trained on, all weights"
+            write_json(folder / ABOUT, {"format": "flexo.dense", "version": 1, "made": made_at(), "how": how} | about)
+            return
+        manifest = read_manifest(start) | {"how": "all weights trained on pooled text", "made": made_at()} | about
+        write_json(folder / MANIFEST, manifest)
+        (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
+
+
+def _upcycled(anchor: Anchor, model: WholeOptions, folder: Path, seed: int) -> Path:
+    """Copies of the anchor's networks under random rows, made once per run: the same function as the anchor's."""
+    if not folder.is_dir() and is_first():
+        names = [f"expert-{e}" for e in range(1, model.size)]
+        copies = average([anchor.folder] * len(names))
+        write_mixture(anchor, copies, names, folder, top_k=model.active, seed=seed)
+    return folder
+
+
+def _tensor(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """A tensor by its name on disk, from a model that holds its experts' weights in one piece."""
+    if (found := EXPERT.fullmatch(name)) is None:
+        return state[name]
+    whole, e, part = found.groups()
+    if part == "down_proj":
+        return state[whole + "down_proj"][int(e)]
+    gate, up = state[whole + "gate_up_proj"][int(e)].chunk(2)
+    return gate if part == "gate_proj" else up

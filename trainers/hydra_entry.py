@@ -1,0 +1,183 @@
+"""Running a training script under Hydra: a mistyped name gets its nearest match, a refusal is one message."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, cast
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from flexo.config_dir import config_dir
+from flexo.console import refusals
+from flexo.errors import InputError
+
+T = TypeVar("T")
+NOISE = (
+    "does not have many workers", "srun", "exists and is not empty", "smaller than the logging interval", "LeafSpec",
+    "It is recommended to use `self.log",  # every device reads all held-out text
+)  # fmt: skip
+
+
+def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
+    """Composes `config_name` with the command line and hands it to `task`.
+
+    Exit codes: 0 done, 1 refused with one message, 130 and 143 stopped. Inside a multirun an exception is left to
+    Hydra, which says which job it was, and whose launchers see that it failed.
+    """
+
+    def guarded(cfg: DictConfig) -> None:
+        quiet()
+        single = HydraConfig.get().mode != RunMode.MULTIRUN
+        with refusals() if single else nullcontext():
+            if single and HydraConfig.get().launcher._target_.endswith("SlurmLauncher"):
+                raise InputError("hydra/launcher: SLURM is for the runs of a multirun. Add -m, also for a single one.")
+            if missing := list(_missing(OmegaConf.to_container(cfg, resolve=False))):
+                gaps = " ".join(f"{name}=..." for name in missing)
+                raise InputError(f"{', '.join(missing)}: no value. On the command line: {gaps}")
+            task(cfg)
+
+    decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(guarded)
+    shown = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours to write
+    with refusals():
+        try:
+            _refuse_choices_that_are_no_names(sys.argv[1:])
+            decorated()
+        except (HydraException, OmegaConfBaseException) as error:
+            if shown == "1":
+                raise
+            raise InputError(_explain(error, config_name).rstrip()) from error
+
+
+def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ()) -> T:
+    """A setting, or a whole section as the dataclass that the code works with, each value of the type it declares.
+
+    Args:
+        cfg: the composed settings.
+        name: of the setting or section, dotted; "" is all of them.
+        kind: what it should be.
+        apart: keys of the section that are no part of `kind`.
+
+    Raises:
+        InputError: a value of another type, a key that `kind` does not have, or an interpolation of nothing.
+    """
+    try:
+        value = OmegaConf.select(cfg, name)
+        if OmegaConf.is_config(value):
+            value = cast(Any, OmegaConf.to_container(value, resolve=True))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{name}: {str(error).splitlines()[0]}.") from None
+    if isinstance(value, dict):
+        value = {str(key): part for key, part in value.items() if key not in apart}
+    if isinstance(value, dict) and is_dataclass(kind):
+        known = [field.name for field in fields(cast(Any, kind))]
+        if unknown := sorted(value.keys() - set(known)):
+            at = ".".join(filter(None, [name, unknown[0]]))
+            raise InputError(f"{at}: there is no such setting. {_nearest(unknown[0], known)}".rstrip())
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(filter(None, [name, *map(str, first["loc"])]))
+        raise InputError(f"{at}: {first['input']!r} does not fit. {first['msg']}.{_quoted(first, at)}") from None
+
+
+def _quoted(error: Any, at: str) -> str:
+    """How to write a name that Hydra took for a number or a truth. What `007` or `1e5` was cannot be told any more."""
+    if error["type"] not in ("string_type", "path_type") or not isinstance(error["input"], int | float):
+        return ""
+    return f""" A name that looks like a number, or like true, needs quotes within quotes: "{at}='...'"."""
+
+
+def _refuse_choices_that_are_no_names(arguments: Sequence[str]) -> None:
+    """Refuses `+domain=2024`: where Hydra expects the name of a file, a number ends in a traceback of its own."""
+    for argument in arguments:
+        found = re.fullmatch(r"\+{0,2}([a-z_/]+)=(.+)", argument)
+        if not found or not (config_dir() / found[1]).is_dir():
+            continue
+        group, choices = found[1], sorted(path.stem for path in (config_dir() / found[1]).glob("*.yaml"))
+        for name in found[2].strip("[]").split(","):
+            with suppress(HydraException):  # a part of something else, which Hydra explains
+                given = OverridesParser.create().parse_override(f"x={name}")
+                if not given.is_sweep_override() and not isinstance(given.value(), str):
+                    raise InputError(f"{group}={name}: there is no such {group}. {_nearest(name, choices)}".rstrip())
+
+
+def _missing(part: Any, path: str = "") -> Iterator[str]:
+    """The settings that have no value, dotted."""
+    for key, value in part.items():
+        if value == MISSING:
+            yield path + key
+        elif isinstance(value, dict):
+            yield from _missing(value, f"{path}{key}.")
+
+
+def _explain(error: Exception, config_name: str) -> str:
+    """One message for a command line that does not compose."""
+    script = f"python {config_name}.py --help"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group}={name}: there is no such {group}. {_nearest(name, error.options)}"
+    if found := re.search(r"Could not (?:override|append to config.*?) '?([\w.@/-]+)'?", str(error)):
+        name, settings = found[1], list(_settings(config_name))
+        if inside := [setting for setting in settings if setting.startswith(f"{name}.")]:
+            return f"{name}: a section of settings, not a choice. It has {', '.join(inside)}. See {script}"
+        if choices := sorted(path.stem for path in (config_dir() / name).glob("*.yaml")):
+            return f"{name}: nothing is chosen yet, so it takes a plus: +{name}=CHOICE. {_nearest('', choices)}"
+        return f"{name}: there is no such setting. {_nearest(name, settings)}See {script}"
+    cause = f" ({error.__cause__})" if isinstance(error, ConfigCompositionException) and error.__cause__ else ""
+    return f"{' '.join(str(error).split())}{cause} See {script}"
+
+
+def _nearest(name: str, options: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    return (f"Did you mean {near[0]!r}? " if near else "") + (
+        f"There are: {', '.join(sorted(options))}. " if len(options) <= 12 else ""
+    )
+
+
+def _settings(config_name: str) -> Iterator[str]:
+    """All settings of a config with this command line's groups, dotted."""
+    groups = [arg for arg in sys.argv[1:] if re.fullmatch(r"\+?[a-z_/]+=[\w,]+", arg) and "." not in arg]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        try:
+            cfg = hydra.compose(config_name, groups)
+        except (HydraException, OmegaConfBaseException):
+            cfg = hydra.compose(config_name)
+
+    def walk(part: Any, path: str) -> Iterator[str]:
+        for key in part:
+            yield path + str(key)
+            readable = not OmegaConf.is_missing(part, key) and not OmegaConf.is_interpolation(part, key)
+            if readable and isinstance(part[key], DictConfig):
+                yield from walk(part[key], f"{path}{key}.")
+
+    yield from walk(cfg, "")
+
+
+def quiet() -> None:
+    """Silences what libraries say about themselves; what matters to people is said by us."""
+    import transformers
+
+    hub_logging: Any = transformers.utils.logging  # it comes without types
+    hub_logging.disable_progress_bar()
+    logging.disable(logging.INFO)  # Lightning sets the levels of its loggers anew when it is imported
+    for about in NOISE:
+        warnings.filterwarnings("ignore", message=f".*{about}")

@@ -1,0 +1,89 @@
+"""The work folder of an unfinished run, beside its output: held by one process, recognised by its settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from flexo.errors import InputError
+from merge.tensor_io.json_file import write_json
+from trainers.distributed import is_first
+
+RESULT = "result.json"
+
+
+@contextmanager
+def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
+    """The folder of an unfinished run for `output`, held by this run alone, that is by the first of its processes.
+
+    A folder made here disappears again when the run ends in an exception before its first checkpoint.
+
+    Raises `InputError` if another process has it, or if it belongs to a run with other settings and `resume` is true.
+    """
+    folder = _work(output)
+    if not is_first():
+        yield folder
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{folder}: another run is working here. Wait for it, or choose another output.") from None
+    try:
+        _check_settings(folder, settings, resume)
+        yield folder
+    except BaseException:
+        if folder in made and not (folder / "last.ckpt").exists():
+            shutil.rmtree(folder)
+            for parent in made[1:]:
+                with suppress(OSError):  # something else is in it by now
+                    parent.rmdir()
+        raise
+    finally:
+        lock.release()
+
+
+def keep_result(work: Path, result: dict[str, Any]) -> None:
+    """Writes down what the file will be that is about to be written, so that a later start can recognise it."""
+    write_json(work / RESULT, result)
+
+
+def kept_result(output: Path) -> dict[str, Any] | None:
+    """What `keep_result` wrote for `output`; None if there is nothing, or it is no longer whole."""
+    try:
+        result: dict[str, Any] = json.loads((_work(output) / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result
+
+
+def _work(output: Path) -> Path:
+    return output.with_name(output.name.removesuffix(output.suffix) + ".run")
+
+
+def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Starts a work folder, or recognises it by its settings."""
+    path, checkpoint = folder / "settings.json", folder / "last.ckpt"
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    if checkpoint.exists() and path.exists():
+        earlier = json.loads(path.read_text())
+        ours = json.loads(json.dumps(settings))
+        if differing := sorted(name for name in earlier.keys() | ours.keys() if earlier.get(name) != ours.get(name)):
+            name = differing[0]
+            raise InputError(
+                f"{folder}: an unfinished run with other settings ({name} was {earlier.get(name)}, now "
+                f"{ours.get(name)}). Finish it with the same command, start over with resume=false, or choose "
+                "another output."
+            )
+        sys.stderr.write(f"resuming from {checkpoint}\n")
+    write_json(path, settings)

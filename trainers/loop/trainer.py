@@ -1,0 +1,146 @@
+"""One training run with Lightning: validated before and after, checkpointed, resumed when it was cut short.
+
+Everything about an unfinished run is in a work folder beside its output (`experts/math.run/` for `experts/math.pt`):
+`last.ckpt`, `settings.json`, metrics. The same command finds it and goes on; other settings are refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812 - the name everyone uses
+import torch
+
+from flexmix.packing.datamodule import TextModule
+from flexo.console import keep_freed_memory
+from flexo.errors import InputError
+from trainers.distributed import StrategyName, is_first, make_strategy
+from trainers.gpu_specs import peak_flops
+from trainers.loop.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
+from trainers.loop.module import LitAnchor
+from trainers.slurm.jobs import slurm_environment
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What Lightning's trainer is told, and how often to checkpoint."""
+
+    precision: str = "auto"  # or anything that lightning.Trainer takes
+    accelerator: str = "auto"
+    strategy: StrategyName = "auto"  # ddp: the whole model on every device; fsdp: spread over the devices
+    devices: int = 1  # on each node
+    nodes: int = 1
+    accumulate: int = 1  # parts in which a device reads its windows of a step
+    activation_checkpointing: bool = False  # a third more work, a fraction of the memory for activations
+    compile: bool = False  # torch.compile of every decoder layer
+    clip: float = 1.0  # gradient norm
+    checkpoint_seconds: float = 120.0
+    log_every: int = 10  # steps
+    extra: dict[str, Any] = field(default_factory=dict)  # further arguments of lightning.Trainer
+
+    def __post_init__(self) -> None:
+        if min(self.devices, self.nodes, self.accumulate) < 1:
+            raise InputError(
+                f"run: devices {self.devices}, nodes {self.nodes} and accumulate {self.accumulate} must be positive."
+            )
+
+    def prepare(self, model: Any) -> None:
+        """What these options change about a model before it is trained."""
+        if self.activation_checkpointing:
+            checkpoint_activations(model)
+        if self.compile:
+            for layer in model.model.layers:
+                layer.compile()
+
+
+def fit(
+    lit: LitAnchor,
+    data: TextModule,
+    options: RunOptions,
+    work: Path,
+    logger: Any,
+    label: str,
+    tokens_per_step: int,
+    flops_per_token: float | None = None,
+) -> tuple[Metrics, Metrics]:
+    """Trains to the end of the data module's steps, resuming from `work/last.ckpt` if it is there.
+
+    `flops_per_token` of a training step is for the log alone.
+
+    Returns:
+        Held-out metrics before the first step and after the last.
+    """
+    keep_freed_memory()
+    checkpoint, devices = work / "last.ckpt", options.devices * options.nodes
+    trainer = L.Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        strategy=make_strategy(options.strategy, devices),
+        accumulate_grad_batches=options.accumulate,
+        precision=resolve_precision(options.precision),
+        max_epochs=1,
+        check_val_every_n_epoch=2,  # held-out text is read before and after, by us
+        gradient_clip_val=options.clip or None,
+        log_every_n_steps=options.log_every,
+        logger=logger(save_dir=work) if logger else False,
+        callbacks=[
+            TokenProgress(label, tokens_per_step, lit.steps, flops_per_token, peak_flops(devices)),
+            Checkpoints(checkpoint, options.checkpoint_seconds),
+        ],
+        plugins=[WholeFiles(), *slurm_environment()],
+        default_root_dir=work,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options.extra,
+    )
+    try:
+        before = _validate(trainer, lit, data)
+        trainer.fit(lit, datamodule=data, ckpt_path=str(checkpoint) if checkpoint.exists() else None, weights_only=True)
+        after = _validate(trainer, lit, data)
+    except Stopped as stopped:
+        if is_first():
+            sys.stderr.write(stopped.said + "\n")
+        raise
+    except SystemExit as stop:  # Lightning makes an exit code of its own from Ctrl-C
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    assert trainer.global_step == lit.steps, f"ended at step {trainer.global_step} of {lit.steps}"
+    return before, after
+
+
+def resolve_precision(precision: str) -> Any:
+    """`auto` is bf16 where the hardware computes in it, else fp32; anything else is Lightning's own name."""
+    if precision.startswith("16"):
+        raise InputError(f"run.precision={precision}: fp16 needs loss scaling, which flexo leaves out; use bf16-mixed.")
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    cpu = torch.cpu.get_capabilities()
+    return "bf16-mixed" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "32-true"
+
+
+def _validate(trainer: L.Trainer, lit: LitAnchor, data: TextModule) -> Metrics:
+    if not data.held_out_names:
+        return {}
+    trainer.validate(lit, datamodule=data, verbose=False, weights_only=True)
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("train/")}
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Makes a transformers model keep one hidden state per layer for backward, and compute the rest twice.
+
+    transformers also asks for a gradient of the embeddings then, as reentrant checkpointing would need. Nobody uses it
+    where embeddings are frozen, and it costs the backward of the whole first layer.
+    """
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()

@@ -1,0 +1,1 @@
+"""Router rows: where they start, training and fitting them after a merge."""

@@ -1,0 +1,1 @@
+"""Training as SLURM jobs: requeue, and Hydra multiruns as job arrays."""
