@@ -24,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from flexo.config_dir import config_dir
-from flexo.console import refusals
+from flexo.console import refusals, session
 from flexo.errors import InputError
+from flexo.verbosity import is_verbose, take_flags
 
 T = TypeVar("T")
 NOISE = (
@@ -55,7 +56,8 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(guarded)
     shown = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours to write
-    with refusals():
+    with session(), refusals():
+        sys.argv[1:] = take_flags(sys.argv[1:])
         try:
             _refuse_choices_that_are_no_names(sys.argv[1:])
             decorated()
@@ -173,7 +175,9 @@ def _settings(config_name: str) -> Iterator[str]:
 
 
 def quiet() -> None:
-    """Silences what libraries say about themselves; what matters to people is said by us."""
+    """Silences what libraries say about themselves, unless `-v` asks for it; what matters to people is said by us."""
+    if is_verbose():
+        return
     import transformers
 
     hub_logging: Any = transformers.utils.logging  # it comes without types

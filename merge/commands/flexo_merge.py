@@ -7,13 +7,13 @@ flexo-merge model/ experts/legal.pt --replace math=experts/math-v2.pt -o model2/
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flexo.console import new_app, parse_size, progress, run, size_text
+from flexo.verbosity import note, warn
 from merge.commands.options import TrustedKeysOption, printable
 from merge.tensor_io.stored_tensor import DTYPES, FLOATS
 
@@ -135,11 +135,11 @@ def merge_command(
         made = plan(experts, anchor, top_k, size, trusted, require_signatures, dtype, weight)
     typer.echo(_plan_text(made))
     for warning in made.warnings:
-        sys.stderr.write(f"warning: {printable(warning)}\n")
+        warn(printable(warning))
     if made.warnings:
-        sys.stderr.write("note: flexo-audit measures what such rows do to public text.\n")
+        note("flexo-audit measures what such rows do to public text.")
     if made.history.get("router_training"):
-        sys.stderr.write("note: this model's router was trained after its merge; the rows of who joins were not.\n")
+        note("this model's router was trained after its merge; the rows of who joins were not.")
     if dry_run:
         with progress("reading the anchor", made.base.checkpoint.nbytes) as advance:
             made.base.verify(advance)

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from flexo.console import new_app, progress, run
+from flexo.verbosity import warn
 
 app = new_app("Sign expert files, or make a key to sign with.")
 
@@ -44,7 +45,7 @@ def sign_command(
 
     private = signing.read_private_key(key, _ask if sys.stdin.isatty() else None)
     if key.stat().st_mode & 0o077:
-        sys.stderr.write(f"warning: {key}: others on this machine may read this private key. chmod 600 {key}\n")
+        warn(f"{key}: others on this machine may read this private key. chmod 600 {key}")
     opened = [open_expert(path) for path in experts or []]
     with progress("reading", sum(expert.nbytes for expert in opened)) as advance:
         for expert in opened:  # nobody should vouch for a damaged file
