@@ -5,7 +5,6 @@ The level is kept in an environment variable, so that the processes which a comm
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import warnings
@@ -35,6 +34,8 @@ def set_level(quiet: bool, verbose: bool) -> None:
     if quiet or verbose:
         os.environ[VARIABLE] = "quiet" if quiet else "verbose"
     if quiet:
+        import logging  # here, for `flexo` alone needs none of it
+
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
 
@@ -50,6 +51,8 @@ def take_flags(arguments: Sequence[str]) -> list[str]:
 @contextmanager
 def kept_level() -> Iterator[None]:
     """Puts the level back at the end of a command: tests and studies run several in one process."""
+    import logging
+
     before, disabled = os.environ.get(VARIABLE), logging.root.manager.disable
     with warnings.catch_warnings():
         try:

@@ -23,6 +23,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from flexo.commands.table import command_called
 from flexo.config_dir import config_dir
 from flexo.console import refusals, session
 from flexo.errors import InputError
@@ -132,7 +133,7 @@ def _missing(part: Any, path: str = "") -> Iterator[str]:
 
 def _explain(error: Exception, config_name: str) -> str:
     """One message for a command line that does not compose."""
-    script = f"python {config_name}.py --help"
+    script = f"{command_called(config_name).usage} --help"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: there is no such {group}. {_nearest(name, error.options)}"
