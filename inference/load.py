@@ -17,7 +17,7 @@ from transformers import (
 
 from flexo.errors import InputError
 from merge.formats.manifest import MANIFEST
-from merge.formats.model_folder import Checkpoint
+from merge.formats.model_folder import ModelFolder
 from merge.formats.quantization import Scheme
 from merge.planning.base_model import MergedBase
 from merge.tensor_io.json_file import read_json
@@ -47,7 +47,7 @@ def load_model(
     except (RuntimeError, AssertionError) as error:  # an unknown name, no such GPU, a PyTorch built without its kind
         reason = str(error).partition("\n")[0]
         raise InputError(f"--device {device}: cannot be used here ({reason}). Use cpu, or auto.") from None
-    Checkpoint(folder)  # refuses damaged files with their name
+    ModelFolder(folder)  # refuses damaged files with their name
     scheme = scheme_of_folder(folder)
     only_here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:

@@ -35,8 +35,8 @@ from merge.formats.model_card import model_card
 from merge.formats.model_folder import ABOUT, copy_tokenizer, name_of
 from merge.planning.merge_plan import DEFAULT_TOP_K, MAX_SHARD_SIZE
 from merge.tensor_io.json_file import read_json, write_json
-from merge.tensor_io.shard_writer import write_pieces
-from merge.tensor_io.torch_tensors import made_piece
+from merge.tensor_io.shard_writer import write_tensors
+from merge.tensor_io.torch_tensors import computed_tensor
 from trainers.data import DataOptions
 from trainers.distributed import is_first
 from trainers.expert.cost_plan import Load, make_plan, whole_flops_per_token
@@ -189,12 +189,12 @@ def write_whole(model: PreTrainedModel, anchor: Anchor, start: Path, output: Pat
     arch, mixed = anchor.architecture, (start / MANIFEST).exists()
     shapes: Shapes = merged_tensors(arch, model.config.num_experts) if mixed else anchor_tensors(arch)
     state = model.state_dict()
-    pieces = []
+    tensors = []
     for name, shape in shapes.items():
-        known = name if name in anchor.checkpoint.names else anchor_ffn(0, FFN[0])
-        pieces.append(made_piece(name, shape, anchor.checkpoint.dtype(known), partial(_tensor, state, name)))
-    with new_folder(output) as folder, progress("writing", sum(piece.nbytes for piece in pieces)) as advance:
-        write_pieces(folder, pieces, MAX_SHARD_SIZE, advance)
+        known = name if name in anchor.weights.names else anchor_ffn(0, FFN[0])
+        tensors.append(computed_tensor(name, shape, anchor.weights.dtype(known), partial(_tensor, state, name)))
+    with new_folder(output) as folder, progress("writing", sum(tensor.nbytes for tensor in tensors)) as advance:
+        write_tensors(folder, tensors, MAX_SHARD_SIZE, advance)
         write_json(folder / "config.json", read_json(start / "config.json"))
         copy_tokenizer(start, folder)
         if not mixed:

@@ -14,7 +14,7 @@ from typing import Any
 
 from evals.scoring.measure import Measurement
 from flexo.atomic_files import new_file
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 from merge.tensor_io.json_file import read_json, write_json
 
 FORMAT = "flexo.cell"
@@ -46,7 +46,7 @@ class Store:
                 value = read_json(path)
                 if value["key"] == _plain(key):
                     self._seen[name] = Measurement.from_dict(value["measurement"])
-            except (CheckpointError, KeyError, TypeError):
+            except (ModelFolderError, KeyError, TypeError):
                 return None
         return self._seen.get(name)
 

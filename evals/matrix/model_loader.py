@@ -27,7 +27,7 @@ from merge.formats.anchor_folder import SHARED, tokenizer_digest
 from merge.formats.expert_file import open_expert
 from merge.formats.manifest import MANIFEST
 from merge.formats.merged_folder import Merged, open_merged
-from merge.formats.model_folder import ABOUT, Checkpoint
+from merge.formats.model_folder import ABOUT, ModelFolder
 from merge.planning.merge_plan import Plan, execute, plan
 from merge.tensor_io.json_file import read_json
 
@@ -94,7 +94,7 @@ class Given:
     @property
     def nbytes(self) -> int:
         """What `digest` reads."""
-        return self.path.stat().st_size if self.kind == "pair" else Checkpoint(self.path).nbytes
+        return self.path.stat().st_size if self.kind == "pair" else ModelFolder(self.path).nbytes
 
     def digest(self, weights: Callable[[Path], str]) -> str:
         """Over all that its figures depend on, as far as its own files tell. `weights` reads those of a folder."""
@@ -168,7 +168,7 @@ class Shelf:
     def weights(self, folder: Path, advance: Callable[[float], None] = lambda _amount: None) -> str:
         """The digest of a folder's weights, read once."""
         if folder.resolve() not in self._weights:
-            self._weights[folder.resolve()] = Checkpoint(folder).digest(advance)
+            self._weights[folder.resolve()] = ModelFolder(folder).digest(advance)
         return self._weights[folder.resolve()]
 
     def models(self, folders: Sequence[Path]) -> list[PreTrainedModel]:

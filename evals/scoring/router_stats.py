@@ -6,7 +6,6 @@ merged model has a row of figures per layer; an ensemble, whose weights over mod
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -87,7 +86,7 @@ class RouterSums:
             self.mass_LE[n] += p_NE.sum(0).cpu()
             self.active_LE[n] += active_NE.double().sum(0).cpu()
             self.heaviest_LE[n] += count_choices(heaviest_N, len(self.experts))
-            self.entropy_L[n] += entropies(p_NE).sum().cpu() / math.log(2)
+            self.entropy_L[n] += entropies(p_NE).sum().cpu()
             self.own_L[n] += p_NE[owned].gather(1, own_O[:, None]).sum().cpu()
             self.agree_L[n] += (heaviest_N[owned] == own_O).sum().cpu()
         whole_NE = torch.stack([p_NE.double() for p_NE in compress(p_LNE, self.chooses)]).mean(0)

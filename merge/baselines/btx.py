@@ -18,7 +18,7 @@ import torch
 
 from flexo.atomic_files import new_folder
 from flexo.console import progress
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 from merge.baselines.soup import Average, average
 from merge.formats.anchor_folder import Anchor, open_anchor
 from merge.formats.architecture import (
@@ -33,12 +33,12 @@ from merge.formats.expert_header import check_domain
 from merge.formats.manifest import MANIFEST, made_at
 from merge.formats.merged_folder import open_merged
 from merge.formats.model_card import model_card
-from merge.formats.model_folder import ABOUT, Checkpoint, copy_tokenizer, name_of
+from merge.formats.model_folder import ABOUT, ModelFolder, copy_tokenizer, name_of
 from merge.planning.merge_plan import DEFAULT_TOP_K, MAX_SHARD_SIZE
 from merge.tensor_io.json_file import read_json, write_json
-from merge.tensor_io.shard_writer import write_pieces
-from merge.tensor_io.stored_tensor import Piece
-from merge.tensor_io.torch_tensors import made_piece
+from merge.tensor_io.shard_writer import write_tensors
+from merge.tensor_io.stored_tensor import OutputTensor
+from merge.tensor_io.torch_tensors import computed_tensor
 
 
 def write_mixture(
@@ -70,32 +70,32 @@ def write_mixture(
         advance: told the bytes written.
 
     Raises:
-        CheckpointError: models, rows and names do not fit together.
+        ModelFolderError: models, rows and names do not fit together.
     """
     arch, experts = anchor.architecture, len(names) + 1
     for name in names:
         check_domain(name, "specialists")
     if len(set(names)) != len(names):
-        raise CheckpointError(f"{', '.join(names)}: two specialists of one name. Rename a folder.")
+        raise ModelFolderError(f"{', '.join(names)}: two specialists of one name. Rename a folder.")
     whole = average([anchor.folder, *(model.folder for model in specialists.models)])
     top_k = min(experts, DEFAULT_TOP_K) if top_k is None else top_k
     if not 1 <= top_k <= experts:
-        raise CheckpointError(f"--top-k {top_k}: this model has {experts} experts, public included.")
+        raise ModelFolderError(f"--top-k {top_k}: this model has {experts} experts, public included.")
     routers = _taken_rows(rows, ["public", *names], arch.to_dict()) if rows else _drawn_rows(anchor, experts, seed)
     sources = {merged_router(n): router for n, router in enumerate(routers)}
     parts = {
         merged_ffn(n, e, part): (model, anchor_ffn(n, part))
         for e, model in enumerate(whole.models) for n in range(arch.num_hidden_layers) for part in FFN
     }  # fmt: skip
-    pieces, dtype = [], anchor.checkpoint.dtype(anchor_ffn(0, FFN[0]))
+    tensors, dtype = [], anchor.weights.dtype(anchor_ffn(0, FFN[0]))
     for name, shape in merged_tensors(arch, experts).items():
         if name in sources:
-            pieces.append(made_piece(name, shape, dtype, partial(sources.__getitem__, name)))
+            tensors.append(computed_tensor(name, shape, dtype, partial(sources.__getitem__, name)))
         elif name in parts:
             model, own = parts[name]
-            pieces.append(Piece(name, model.stored(own).dtype, shape, model.stored(own)))
+            tensors.append(OutputTensor.copied(name, model.stored(own)))
         else:
-            pieces.append(whole.piece(name, shape))
+            tensors.append(whole.output(name, shape))
     manifest: dict[str, Any] = {
         "format": "flexo.manifest", "version": 1, "made": made_at(), "how": how, "top_k": top_k,
         "anchor": {
@@ -109,8 +109,8 @@ def write_mixture(
         "rows": f"of {name_of(rows)}" if rows else f"random, seed {seed}",
     }  # fmt: skip
     with new_folder(output) as folder:
-        write_pieces(folder, pieces, MAX_SHARD_SIZE, advance)
-        write_json(folder / "config.json", merged_config(anchor.checkpoint.config, experts, top_k))
+        write_tensors(folder, tensors, MAX_SHARD_SIZE, advance)
+        write_json(folder / "config.json", merged_config(anchor.weights.config, experts, top_k))
         copy_tokenizer(anchor.folder, folder)
         write_json(folder / MANIFEST, manifest)
         (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
@@ -119,7 +119,7 @@ def write_mixture(
 def open_anchor_of(folder: Path) -> Anchor:
     """An anchor whose digest shows progress when it is read."""
     anchor = open_anchor(folder)
-    with progress("reading the anchor", anchor.checkpoint.nbytes) as anchor.advance:
+    with progress("reading the anchor", anchor.weights.nbytes) as anchor.advance:
         assert anchor.digest
     return anchor
 
@@ -137,14 +137,14 @@ def _drawn_rows(anchor: Anchor, experts: int, seed: int) -> list[torch.Tensor]:
 def _taken_rows(folder: Path, domains: list[str], numbers: dict[str, Any]) -> list[torch.Tensor]:
     merged = open_merged(folder)
     if merged.domains != domains or merged.architecture.to_dict() != numbers:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{folder}: its experts are {', '.join(merged.domains)}, expected rows for {', '.join(domains)} of a model "
             "with the same sizes."
         )
-    return [merged.checkpoint.tensor(merged_router(n)) for n in range(merged.architecture.num_hidden_layers)]
+    return [merged.weights.tensor(merged_router(n)) for n in range(merged.architecture.num_hidden_layers)]
 
 
-def _training_of(model: Checkpoint) -> dict[str, Any]:
+def _training_of(model: ModelFolder) -> dict[str, Any]:
     """How a specialist was trained, if its folder says so."""
     path = model.folder / ABOUT
     training = read_json(path).get("training") if path.exists() else None

@@ -141,7 +141,7 @@ def merge_command(
     if made.history.get("router_training"):
         sys.stderr.write("note: this model's router was trained after its merge; the rows of who joins were not.\n")
     if dry_run:
-        with progress("reading the anchor", made.base.checkpoint.nbytes) as advance:
+        with progress("reading the anchor", made.base.weights.nbytes) as advance:
             made.base.verify(advance)
         typer.echo("dry run: nothing was written.")
         return
@@ -188,7 +188,7 @@ def _plan_text(plan: Any) -> str:
             size = size_text(member.nbytes)
             lines.append(f"expert {index} {domain}  {member.path}  {size}  {member.header.licence}{signed}")
     lines.append(
-        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.pieces)} tensors, "
+        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.tensors)} tensors, "
         f"{size_text(plan.nbytes)}" + (f", rounded from {plan.converted_from}" if plan.converted_from else "")
     )
     if plan.public_weight != 1:

@@ -51,6 +51,6 @@ def quantize_command(
         execute(made, output, advance)
     typer.echo(
         f"wrote {output}/: experts in {bits} bits, {made.scheme.group_size} weights to a scale; "
-        f"{size_text(made.base.checkpoint.nbytes)} became {size_text(made.nbytes)}"
+        f"{size_text(made.base.weights.nbytes)} became {size_text(made.nbytes)}"
     )
     typer.echo(f"try: echo 'Once upon a time' | flexo-generate {output}")

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 from merge.formats.expert_header import DOMAIN
 from merge.tensor_io.json_file import read_json
 from merge.tensor_io.stored_tensor import combined_digest
@@ -22,16 +22,16 @@ MANIFEST = "manifest.json"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a merged folder; raises `CheckpointError` if the folder is not one of ours."""
+    """The manifest of a merged folder; raises `ModelFolderError` if the folder is not one of ours."""
     if not (folder / MANIFEST).exists():
-        raise CheckpointError(f"{folder}: no {MANIFEST}. Is it a folder made by flexo-merge?")
+        raise ModelFolderError(f"{folder}: no {MANIFEST}. Is it a folder made by flexo-merge?")
     manifest = read_json(folder / MANIFEST)
     experts = manifest.get("experts")
     if manifest.get("format") != "flexo.manifest" or manifest.get("version") != 1 or not isinstance(experts, list):
-        raise CheckpointError(f"{folder / MANIFEST}: not a flexo manifest of version 1.")
+        raise ModelFolderError(f"{folder / MANIFEST}: not a flexo manifest of version 1.")
     for entry in experts:  # a name goes into tables, commands and the card of the next model
         if not isinstance(entry, dict) or not DOMAIN.fullmatch(str(entry.get("domain"))):
-            raise CheckpointError(f"{folder / MANIFEST}: an expert without a plain domain name. Was it edited?")
+            raise ModelFolderError(f"{folder / MANIFEST}: an expert without a plain domain name. Was it edited?")
     return manifest
 
 
@@ -39,7 +39,7 @@ def public_weight_of(folder: Path, manifest: Mapping[str, Any]) -> float:
     """How many domains public text counts for in the rows of a merged folder; 1 where its manifest does not say."""
     weight = manifest.get("public_weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < inf:
-        raise CheckpointError(f"{folder / MANIFEST}: public_weight is {weight!r}, expected a positive number.")
+        raise ModelFolderError(f"{folder / MANIFEST}: public_weight is {weight!r}, expected a positive number.")
     return float(weight)
 
 

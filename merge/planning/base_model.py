@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flexo.console import Advance
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 from merge.formats.anchor_folder import Anchor, tokenizer_digest
 from merge.formats.architecture import (
     FFN,
@@ -21,10 +21,10 @@ from merge.formats.architecture import (
     merged_router,
 )
 from merge.formats.manifest import MANIFEST, read_manifest
-from merge.formats.model_folder import Checkpoint
+from merge.formats.model_folder import ModelFolder
 from merge.formats.quantization import Scheme, packed_tensors, scheme_of
 from merge.tensor_io.float_formats import Values, to_float32
-from merge.tensor_io.stored_tensor import Stored, combined_digest
+from merge.tensor_io.stored_tensor import StoredTensor, combined_digest
 from merge.tensor_io.value_checks import scanned
 
 PUBLIC = {"domain": "public", "title": "the anchor's own feed-forward network"}
@@ -35,13 +35,13 @@ class Base(Protocol):
 
     kind: str  # for people
     folder: Path
-    checkpoint: Checkpoint
+    weights: ModelFolder
     architecture: Architecture
     about: dict[str, Any]  # the manifest's entry on the anchor
     experts: list[dict[str, Any]]  # the manifest's entries, public first, without index
     converted_from: str | None  # the dtype that experts are trained in, where a merge has rounded them to another
 
-    def tensor(self, name: str) -> Stored:
+    def tensor(self, name: str) -> StoredTensor:
         """A shared tensor, by its name in a merged model."""
 
     scheme: Scheme | None  # how its experts are quantised
@@ -49,7 +49,7 @@ class Base(Protocol):
     def dtype(self, n: int) -> str:
         """The dtype of layer `n`, its router's and its experts' unless they are quantised."""
 
-    def ffn(self, index: int, n: int, part: str, stored_as: str = "") -> Stored:
+    def ffn(self, index: int, n: int, part: str, stored_as: str = "") -> StoredTensor:
         """A weight of expert `index`, or a part of it where experts are quantised."""
 
     def rows(self, n: int) -> Values:
@@ -76,8 +76,8 @@ class AnchorBase:
     scheme: Scheme | None = None
 
     def __init__(self, anchor: Anchor, name: str, digest: str) -> None:
-        self.anchor, self.folder, self.checkpoint, self.architecture = (
-            anchor, anchor.folder, anchor.checkpoint, anchor.architecture
+        self.anchor, self.folder, self.weights, self.architecture = (
+            anchor, anchor.folder, anchor.weights, anchor.architecture
         )  # fmt: skip
         self.experts: list[dict[str, Any]] = [PUBLIC]
         self.about: dict[str, Any] = {
@@ -88,22 +88,22 @@ class AnchorBase:
             "architecture": anchor.architecture.to_dict(),
         }
 
-    def tensor(self, name: str) -> Stored:
-        return self.checkpoint.stored(name)
+    def tensor(self, name: str) -> StoredTensor:
+        return self.weights.stored(name)
 
     def dtype(self, n: int) -> str:
         return self.ffn(0, n, FFN[0]).dtype
 
-    def ffn(self, index: int, n: int, part: str, stored_as: str = "") -> Stored:
+    def ffn(self, index: int, n: int, part: str, stored_as: str = "") -> StoredTensor:
         assert index == 0 and not stored_as, f"an anchor has the public expert alone, asked for {index}{stored_as}"
-        return self.checkpoint.stored(anchor_ffn(n, part))
+        return self.weights.stored(anchor_ffn(n, part))
 
     def rows(self, n: int) -> Values:
         stored = self.anchor.shared[ROUTER_WEIGHT.format(n=n)]
         return to_float32(stored.read(), stored.dtype).reshape(1, -1)
 
     def config(self, experts: int, top_k: int) -> dict[str, Any]:
-        return merged_config(self.checkpoint.config, experts, top_k)
+        return merged_config(self.weights.config, experts, top_k)
 
     def check(self, read: Mapping[str, str]) -> None:
         places = {name: name for name in anchor_tensors(self.architecture)}
@@ -112,11 +112,11 @@ class AnchorBase:
         self.refuse_other(combined_digest((name, read[place]) for name, place in places.items()))
 
     def verify(self, advance: Advance) -> None:
-        self.refuse_other(self.checkpoint.digest(advance))
+        self.refuse_other(self.weights.digest(advance))
 
     def refuse_other(self, digest: str) -> None:
         if digest != self.about["digest"]:
-            raise CheckpointError(
+            raise ModelFolderError(
                 f"{self.folder}: the anchor's digest is {digest[:12]}, the experts were trained against the anchor "
                 f"{self.about['digest'][:12]} (theirs was called {self.about['name']!r}). Experts only fit the anchor "
                 "that they were trained with."
@@ -130,7 +130,7 @@ class MergedBase:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, read_manifest(folder)
-        self.checkpoint = Checkpoint(folder)
+        self.weights = ModelFolder(folder)
         try:
             self.about: dict[str, Any] = self.manifest["anchor"]
             given: dict[str, Any] = {"model_type": "olmo2"} | self.about["architecture"]
@@ -141,39 +141,39 @@ class MergedBase:
             self.converted_from: str | None = self.manifest.get("converted_from")
             stated = {name: str(self.about[name]) for name in ("name", "digest", "tokenizer_digest", "router_digest")}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(
+            raise ModelFolderError(
                 f"{folder / MANIFEST}: not as flexo-merge writes it ({type(error).__name__}: {str(error)[:80]!r})."
             ) from None
         if self.domains[:1] != ["public"] or len(set(self.domains)) != len(self.domains):
-            raise CheckpointError(f"{folder / MANIFEST}: the experts are not public and then each domain once.")
+            raise ModelFolderError(f"{folder / MANIFEST}: the experts are not public and then each domain once.")
         self.architecture = architecture_of(given, str(folder / MANIFEST))
         self.scheme = scheme_of(self.manifest, self.architecture, str(folder / MANIFEST))
         expected = packed_tensors(self.architecture, len(self.experts), self.scheme)
-        self.checkpoint.require(expected, f"the {len(self.experts)} experts of its {MANIFEST}")
+        self.weights.require(expected, f"the {len(self.experts)} experts of its {MANIFEST}")
         if tokenizer_digest(folder) != stated["tokenizer_digest"]:
-            raise CheckpointError(f"{folder}: tokenizer.json is not the one of its {MANIFEST}. Was it exchanged?")
+            raise ModelFolderError(f"{folder}: tokenizer.json is not the one of its {MANIFEST}. Was it exchanged?")
         tensors = self.manifest.get("tensors")
         self.digests: dict[str, str] | None = tensors if isinstance(tensors, dict) else None
         # owners' rows that were trained after the merge are not what the manifest's table says
         self.trained = bool(self.manifest.get("router_training"))
 
-    def tensor(self, name: str) -> Stored:
-        stored = self.checkpoint.stored(name)
-        return stored.stated((self.digests or {}).get(name), CheckpointError)
+    def tensor(self, name: str) -> StoredTensor:
+        stored = self.weights.stored(name)
+        return stored.stated((self.digests or {}).get(name), ModelFolderError)
 
     def dtype(self, n: int) -> str:
         return self.tensor(merged_router(n)).dtype
 
-    def ffn(self, index: int, n: int, part: str, stored_as: str = "") -> Stored:
+    def ffn(self, index: int, n: int, part: str, stored_as: str = "") -> StoredTensor:
         return self.tensor(merged_ffn(n, index, part) + stored_as)
 
     def rows(self, n: int) -> Values:
         stored = self.tensor(merged_router(n))
-        data = scanned(stored.stated(None if self.trained else stored.sha256, CheckpointError))
+        data = scanned(stored.stated(None if self.trained else stored.sha256, ModelFolderError))
         return to_float32(data, stored.dtype).reshape(stored.shape)
 
     def config(self, experts: int, top_k: int) -> dict[str, Any]:
-        return self.checkpoint.config | {"num_experts": experts, "num_experts_per_tok": top_k}
+        return self.weights.config | {"num_experts": experts, "num_experts_per_tok": top_k}
 
     def check(self, read: Mapping[str, str]) -> None:
         """Every tensor has been compared with the manifest on the way."""

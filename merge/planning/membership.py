@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flexo.errors import CheckpointError, ExpertFileError, InputError, refuse_unknown
+from flexo.errors import ExpertFileError, InputError, ModelFolderError, refuse_unknown
 from merge.formats.anchor_folder import Anchor, find_anchor, open_anchor
 from merge.formats.expert_file import ExpertFile, open_expert
 from merge.formats.manifest import made_at, public_weight_of
@@ -144,7 +144,7 @@ def _anchor_for(base: MergedBase, joining: list[ExpertFile], path: Path | None, 
         return None
     if path is not None:
         return _belonging(base, path)
-    with suppress(CheckpointError):  # found by its name, it may be anything
+    with suppress(ModelFolderError):  # found by its name, it may be anything
         return _belonging(base, find_anchor(joining))
     if public_weight != 1:
         raise ExpertFileError(
@@ -162,5 +162,5 @@ def _anchor_for(base: MergedBase, joining: list[ExpertFile], path: Path | None, 
 def _belonging(base: MergedBase, path: Path) -> Anchor:
     anchor = open_anchor(path)
     if anchor.router_digest != base.about["router_digest"]:
-        raise CheckpointError(f"{path}: not the anchor of {base.folder}, whose public router rows are others.")
+        raise ModelFolderError(f"{path}: not the anchor of {base.folder}, whose public router rows are others.")
     return anchor

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from flexo.atomic_files import new_folder
+from flexo.console import Advance
 from flexo.errors import ExpertFileError, InputError
 from merge.formats.anchor_folder import BIAS_ERROR, Anchor, find_anchor, open_anchor
 from merge.formats.architecture import FFN, expert_ffn, merged_ffn, merged_router, with_dtype
@@ -34,8 +35,8 @@ from merge.planning.compatibility import check_belongs, refuse_repeats, refuse_t
 from merge.planning.router_screening import folded_row, screen_rows
 from merge.tensor_io.float_formats import all_finite, rounded, to_float32
 from merge.tensor_io.json_file import write_json
-from merge.tensor_io.shard_writer import Advance, Digests, write_pieces
-from merge.tensor_io.stored_tensor import DTYPES, FLOATS, Piece, Stored
+from merge.tensor_io.shard_writer import Digests, write_tensors
+from merge.tensor_io.stored_tensor import DTYPES, FLOATS, OutputTensor, StoredTensor
 
 DEFAULT_TOP_K = 4
 MAX_SHARD_SIZE = 5_000_000_000
@@ -53,7 +54,7 @@ class Plan:
     anchor: Anchor | None  # absent where a merged folder is changed and no bias has to be folded
     top_k_at_most: int
     max_shard_size: int
-    pieces: list[Piece]
+    tensors: list[OutputTensor]
     history: dict[str, Any] = field(default_factory=dict)  # what the manifest keeps of earlier merges, and of this one
     vouchers: dict[str, Voucher] = field(default_factory=dict)  # domain -> who signed, where signatures were checked
     warnings: list[str] = field(default_factory=list)  # about router rows, see `screening`
@@ -92,7 +93,7 @@ class Plan:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors of the merged model."""
-        return sum(piece.nbytes for piece in self.pieces)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     def bias_errors(self) -> list[float] | None:
         """Root mean square of the folding error on public text per layer, for a bias of 1; None without any bias."""
@@ -131,7 +132,7 @@ def plan(
             folded into the rows.
 
     Raises:
-        ExpertFileError, CheckpointError: an input is damaged, or does not belong with the others.
+        ExpertFileError, ModelFolderError: an input is damaged, or does not belong with the others.
         InputError: the weight is no positive number.
         SignatureError: a signature is missing or does not hold.
     """
@@ -165,7 +166,7 @@ def execute(
     `accept` gets the finished folder before it appears, and may refuse it by raising.
     """
     with new_folder(output) as folder:
-        digests = write_pieces(folder, plan.pieces, plan.max_shard_size, advance, verify)
+        digests = write_tensors(folder, plan.tensors, plan.max_shard_size, advance, verify)
         if verify:
             plan.base.check(digests.read)
         config = plan.base.config(len(plan.members), plan.top_k)
@@ -205,20 +206,20 @@ def lay_out(
     total = len(members)
     if top_k is not None and not 1 <= top_k <= total:
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
-    pieces = _pieces(base, members, anchor, dtype, public_weight)
+    tensors = _tensors(base, members, anchor, dtype, public_weight)
     warnings = screen_rows(base, anchor, [member for member in members if isinstance(member, ExpertFile)])
     at_most = at_most if top_k is None else top_k
     return Plan(
-        base, members, anchor, at_most, max_shard_size, pieces, history, vouchers, warnings, dtype, base.scheme,
+        base, members, anchor, at_most, max_shard_size, tensors, history, vouchers, warnings, dtype, base.scheme,
         public_weight,
     )  # fmt: skip
 
 
-def _pieces(
+def _tensors(
     base: Base, members: list[Member], anchor: Anchor | None, to: str | None, public_weight: float
-) -> list[Piece]:
-    """Every tensor of the merged model with its source; asserts that every tensor of every input has one place."""
-    sources: dict[str, Stored] = {}
+) -> list[OutputTensor]:
+    """Every tensor of the merged model; asserts that every tensor of every input goes to exactly one place."""
+    given: dict[str, StoredTensor] = {}
     routers: dict[str, partial[bytes]] = {}
     for n in range(base.architecture.num_hidden_layers):
         dtype = to or base.dtype(n)
@@ -227,23 +228,24 @@ def _pieces(
             for part, stored_as in product(FFN, PARTS if base.scheme else ("",)):
                 name = merged_ffn(n, index, part) + stored_as
                 if isinstance(member, int):
-                    sources[name] = base.ffn(member, n, part, stored_as)
+                    given[name] = base.ffn(member, n, part, stored_as)
                 else:
-                    sources[name] = member.tensors[expert_ffn(n, part)]
-    pieces = []
+                    given[name] = member.tensors[expert_ffn(n, part)]
+    tensors = []
     for name, shape in packed_tensors(base.architecture, len(members), base.scheme).items():
         if name in routers:
             n_dtype = routers[name].args[-1]
-            pieces.append(Piece(name, n_dtype, shape, routers[name]))
+            tensors.append(OutputTensor(name, n_dtype, shape, routers[name]))
         else:
-            stored = sources[name] if name in sources else base.tensor(name)
-            pieces.append(Piece(name, to if to and stored.dtype in FLOATS else stored.dtype, shape, stored))
-    places = Counter((piece.source.path, piece.source.name) for piece in pieces if isinstance(piece.source, Stored))
+            stored = given[name] if name in given else base.tensor(name)
+            tensors.append(OutputTensor(name, to if to and stored.dtype in FLOATS else stored.dtype, shape, stored))
+    origins = [tensor.origin for tensor in tensors if isinstance(tensor.origin, StoredTensor)]
+    places = Counter((stored.path, stored.name) for stored in origins)
     assert not (twice := [place for place, count in places.items() if count > 1]), f"used more than once: {twice[:4]}"
     if isinstance(base, AnchorBase):
-        unused = [name for name in base.checkpoint.names if (base.checkpoint.stored(name).path, name) not in places]
+        unused = [name for name in base.weights.names if (base.weights.stored(name).path, name) not in places]
         assert not unused, f"{base.folder}: not used: {sorted(unused)[:4]}"
-    return pieces
+    return tensors
 
 
 def _router(

@@ -17,9 +17,9 @@ from merge.formats.merged_folder import Merged
 from merge.formats.model_card import model_card
 from merge.planning.merge_plan import MAX_SHARD_SIZE
 from merge.tensor_io.json_file import write_json
-from merge.tensor_io.shard_writer import write_pieces
-from merge.tensor_io.stored_tensor import Piece
-from merge.tensor_io.torch_tensors import made_piece
+from merge.tensor_io.shard_writer import write_tensors
+from merge.tensor_io.stored_tensor import OutputTensor
+from merge.tensor_io.torch_tensors import computed_tensor
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
@@ -40,18 +40,18 @@ def write_rows(
         manifest: of the new folder.
         advance: told the bytes written.
     """
-    source = merged.checkpoint
+    old = merged.weights
     new = {merged_router(n): tensor for n, tensor in rows.items()}
-    assert new.keys() <= source.names, f"no such routers: {sorted(new.keys() - source.names)[:4]}"
-    pieces = []
+    assert new.keys() <= old.names, f"no such routers: {sorted(new.keys() - old.names)[:4]}"
+    tensors = []
     for name, shape in merged_tensors(merged.architecture, len(merged.domains)).items():
         if name in new:
-            pieces.append(made_piece(name, shape, source.dtype(name), partial(new.__getitem__, name)))
+            tensors.append(computed_tensor(name, shape, old.dtype(name), partial(new.__getitem__, name)))
         else:
-            pieces.append(Piece(name, source.stored(name).dtype, shape, source.stored(name)))
+            tensors.append(OutputTensor.copied(name, old.stored(name)))
     left = {path for pattern in WEIGHTS for path in merged.folder.glob(pattern)}
     with new_folder(output) as folder:
-        digests = write_pieces(folder, pieces, manifest.get("max_shard_size") or MAX_SHARD_SIZE, advance)
+        digests = write_tensors(folder, tensors, manifest.get("max_shard_size") or MAX_SHARD_SIZE, advance)
         for path in merged.folder.iterdir():
             if path.is_file() and path not in left and not path.name.startswith("."):
                 shutil.copyfile(path, folder / path.name)

@@ -95,7 +95,7 @@ def embed(
         if model is not None:
             merged = open_merged(model)
             check_merged_on(merged, opened)
-            digest = merged.checkpoint.digest()
+            digest = merged.weights.digest()
         loaded = AutoModelForCausalLM.from_pretrained(model or folder, dtype=torch.float32)
         with progress(f"measuring {name}", len(loader) * data.tokens_per_step, "tokens") as advance:
             moments = router_input_moments(loaded, loader, advance, measuring_device("auto"))

@@ -84,7 +84,7 @@ def fit(
         "public_weight": weight, "private_text": False,
     }  # fmt: skip
     how = f"{merged.manifest.get('how', 'merged')}; router fitted to moments"
-    with progress("writing", merged.checkpoint.nbytes) as advance:
+    with progress("writing", merged.weights.nbytes) as advance:
         write_rows(merged, rows, output, merged.manifest | {"how": how, "router_training": about}, advance)
     typer.echo(f"wrote {output}/  {len(rows)} routers of {len(merged.domains)} rows; every other tensor is as it was")
 
@@ -102,7 +102,7 @@ def layer_moments(merged: Merged, anchor: Anchor, paths: Sequence[Path]) -> tupl
     check_merged_on(merged, anchor)
     read = [(path, read_embedding(path)) for path in paths]
     inside = any(embedding.domain == "public" for _, embedding in read)
-    measured_in = merged.checkpoint.digest() if inside else anchor.digest
+    measured_in = merged.weights.digest() if inside else anchor.digest
     found = _by_domain(merged, anchor, read, merged.domains if inside else merged.domains[1:], measured_in)
     numbers = range(merged.architecture.num_hidden_layers)
     measured: dict[str, list[Moments]] = {}

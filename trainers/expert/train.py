@@ -135,18 +135,16 @@ def train_expert(
         module = owner.module(data, run, seed, say)
         paired = _paired_model(anchor, text, data, model, first_layer, run, seed, begun)
         run.prepare(paired)
-        fill = WeightsOnDisk(paired, anchor.checkpoint, begun).fill if run.strategy == "fsdp" else None
+        fill = WeightsOnDisk(paired, anchor.weights, begun).fill if run.strategy == "fsdp" else None
         lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names, fill)
         load = load_of(data, run, optimizer, model, first_layer)
         flops = make_plan(anchor.architecture, load).flops_per_token
         before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step, flops)
-        state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))
+        state = expert_state(lit.model, anchor.weights.dtype(anchor_ffn(0, FFN[0])))
         if not is_first():
             return None
         state |= {
-            expert_ffn(n, part): anchor.checkpoint.tensor(anchor_ffn(n, part))
-            for n in range(first_layer)
-            for part in FFN
+            expert_ffn(n, part): anchor.weights.tensor(anchor_ffn(n, part)) for n in range(first_layer) for part in FFN
         }
         if begun is not None and not model.train_expert:
             state |= {name: begun.tensor(name) for name in state if not ROUTER.fullmatch(name)}
@@ -207,7 +205,7 @@ def _paired_model(
     if not spread and begun is not None:
         start = lambda n, part: begun.tensor(expert_ffn(n, part))  # noqa: E731
     elif not spread and dtype != torch.float32:
-        start = lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part))  # noqa: E731
+        start = lambda n, part: anchor.weights.tensor(anchor_ffn(n, part))  # noqa: E731
     return pair(
         model, public_rows, rows, train_expert=options.train_expert, train_row=options.train_router,
         bias=options.router_bias, rank=options.rank, first_layer=first_layer, start=start,

@@ -112,7 +112,7 @@ def train_router(
     shares = _shares(router.public_share, list(proxies), public_weight_of(model_path, merged.manifest))
     L.seed_everything(seed, verbose=False)
     settings = {
-        "model": merged.checkpoint.digest(), "data": data.settings(), "router": asdict(router), "shares": shares,
+        "model": merged.weights.digest(), "data": data.settings(), "router": asdict(router), "shares": shares,
         "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision, "seed": seed,
         "text": {name: text_digest(path) for name, path in train.items()},
     }  # fmt: skip
@@ -130,7 +130,7 @@ def train_router(
         dtype = torch.bfloat16 if resolve_precision(run.precision).startswith("bf16") else torch.float32
         model = train_rows_only(
             AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype),
-            [merged.checkpoint.tensor(merged_router(n)) for n in range(merged.architecture.num_hidden_layers)],
+            [merged.weights.tensor(merged_router(n)) for n in range(merged.architecture.num_hidden_layers)],
             router.train_public_row,
         )
         run.prepare(model)
@@ -180,5 +180,5 @@ def _write(merged: Merged, rows: dict[int, torch.Tensor], output: Path, about: d
         "how": f"{merged.manifest.get('how', 'merged')}; router rows trained afterwards",
         "router_training": about,
     }
-    with progress("writing", merged.checkpoint.nbytes) as advance:
+    with progress("writing", merged.weights.nbytes) as advance:
         write_rows(merged, rows, output, manifest, advance)

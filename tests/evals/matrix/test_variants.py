@@ -21,7 +21,7 @@ from evals.scoring.mixed_text import BLEND, SWITCH
 from flexo.errors import InputError
 from inference.select import select_experts
 from merge.formats.expert_file import open_expert
-from merge.formats.model_folder import Checkpoint
+from merge.formats.model_folder import ModelFolder
 from tests.flexmix.text import TEXTS, write_jsonl
 from tests.inference.models import load, merge_domains
 
@@ -78,8 +78,8 @@ def test_an_anchor_is_read_once_for_all_its_experts_and_every_file_is_checked(
 ) -> None:
     files = [make_expert(name, path=tmp_path / f"{name}.pt") for name in ("math", "news", "code")]
     read: list[Path] = []
-    whole = Checkpoint.digest
-    monkeypatch.setattr(Checkpoint, "digest", lambda self, *told: (read.append(self.folder), whole(self, *told))[1])
+    whole = ModelFolder.digest
+    monkeypatch.setattr(ModelFolder, "digest", lambda self, *told: (read.append(self.folder), whole(self, *told))[1])
     monkeypatch.setattr(
         "merge.tensor_io.shard_writer.Scan", lambda *_: pytest.fail("the merge reads what was read before")
     )

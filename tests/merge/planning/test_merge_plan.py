@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexo.errors import CheckpointError, ExpertFileError, InputError
+from flexo.errors import ExpertFileError, InputError, ModelFolderError
 from merge.formats.anchor_folder import about, open_anchor
 from merge.formats.architecture import FFN, expert_ffn
 from merge.formats.expert_file import open_expert, write_expert
@@ -99,7 +99,7 @@ def test_a_trained_pair_is_the_softmax_of_two(tiny_anchor: Path, make_expert: Ma
         own = x_TD @ row + bias * (x_TD @ anchor.router[f"layers.{n}.bias_direction"])
         p_TE = torch.stack([x_TD @ anchor.public_row(n), own], -1).softmax(-1)
         parts = [
-            {part: anchor.checkpoint.tensor(f"model.layers.{n}.mlp.{part}.weight") for part in FFN},
+            {part: anchor.weights.tensor(f"model.layers.{n}.mlp.{part}.weight") for part in FFN},
             {part: expert.tensor(f"layers.{n}.{part}.weight") for part in FFN},
         ]
         y_TED = torch.stack(
@@ -274,7 +274,7 @@ def test_a_merge_can_be_repeated_to_the_byte(
 def test_a_folder_without_a_manifest_of_ours_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"manifest"):
+    with pytest.raises(ModelFolderError, match=r"manifest"):
         read_manifest(tmp_path)
 
 
@@ -335,7 +335,7 @@ def test_public_text_may_count_for_several_domains(make_anchor: Make, make_exper
         replan(tmp_path / "left", join=[lost])
     for value in (0, -1, "4", True, None, [4]):
         write_json(tmp_path / "left/manifest.json", read_manifest(tmp_path / "left") | {"public_weight": value})
-        with pytest.raises(CheckpointError, match=r"public_weight is .* expected a positive number"):
+        with pytest.raises(ModelFolderError, match=r"public_weight is .* expected a positive number"):
             replan(tmp_path / "left", join=paths[:1], anchor_path=folder)
 
 
@@ -384,7 +384,7 @@ def test_who_joins_or_is_replaced_was_always_there(
     assert replan(both, join=[law]).anchor and replan(both, join=[news], drop=["news"]).anchor  # where the header says
     with pytest.raises(ExpertFileError, match=r"has a router bias, .* --anchor FOLDER"):
         replan(both, join=[lost])
-    with pytest.raises(CheckpointError, match="not the anchor of"):
+    with pytest.raises(ModelFolderError, match="not the anchor of"):
         replan(both, join=[lost], anchor_path=make_anchor(seed=7))
     with pytest.raises(ExpertFileError, match="has an expert for 'math' already"):
         replan(both, join=[newer])
@@ -468,7 +468,7 @@ def test_other_weights_or_another_tokenizer_of_the_same_size_are_refused(
     changed[0] += 1e-6
     (anchor / "model.safetensors").unlink()
     save_file(tensors | {"model.norm.weight": changed}, anchor / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"trained against the anchor .* \(theirs was called "):
+    with pytest.raises(ModelFolderError, match=r"trained against the anchor .* \(theirs was called "):
         execute(plan([path], anchor), tmp_path / "m")
     assert listing(tmp_path) == {"anchor"}
 
@@ -504,7 +504,7 @@ def test_the_anchor_is_found_from_here_and_from_beside_the_file(
     ]
     for path in lost:
         with pytest.raises(
-            CheckpointError, match=r"names the anchor .* which is not here. Say where it is with --anchor"
+            ModelFolderError, match=r"names the anchor .* which is not here. Say where it is with --anchor"
         ):
             plan([path])
     assert plan([*lost, above]).domains == ["public", "0", "1", "2", "3", "news"]

@@ -94,11 +94,11 @@ def test_the_frozen_half_of_a_trained_file_is_the_anchor_bit_for_bit(
     anchor = open_anchor(small_anchor)
     execute(plan([result.path], small_anchor), tmp_path / "model")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).state_dict()
-    for name in anchor.checkpoint.names - {n for n in anchor.checkpoint.names if ".mlp." in n}:
-        assert torch.equal(merged[name], anchor.checkpoint.tensor(name)), name
+    for name in anchor.weights.names - {n for n in anchor.weights.names if ".mlp." in n}:
+        assert torch.equal(merged[name], anchor.weights.tensor(name)), name
     for n in range(anchor.architecture.num_hidden_layers):
         fused = merged[f"model.layers.{n}.mlp.experts.gate_up_proj"][0]
-        parts = [anchor.checkpoint.tensor(f"model.layers.{n}.mlp.{part}_proj.weight") for part in ("gate", "up")]
+        parts = [anchor.weights.tensor(f"model.layers.{n}.mlp.{part}_proj.weight") for part in ("gate", "up")]
         assert torch.equal(fused, torch.cat(parts))
 
 

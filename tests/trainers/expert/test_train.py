@@ -20,7 +20,7 @@ from flexo.errors import InputError
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.architecture import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from merge.formats.expert_file import open_expert
-from merge.formats.model_folder import CheckpointError
+from merge.formats.model_folder import ModelFolderError
 from tests.trainers.runs import RUN, data_options, shard
 from trainers.data import WeightedText
 from trainers.expert.paired import PairOptions
@@ -219,7 +219,7 @@ def test_an_anchor_that_is_not_olmo2_is_refused(train: Train, small_anchor: Path
     shutil.copytree(small_anchor, tmp_path / "llama")
     config = json.loads((tmp_path / "llama/config.json").read_text()) | {"model_type": "llama"}
     (tmp_path / "llama/config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"llama: .*'llama'.*'olmo2'.*OLMo-2"):
+    with pytest.raises(ModelFolderError, match=r"llama: .*'llama'.*'olmo2'.*OLMo-2"):
         train("math", anchor_path=str(tmp_path / "llama"))
 
 
@@ -248,7 +248,7 @@ def test_layers_below_the_first_hold_the_anchors_network(train: Train, small_anc
     expert = open_expert(result.path)
     for n in range(layers):
         for part in FFN:
-            same = torch.equal(expert.tensor(expert_ffn(n, part)), anchor.checkpoint.tensor(anchor_ffn(n, part)))
+            same = torch.equal(expert.tensor(expert_ffn(n, part)), anchor.weights.tensor(anchor_ffn(n, part)))
             assert same == (n < layers - 1), (n, part)
         assert not torch.equal(expert.tensor(ROUTER_WEIGHT.format(n=n)), anchor.public_row(n))
     losses = result.header.training.losses

@@ -16,7 +16,7 @@ from flexo.atomic_files import sha256_file
 from merge.commands.flexo_optout import main as optout
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.manifest import read_manifest
-from merge.formats.model_folder import Checkpoint
+from merge.formats.model_folder import ModelFolder
 from merge.planning.merge_plan import execute, plan
 from tests.conftest import MakeExpert
 from tests.merge.tools import call
@@ -83,7 +83,7 @@ def test_only_routers_change_and_leaving_leaves_nothing(
     model: Path, small_anchor: Path, embeddings: dict[str, Path], make_expert: MakeExpert, tmp_path: Path
 ) -> None:
     assert call(main, model, *embeddings.values(), "--anchor", small_anchor, "-o", tmp_path / "fitted") == 0
-    before, after = Checkpoint(model), Checkpoint(tmp_path / "fitted")
+    before, after = ModelFolder(model), ModelFolder(tmp_path / "fitted")
     changed = {name for name in before.names if before.stored(name).digest() != after.stored(name).digest()}
     assert changed == {name for name in before.names if name.endswith("mlp.gate.weight")}
     manifest = read_manifest(tmp_path / "fitted")
@@ -131,7 +131,7 @@ def test_another_round_is_measured_in_the_model(
     assert call(main, model, *measured.values(), "--anchor", small_anchor, "-o", tmp_path / "fitted") == 0
     assert read_manifest(tmp_path / "fitted")["router_training"]["measured_in"] == "model"
     assert "measured in the merged model" in (tmp_path / "fitted/README.md").read_text()
-    stored = Checkpoint(tmp_path / "fitted").tensor("model.layers.1.mlp.gate.weight")
+    stored = ModelFolder(tmp_path / "fitted").tensor("model.layers.1.mlp.gate.weight")
     domains = {}
     for name, path in measured.items():
         file = read_embedding(path)

@@ -17,7 +17,7 @@ from flexo.errors import InputError
 from merge.formats.architecture import ROUTER_WEIGHT
 from merge.formats.expert_file import open_expert, write_expert
 from merge.formats.manifest import read_manifest
-from merge.formats.model_folder import Checkpoint
+from merge.formats.model_folder import ModelFolder
 from merge.planning.merge_plan import execute, plan
 from tests.trainers.runs import RUN, data_options, expert_arguments
 from trainers.expert.paired import PairOptions
@@ -85,7 +85,7 @@ def test_rows_learn_the_mix_and_nothing_else_moves(retrain: TrainRouter, misrout
         before, after = result.about["losses"][name]
         assert after < before - 0.05, name
         assert 0 < result.after[f"{name}/router_mass"] < 1
-    old, new = Checkpoint(misrouted), Checkpoint(result.path)
+    old, new = ModelFolder(misrouted), ModelFolder(result.path)
     assert old.names == new.names
     for name in old.names:
         same = torch.equal(old.tensor(name), new.tensor(name))
