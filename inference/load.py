@@ -17,9 +17,9 @@ from transformers import (
 
 from flexo.errors import InputError
 from merge.formats.manifest import MANIFEST
+from merge.formats.merged_folder import open_merged
 from merge.formats.model_folder import ModelFolder
 from merge.formats.quantization import Scheme
-from merge.planning.base_model import MergedBase
 from merge.tensor_io.json_file import read_json
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -70,7 +70,7 @@ def scheme_of_folder(folder: Path) -> Scheme | None:
     """How the experts of a folder made by `flexo-quantize` are quantised; None for any other model."""
     if not (folder / MANIFEST).exists() or not read_json(folder / MANIFEST).get("quantised"):
         return None
-    return MergedBase(folder).scheme
+    return open_merged(folder, quantised=True).scheme
 
 
 def _packed_config(folder: Path, scheme: Scheme, only_here: dict[str, Any]) -> Any:

@@ -15,10 +15,13 @@ from merge.tensor_io.json_file import read_json
 from merge.tensor_io.stored_tensor import combined_digest
 
 if TYPE_CHECKING:
+    from merge.formats.anchor_folder import Anchor
     from merge.formats.expert_file import ExpertFile
     from merge.formats.signatures import Voucher
 
 MANIFEST = "manifest.json"
+FORMAT = "flexo.manifest"
+PUBLIC = {"domain": "public", "title": "the anchor's own feed-forward network"}  # the entry of expert 0
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -27,10 +30,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ModelFolderError(f"{folder}: no {MANIFEST}. Is it a folder made by flexo-merge?")
     manifest = read_json(folder / MANIFEST)
     experts = manifest.get("experts")
-    if manifest.get("format") != "flexo.manifest" or manifest.get("version") != 1 or not isinstance(experts, list):
+    if manifest.get("format") != FORMAT or manifest.get("version") != 1 or not isinstance(experts, list):
         raise ModelFolderError(f"{folder / MANIFEST}: not a flexo manifest of version 1.")
     for entry in experts:  # a name goes into tables, commands and the card of the next model
-        if not isinstance(entry, dict) or not DOMAIN.fullmatch(str(entry.get("domain"))):
+        domain = entry.get("domain") if isinstance(entry, dict) else None
+        if not isinstance(domain, str) or not DOMAIN.fullmatch(domain):
             raise ModelFolderError(f"{folder / MANIFEST}: an expert without a plain domain name. Was it edited?")
     return manifest
 
@@ -47,6 +51,22 @@ def made_at() -> str:
     """The time in UTC, or that of SOURCE_DATE_EPOCH, so that a merge can be repeated to the byte."""
     made = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
+
+
+def new_record(format: str, how: str, **entries: Any) -> dict[str, Any]:
+    """A manifest, or what `flexo.json` says of a dense model: its format, when and how it was made, and `entries`."""
+    return {"format": format, "version": 1, "made": made_at(), "how": how} | entries
+
+
+def anchor_entry(anchor: Anchor, name: str, digest: str) -> dict[str, Any]:
+    """What a manifest says of the anchor: the name and digest that experts know it by, and what is read from it now."""
+    return {
+        "name": name,
+        "digest": digest,
+        "tokenizer_digest": anchor.tokenizer_digest,
+        "router_digest": anchor.router_digest,
+        "architecture": anchor.architecture.to_dict(),
+    }
 
 
 def expert_entry(expert: ExpertFile, voucher: Voucher | None) -> dict[str, Any]:

@@ -19,7 +19,8 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
-ABOUT = "flexo.json"  # of a model trained whole: what it is and how it was made
+ABOUT = "flexo.json"  # of a dense model that flexo made: what it is and how it was made
+DENSE = "flexo.dense"  # its format
 
 
 class ModelFolder:

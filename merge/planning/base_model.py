@@ -8,26 +8,24 @@ from typing import Any, Protocol
 
 from flexo.console import Advance
 from flexo.errors import ModelFolderError
-from merge.formats.anchor_folder import Anchor, tokenizer_digest
+from merge.formats.anchor_folder import Anchor
 from merge.formats.architecture import (
     FFN,
     ROUTER_WEIGHT,
     Architecture,
     anchor_ffn,
     anchor_tensors,
-    architecture_of,
     merged_config,
     merged_ffn,
     merged_router,
 )
-from merge.formats.manifest import MANIFEST, read_manifest
+from merge.formats.manifest import PUBLIC, anchor_entry
+from merge.formats.merged_folder import Merged
 from merge.formats.model_folder import ModelFolder
-from merge.formats.quantization import Scheme, packed_tensors, scheme_of
+from merge.formats.quantization import Scheme
 from merge.tensor_io.float_formats import Values, to_float32
 from merge.tensor_io.stored_tensor import StoredTensor, combined_digest
 from merge.tensor_io.value_checks import scanned
-
-PUBLIC = {"domain": "public", "title": "the anchor's own feed-forward network"}
 
 
 class Base(Protocol):
@@ -40,11 +38,11 @@ class Base(Protocol):
     about: dict[str, Any]  # the manifest's entry on the anchor
     experts: list[dict[str, Any]]  # the manifest's entries, public first, without index
     converted_from: str | None  # the dtype that experts are trained in, where a merge has rounded them to another
+    scheme: Scheme | None  # how its experts are quantised
+    stated: bool  # whether a digest is known for every tensor, so that a merge compares all that it reads
 
     def tensor(self, name: str) -> StoredTensor:
         """A shared tensor, by its name in a merged model."""
-
-    scheme: Scheme | None  # how its experts are quantised
 
     def dtype(self, n: int) -> str:
         """The dtype of layer `n`, its router's and its experts' unless they are quantised."""
@@ -62,10 +60,10 @@ class Base(Protocol):
         """Refuses tensors, given as digests by merged name, that the experts were not trained against."""
 
     def verify(self, advance: Advance) -> None:
-        """The same as `check`, from all weights, for a plan that is shown and not carried out."""
+        """Like `check`, reading all weights: for a plan that is shown and not carried out."""
 
     def refuse_other(self, digest: str) -> None:
-        """The same as `check`, from the digest of all weights, for who knows it already."""
+        """Like `check`, for callers that already have the digest of all weights."""
 
 
 class AnchorBase:
@@ -74,19 +72,14 @@ class AnchorBase:
     kind = "anchor"
     converted_from: str | None = None
     scheme: Scheme | None = None
+    stated = True
 
     def __init__(self, anchor: Anchor, name: str, digest: str) -> None:
         self.anchor, self.folder, self.weights, self.architecture = (
             anchor, anchor.folder, anchor.weights, anchor.architecture
         )  # fmt: skip
         self.experts: list[dict[str, Any]] = [PUBLIC]
-        self.about: dict[str, Any] = {
-            "name": name,
-            "digest": digest,
-            "tokenizer_digest": anchor.tokenizer_digest,
-            "router_digest": anchor.router_digest,
-            "architecture": anchor.architecture.to_dict(),
-        }
+        self.about = anchor_entry(anchor, name, digest)
 
     def tensor(self, name: str) -> StoredTensor:
         return self.weights.stored(name)
@@ -128,38 +121,16 @@ class MergedBase:
 
     kind = "model"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.manifest = folder, read_manifest(folder)
-        self.weights = ModelFolder(folder)
-        try:
-            self.about: dict[str, Any] = self.manifest["anchor"]
-            given: dict[str, Any] = {"model_type": "olmo2"} | self.about["architecture"]
-            self.experts = [{k: v for k, v in entry.items() if k != "index"} for entry in self.manifest["experts"]]
-            self.domains = [str(entry["domain"]) for entry in self.experts]
-            self.top_k_at_most = max(1, int(self.manifest.get("top_k_at_most", self.manifest["top_k"])))
-            self.max_shard_size = int(self.manifest.get("max_shard_size", 0))
-            self.converted_from: str | None = self.manifest.get("converted_from")
-            stated = {name: str(self.about[name]) for name in ("name", "digest", "tokenizer_digest", "router_digest")}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelFolderError(
-                f"{folder / MANIFEST}: not as flexo-merge writes it ({type(error).__name__}: {str(error)[:80]!r})."
-            ) from None
-        if self.domains[:1] != ["public"] or len(set(self.domains)) != len(self.domains):
-            raise ModelFolderError(f"{folder / MANIFEST}: the experts are not public and then each domain once.")
-        self.architecture = architecture_of(given, str(folder / MANIFEST))
-        self.scheme = scheme_of(self.manifest, self.architecture, str(folder / MANIFEST))
-        expected = packed_tensors(self.architecture, len(self.experts), self.scheme)
-        self.weights.require(expected, f"the {len(self.experts)} experts of its {MANIFEST}")
-        if tokenizer_digest(folder) != stated["tokenizer_digest"]:
-            raise ModelFolderError(f"{folder}: tokenizer.json is not the one of its {MANIFEST}. Was it exchanged?")
-        tensors = self.manifest.get("tensors")
-        self.digests: dict[str, str] | None = tensors if isinstance(tensors, dict) else None
-        # owners' rows that were trained after the merge are not what the manifest's table says
-        self.trained = bool(self.manifest.get("router_training"))
+    def __init__(self, merged: Merged) -> None:
+        self.merged, self.folder, self.weights = merged, merged.folder, merged.weights
+        self.architecture, self.scheme, self.about = merged.architecture, merged.scheme, merged.anchor
+        self.experts = [
+            {key: value for key, value in entry.items() if key != "index"} for entry in merged.manifest["experts"]
+        ]
+        self.converted_from, self.stated = merged.converted_from, merged.digests is not None
 
     def tensor(self, name: str) -> StoredTensor:
-        stored = self.weights.stored(name)
-        return stored.stated((self.digests or {}).get(name), ModelFolderError)
+        return self.merged.stored(name)
 
     def dtype(self, n: int) -> str:
         return self.tensor(merged_router(n)).dtype
@@ -169,8 +140,9 @@ class MergedBase:
 
     def rows(self, n: int) -> Values:
         stored = self.tensor(merged_router(n))
-        data = scanned(stored.stated(None if self.trained else stored.sha256, ModelFolderError))
-        return to_float32(data, stored.dtype).reshape(stored.shape)
+        if self.merged.router_trained:  # after the merge: the manifest's digests are those of the rows before
+            stored = stored.stated(None, ModelFolderError)
+        return to_float32(scanned(stored), stored.dtype).reshape(stored.shape)
 
     def config(self, experts: int, top_k: int) -> dict[str, Any]:
         return self.weights.config | {"num_experts": experts, "num_experts_per_tok": top_k}

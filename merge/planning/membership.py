@@ -10,7 +10,8 @@ from typing import Any
 from flexo.errors import ExpertFileError, InputError, ModelFolderError, refuse_unknown
 from merge.formats.anchor_folder import Anchor, find_anchor, open_anchor
 from merge.formats.expert_file import ExpertFile, open_expert
-from merge.formats.manifest import made_at, public_weight_of
+from merge.formats.manifest import made_at
+from merge.formats.merged_folder import Merged, open_merged
 from merge.formats.signatures import SignatureError, TrustedKeys
 from merge.planning.base_model import MergedBase
 from merge.planning.compatibility import check_belongs, refuse_repeats, refuse_twins
@@ -51,8 +52,9 @@ def replan(
         InputError: an unknown domain, nothing left, or files that do not belong to the folder.
         SignatureError: a signature is missing or does not hold.
     """
-    base, newer = MergedBase(folder), {domain: open_expert(path) for domain, path in (replace or {}).items()}
-    refuse_unknown([*drop, *newer], base.domains, str(folder))
+    merged = open_merged(folder, quantised=True)
+    base, newer = MergedBase(merged), {domain: open_expert(path) for domain, path in (replace or {}).items()}
+    refuse_unknown([*drop, *newer], merged.domains, str(folder))
     if "public" in [*drop, *newer]:
         raise InputError("public: the anchor's own expert, which all others are measured against. It cannot leave.")
     if base.scheme and (join or newer or dtype):
@@ -61,7 +63,7 @@ def replan(
             "change, take the model that it was made from, and quantise the result."
         )
     members: list[Member] = [
-        newer.get(domain, index) for index, domain in enumerate(base.domains) if domain not in drop
+        newer.get(domain, index) for index, domain in enumerate(merged.domains) if domain not in drop
     ]
     refuse_repeats([*join, *(expert.path for expert in newer.values())], needed=False)
     members += [open_expert(path) for path in join]
@@ -72,7 +74,7 @@ def replan(
         if expert.domain != domain:
             raise ExpertFileError(f"{expert.path}: an expert for {expert.domain!r}, which cannot replace {domain!r}.")
     for expert in joining:
-        if expert.domain in base.domains and expert.domain not in [*newer, *drop]:
+        if expert.domain in merged.domains and expert.domain not in [*newer, *drop]:
             raise ExpertFileError(
                 f"{expert.path}: {folder} has an expert for {expert.domain!r} already. Exchange it with "
                 f"--replace {expert.domain}={expert.path}."
@@ -81,7 +83,7 @@ def replan(
     refuse_twins(joining)
     vouchers = vouchers_of(joining, trusted, signed)
     if trusted and signed:
-        _refuse_unvouched(base, [member for member in members[1:] if isinstance(member, int)], trusted)
+        _refuse_unvouched(merged, [member for member in members[1:] if isinstance(member, int)], trusted)
     if base.converted_from:
         now = base.dtype(0)
         if dtype not in (None, now):
@@ -90,17 +92,17 @@ def replan(
                 "the expert files again."
             )
         dtype = now
-    said, weight = base.manifest, _kept_weight(base, public_weight)
+    said, weight = merged.manifest, _kept_weight(merged, public_weight)
     history = {
         "how": said.get("how"),
         "router_training": said.get("router_training"),
         "router_bias_folding_rms": said.get("router_bias_folding_rms"),
-        "left": [*said.get("left", []), *_farewell(base, drop)],
-        "replaced": [*said.get("replaced", []), *_farewell(base, newer)],
+        "left": [*said.get("left", []), *_farewell(merged, drop)],
+        "replaced": [*said.get("replaced", []), *_farewell(merged, newer)],
     }
     anchor = _anchor_for(base, joining, anchor_path, weight)
-    size = max_shard_size or base.max_shard_size or MAX_SHARD_SIZE
-    return lay_out(base, members, anchor, top_k, base.top_k_at_most, size, history, vouchers, dtype, weight)
+    size = max_shard_size or merged.max_shard_size or MAX_SHARD_SIZE
+    return lay_out(base, members, anchor, top_k, merged.top_k_at_most, size, history, vouchers, dtype, weight)
 
 
 def refuse_inside(model: Path, output: Path) -> None:
@@ -111,28 +113,28 @@ def refuse_inside(model: Path, output: Path) -> None:
         )
 
 
-def _farewell(base: MergedBase, domains: Iterable[str]) -> list[dict[str, Any]]:
+def _farewell(merged: Merged, domains: Iterable[str]) -> list[dict[str, Any]]:
     """What the manifest remembers of experts that are in it no more."""
-    entries = [base.experts[base.domains.index(domain)] for domain in domains]
+    entries = [merged.manifest["experts"][merged.domains.index(domain)] for domain in domains]
     kept = [{name: entry[name] for name in ("domain", "digest", "vouched") if name in entry} for entry in entries]
     return [entry | {"when": made_at()} for entry in kept]
 
 
-def _refuse_unvouched(base: MergedBase, indices: list[int], trusted: TrustedKeys) -> None:
+def _refuse_unvouched(merged: Merged, indices: list[int], trusted: TrustedKeys) -> None:
     for index in indices:
-        if not trusted.vouched(base.experts[index].get("vouched")):
+        if not trusted.vouched(merged.manifest["experts"][index].get("vouched")):
             raise SignatureError(
-                f"{base.folder}: signatures are required, and nobody whose key is in {trusted.folder} vouched for its "
-                f"{base.domains[index]!r}. Replace that expert with a signed one, or merge all files again."
+                f"{merged.folder}: signatures are required, and its expert for {merged.domains[index]!r} was signed by "
+                f"no key in {trusted.folder}. Replace that expert with a signed one, or merge all files again."
             )
 
 
-def _kept_weight(base: MergedBase, asked: float | None) -> float:
-    """How many domains public text counts for, which the rows of a merged folder have in them already."""
-    weight = public_weight_of(base.folder, base.manifest)
+def _kept_weight(merged: Merged, asked: float | None) -> float:
+    """The folder's public weight, which its rows have in them already."""
+    weight = merged.public_weight
     if asked not in (None, weight):
         raise InputError(
-            f"{base.folder}: public text counts for {weight:g} domains in its rows. For another --public-weight, merge "
+            f"{merged.folder}: its router rows were made with --public-weight {weight:g}. For another weight, merge "
             "the expert files again."
         )
     return weight

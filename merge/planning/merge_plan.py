@@ -30,7 +30,7 @@ from merge.formats.model_card import model_card
 from merge.formats.model_folder import TOKENIZER_FILES
 from merge.formats.quantization import PARTS, Scheme, packed_tensors
 from merge.formats.signatures import TrustedKeys, Voucher
-from merge.planning.base_model import AnchorBase, Base, MergedBase
+from merge.planning.base_model import AnchorBase, Base
 from merge.planning.compatibility import check_belongs, refuse_repeats, refuse_twins
 from merge.planning.router_screening import folded_row, screen_rows
 from merge.tensor_io.float_formats import all_finite, rounded, to_float32
@@ -284,5 +284,4 @@ def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
     if plan.converted_from:
         manifest["converted_from"] = plan.converted_from
     manifest |= {name: history[name] for name in ("left", "replaced") if history.get(name)}
-    unknown = isinstance(plan.base, MergedBase) and plan.base.digests is None  # nothing could be compared
-    return manifest | {"tensors": None if unknown else digests.written or None}
+    return manifest | {"tensors": digests.written if plan.base.stated and digests.written else None}

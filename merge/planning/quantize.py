@@ -15,8 +15,8 @@ import numpy as np
 
 from flexo.errors import ModelFolderError
 from merge.formats.architecture import merged_tensors
+from merge.formats.merged_folder import open_merged
 from merge.formats.quantization import PARTS, Scheme, packed_tensors, scheme_for
-from merge.planning.base_model import MergedBase
 from merge.planning.membership import replan
 from merge.planning.merge_plan import Plan
 from merge.tensor_io.float_formats import rounded, to_float32
@@ -37,7 +37,7 @@ def quantized_plan(folder: Path, bits: int, group_size: int | None = None) -> Pl
     Raises:
         InputError: the folder is quantised already, or the group size does not divide.
     """
-    if scheme := MergedBase(folder).scheme:
+    if scheme := open_merged(folder, quantised=True).scheme:
         raise ModelFolderError(
             f"{folder}: its experts are quantised to {scheme.bits} bits already. Quantise the model that it was made "
             "from."
