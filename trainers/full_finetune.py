@@ -30,11 +30,11 @@ from merge.baselines.soup import average
 from merge.formats.anchor_folder import Anchor
 from merge.formats.architecture import FFN, Shapes, anchor_ffn, anchor_tensors, merged_tensors
 from merge.formats.expert_file import open_expert
-from merge.formats.manifest import MANIFEST, made_at, read_manifest
-from merge.formats.model_card import model_card
-from merge.formats.model_folder import ABOUT, copy_tokenizer, name_of
+from merge.formats.manifest import MANIFEST, made_at, new_record, read_manifest
+from merge.formats.merged_folder import finish
+from merge.formats.model_folder import DENSE, name_of
 from merge.planning.merge_plan import DEFAULT_TOP_K, MAX_SHARD_SIZE
-from merge.tensor_io.json_file import read_json, write_json
+from merge.tensor_io.json_file import read_json
 from merge.tensor_io.shard_writer import write_tensors
 from merge.tensor_io.torch_tensors import computed_tensor
 from trainers.data import DataOptions
@@ -195,15 +195,11 @@ def write_whole(model: PreTrainedModel, anchor: Anchor, start: Path, output: Pat
         tensors.append(computed_tensor(name, shape, anchor.weights.dtype(known), partial(_tensor, state, name)))
     with new_folder(output) as folder, progress("writing", sum(tensor.nbytes for tensor in tensors)) as advance:
         write_tensors(folder, tensors, MAX_SHARD_SIZE, advance)
-        write_json(folder / "config.json", read_json(start / "config.json"))
-        copy_tokenizer(start, folder)
-        if not mixed:
-            how = "an anchor trained on, all weights"
-            write_json(folder / ABOUT, {"format": "flexo.dense", "version": 1, "made": made_at(), "how": how} | about)
-            return
-        manifest = read_manifest(start) | {"how": "all weights trained on pooled text", "made": made_at()} | about
-        write_json(folder / MANIFEST, manifest)
-        (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
+        if mixed:
+            record = read_manifest(start) | {"how": "all weights trained on pooled text", "made": made_at()} | about
+        else:
+            record = new_record(DENSE, "an anchor trained on, all weights", **about)
+        finish(folder, output, read_json(start / "config.json"), start, record)
 
 
 def _upcycled(anchor: Anchor, model: WholeOptions, folder: Path, seed: int) -> Path:

@@ -30,12 +30,11 @@ from merge.formats.architecture import (
     merged_tensors,
 )
 from merge.formats.expert_header import check_domain
-from merge.formats.manifest import MANIFEST, made_at
-from merge.formats.merged_folder import open_merged
-from merge.formats.model_card import model_card
-from merge.formats.model_folder import ABOUT, ModelFolder, copy_tokenizer, name_of
+from merge.formats.manifest import FORMAT, PUBLIC, anchor_entry, new_record
+from merge.formats.merged_folder import finish, open_merged
+from merge.formats.model_folder import ABOUT, ModelFolder, name_of
 from merge.planning.merge_plan import DEFAULT_TOP_K, MAX_SHARD_SIZE
-from merge.tensor_io.json_file import read_json, write_json
+from merge.tensor_io.json_file import read_json
 from merge.tensor_io.shard_writer import write_tensors
 from merge.tensor_io.stored_tensor import OutputTensor
 from merge.tensor_io.torch_tensors import computed_tensor
@@ -96,24 +95,20 @@ def write_mixture(
             tensors.append(OutputTensor.copied(name, model.stored(own)))
         else:
             tensors.append(whole.output(name, shape))
-    manifest: dict[str, Any] = {
-        "format": "flexo.manifest", "version": 1, "made": made_at(), "how": how, "top_k": top_k,
-        "anchor": {
-            "name": name_of(anchor.folder), "digest": anchor.digest, "tokenizer_digest": anchor.tokenizer_digest,
-            "router_digest": anchor.router_digest, "architecture": arch.to_dict(),
-        },
-        "experts": [{"index": 0, "domain": "public", "title": "the anchor's own feed-forward network"}] + [
-            {"index": e, "domain": name, "title": name, "licence": "other"} | _training_of(model)
-            for e, (name, model) in enumerate(zip(names, specialists.models, strict=True), 1)
-        ],
-        "rows": f"of {name_of(rows)}" if rows else f"random, seed {seed}",
-    }  # fmt: skip
+    entries: list[dict[str, Any]] = [{"index": 0} | PUBLIC]
+    for e, (name, model) in enumerate(zip(names, specialists.models, strict=True), 1):
+        entries.append({"index": e, "domain": name, "title": name, "licence": "other"} | _training_of(model))
+    manifest = new_record(
+        FORMAT,
+        how,
+        top_k=top_k,
+        anchor=anchor_entry(anchor, name_of(anchor.folder), anchor.digest),
+        experts=entries,
+        rows=f"of {name_of(rows)}" if rows else f"random, seed {seed}",
+    )
     with new_folder(output) as folder:
         write_tensors(folder, tensors, MAX_SHARD_SIZE, advance)
-        write_json(folder / "config.json", merged_config(anchor.weights.config, experts, top_k))
-        copy_tokenizer(anchor.folder, folder)
-        write_json(folder / MANIFEST, manifest)
-        (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
+        finish(folder, output, merged_config(anchor.weights.config, experts, top_k), anchor.folder, manifest)
 
 
 def open_anchor_of(folder: Path) -> Anchor:

@@ -13,10 +13,10 @@ from flexo.atomic_files import new_folder
 from flexo.errors import ModelFolderError
 from merge.formats.anchor_folder import open_olmo2, tokenizer_digest
 from merge.formats.architecture import anchor_tensors, architecture_of
-from merge.formats.manifest import made_at
-from merge.formats.model_folder import ABOUT, ModelFolder, copy_tokenizer, name_of
+from merge.formats.manifest import new_record
+from merge.formats.merged_folder import finish
+from merge.formats.model_folder import DENSE, ModelFolder, name_of
 from merge.planning.merge_plan import MAX_SHARD_SIZE
-from merge.tensor_io.json_file import write_json
 from merge.tensor_io.shard_writer import write_tensors
 from merge.tensor_io.stored_tensor import OutputTensor
 from merge.tensor_io.torch_tensors import computed_tensor
@@ -88,15 +88,9 @@ def write_soup(soup: Average, output: Path, advance: Callable[[float], None] = l
     shapes = anchor_tensors(architecture_of(first.config, str(first.folder)))
     with new_folder(output) as folder:
         write_tensors(folder, [soup.output(name, shape) for name, shape in shapes.items()], MAX_SHARD_SIZE, advance)
-        write_json(folder / "config.json", first.config)
-        copy_tokenizer(first.folder, folder)
-        write_json(
-            folder / ABOUT,
-            {
-                "format": "flexo.dense", "version": 1, "made": made_at(), "how": "average of dense models",
-                "models": [
-                    {"name": name_of(model.folder), "weight": weight}
-                    for model, weight in zip(soup.models, soup.weights, strict=True)
-                ],
-            },
-        )  # fmt: skip
+        models = [
+            {"name": name_of(model.folder), "weight": weight}
+            for model, weight in zip(soup.models, soup.weights, strict=True)
+        ]
+        record = new_record(DENSE, "average of dense models", models=models)
+        finish(folder, output, first.config, first.folder, record)

@@ -7,7 +7,6 @@ refuses damaged values, or another anchor, as they pass. Between them the plan c
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,16 +24,14 @@ from flexo.errors import ExpertFileError, InputError
 from merge.formats.anchor_folder import BIAS_ERROR, Anchor, find_anchor, open_anchor
 from merge.formats.architecture import FFN, expert_ffn, merged_ffn, merged_router, with_dtype
 from merge.formats.expert_file import ExpertFile, open_expert
-from merge.formats.manifest import MANIFEST, expert_entry, made_at
-from merge.formats.model_card import model_card
-from merge.formats.model_folder import TOKENIZER_FILES
+from merge.formats.manifest import FORMAT, expert_entry, new_record
+from merge.formats.merged_folder import finish
 from merge.formats.quantization import PARTS, Scheme, packed_tensors
 from merge.formats.signatures import TrustedKeys, Voucher
 from merge.planning.base_model import AnchorBase, Base
 from merge.planning.compatibility import check_belongs, refuse_repeats, refuse_twins
 from merge.planning.router_screening import folded_row, screen_rows
 from merge.tensor_io.float_formats import all_finite, rounded, to_float32
-from merge.tensor_io.json_file import write_json
 from merge.tensor_io.shard_writer import Digests, write_tensors
 from merge.tensor_io.stored_tensor import DTYPES, FLOATS, OutputTensor, StoredTensor
 
@@ -169,18 +166,7 @@ def execute(
         digests = write_tensors(folder, plan.tensors, plan.max_shard_size, advance, verify)
         if verify:
             plan.base.check(digests.read)
-        config = plan.base.config(len(plan.members), plan.top_k)
-        if plan.dtype:
-            config = with_dtype(config, DTYPES[plan.dtype][0])
-        if plan.scheme:
-            config |= {"quantization_config": plan.scheme.config()}
-        write_json(folder / "config.json", config)
-        for name in TOKENIZER_FILES:
-            if (source := plan.base.folder / name).exists():
-                shutil.copyfile(source, folder / name)
-        manifest = _manifest(plan, digests)
-        write_json(folder / MANIFEST, manifest)
-        (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
+        finish(folder, output, _config(plan), plan.base.folder, _manifest(plan, digests))
         accept(folder)
 
 
@@ -263,22 +249,27 @@ def _router(
     return data
 
 
+def _config(plan: Plan) -> dict[str, Any]:
+    config = plan.base.config(len(plan.members), plan.top_k)
+    if plan.dtype:
+        config = with_dtype(config, DTYPES[plan.dtype][0])
+    return config | ({"quantization_config": plan.scheme.config()} if plan.scheme else {})
+
+
 def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
     history = plan.history
-    manifest = {
-        "format": "flexo.manifest",
-        "version": 1,
-        "made": made_at(),
-        "how": history.get("how") or "merged without training",
-        "router_training": history.get("router_training"),
-        "public_weight": plan.public_weight,
-        "top_k": plan.top_k,
-        "top_k_at_most": plan.top_k_at_most,
-        "max_shard_size": plan.max_shard_size,
-        "anchor": plan.base.about,
-        "experts": [{"index": index} | entry for index, entry in enumerate(plan.entries)],
-        "router_bias_folding_rms": plan.bias_errors(),
-    }
+    manifest = new_record(
+        FORMAT,
+        history.get("how") or "merged without training",
+        router_training=history.get("router_training"),
+        public_weight=plan.public_weight,
+        top_k=plan.top_k,
+        top_k_at_most=plan.top_k_at_most,
+        max_shard_size=plan.max_shard_size,
+        anchor=plan.base.about,
+        experts=[{"index": index} | entry for index, entry in enumerate(plan.entries)],
+        router_bias_folding_rms=plan.bias_errors(),
+    )
     if plan.scheme:
         manifest["quantised"] = plan.scheme.to_dict()
     if plan.converted_from:
