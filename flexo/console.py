@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import typer
 
@@ -16,6 +16,7 @@ from flexo.atomic_files import FULL
 from flexo.errors import InputError
 
 Advance = Callable[[float], None]
+Progress = Callable[[str, float | None], AbstractContextManager[Advance]]  # label and total to what `progress` yields
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 LEAST = 10**6
@@ -116,6 +117,12 @@ def progress(label: str, total: float | None, unit: str = "bytes") -> Iterator[A
                 bars.update(task, rate=f"{speed:,.0f} {unit}/s" if speed else "")
 
         yield advance
+
+
+@contextmanager
+def no_progress(label: str, total: float | None) -> Iterator[Advance]:
+    """In the place of `progress` where nobody looks: a library call prints nothing."""
+    yield lambda _amount: None
 
 
 def parse_size(text: str) -> int:

@@ -12,6 +12,10 @@ class InputError(Exception):
     """
 
 
+class UsageError(InputError):
+    """Arguments that contradict each other, or one that lacks another; commands exit with 2."""
+
+
 class ExpertFileError(InputError):
     """An expert file is damaged, foreign, hostile, or was trained against another anchor."""
 

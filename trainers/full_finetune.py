@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from flexo.atomic_files import new_folder, refuse_occupied
 from flexo.console import progress
 from flexo.errors import InputError
-from merge.baselines.btx import write_mixture
+from merge.baselines.btx import MixtureOptions, write_mixture
 from merge.baselines.soup import average
 from merge.formats.anchor_folder import Anchor
 from merge.formats.architecture import FFN, Shapes, anchor_ffn, anchor_tensors, merged_tensors
@@ -33,9 +33,9 @@ from merge.formats.expert_file import open_expert
 from merge.formats.manifest import MANIFEST, made_at, new_record, read_manifest
 from merge.formats.merged_folder import finish
 from merge.formats.model_folder import DENSE, name_of
-from merge.planning.merge_plan import DEFAULT_TOP_K, MAX_SHARD_SIZE
+from merge.planning.merge_options import DEFAULT_TOP_K
 from merge.tensor_io.json_file import read_json
-from merge.tensor_io.shard_writer import write_tensors
+from merge.tensor_io.shard_writer import MAX_SHARD_SIZE, write_tensors
 from merge.tensor_io.torch_tensors import computed_tensor
 from trainers.data import DataOptions
 from trainers.distributed import is_first
@@ -207,7 +207,7 @@ def _upcycled(anchor: Anchor, model: WholeOptions, folder: Path, seed: int) -> P
     if not folder.is_dir() and is_first():
         names = [f"expert-{e}" for e in range(1, model.size)]
         copies = average([anchor.folder] * len(names))
-        write_mixture(anchor, copies, names, folder, top_k=model.active, seed=seed)
+        write_mixture(anchor, copies, names, folder, MixtureOptions(top_k=model.active, seed=seed))
     return folder
 
 

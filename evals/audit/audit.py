@@ -21,8 +21,11 @@ from flexo.errors import InputError
 from inference.load import load_model
 from inference.select import select_experts
 from merge.formats.anchor_folder import Anchor, open_anchor
+from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import Plan, execute, plan
 from merge.planning.router_screening import look_at
+
+AS_TRAINED = MergeOptions(public_weight=1.0)  # margins as they were trained, whatever a merge makes of them
 
 
 def audit(
@@ -55,7 +58,7 @@ def audit(
     sound = [path for path, expert in zip(paths, experts, strict=True) if not expert.refusals]
     if not sound:
         return Audit(str(file), 0, experts)
-    made = plan(sound, anchor_path)
+    made = plan(sound, anchor_path, AS_TRAINED)
     with TemporaryDirectory(prefix="flexo-audit-") as name:
         folder = Path(name) / "model"
         execute(made, folder)
@@ -83,7 +86,7 @@ def _text_file(anchor: Anchor, public: Path | None) -> Path:
 def _opened(path: Path, anchor: Path) -> Audited:
     """What a merge of this file alone says, every tensor read and compared with its sha256."""
     try:
-        made = plan([path], anchor)
+        made = plan([path], anchor, AS_TRAINED)
         (expert,) = made.experts
         expert.verify()
     except InputError as error:

@@ -28,6 +28,7 @@ from merge.formats.expert_file import open_expert
 from merge.formats.manifest import MANIFEST
 from merge.formats.merged_folder import Merged, open_merged
 from merge.formats.model_folder import ABOUT, ModelFolder
+from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import Plan, execute, plan
 from merge.tensor_io.json_file import read_json
 
@@ -203,7 +204,8 @@ def new_shelf(dtype: str, device: str) -> Iterator[Shelf]:
 
 def plan_pairs(pairs: Sequence[Given]) -> Plan:
     """The merge of expert files of one anchor, all active; refuses those that do not belong to it."""
-    return plan([pair.path for pair in pairs], pairs[0].anchor, len(pairs) + 1)
+    options = MergeOptions(top_k=len(pairs) + 1, public_weight=1.0)  # margins as they were trained
+    return plan([pair.path for pair in pairs], pairs[0].anchor, options)
 
 
 def _split(argument: str) -> tuple[str, Path]:

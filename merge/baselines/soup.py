@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from flexo.atomic_files import new_folder
+from flexo.atomic_files import new_folder, refuse_occupied
+from flexo.console import Advance, Progress, no_progress
 from flexo.errors import ModelFolderError
 from merge.formats.anchor_folder import open_olmo2, tokenizer_digest
 from merge.formats.architecture import anchor_tensors, architecture_of
 from merge.formats.manifest import new_record
 from merge.formats.merged_folder import finish
 from merge.formats.model_folder import DENSE, ModelFolder, name_of
-from merge.planning.merge_plan import MAX_SHARD_SIZE
-from merge.tensor_io.shard_writer import write_tensors
+from merge.tensor_io.shard_writer import MAX_SHARD_SIZE, write_tensors
 from merge.tensor_io.stored_tensor import OutputTensor
 from merge.tensor_io.torch_tensors import computed_tensor
 
@@ -82,15 +82,43 @@ def average(folders: Sequence[Path], weights: Sequence[float] | None = None) -> 
     return Average(models, [weight / sum(weights) for weight in weights])
 
 
-def write_soup(soup: Average, output: Path, advance: Callable[[float], None] = lambda _amount: None) -> None:
+def soup(
+    models: Sequence[Path | str],
+    output: Path | str,
+    *,
+    weights: Sequence[float] | None = None,
+    progress: Progress = no_progress,
+) -> Average:
+    """What `flexo-soup` does: dense models averaged, tensor by tensor, into one plain OLMo-2 folder.
+
+    Args:
+        models: dense OLMo-2 folders of one architecture, dtype and tokenizer.
+        output: the folder to make, whole or not at all.
+        weights: how much each counts, in any unit; None: all the same.
+        progress: shows how far it is.
+
+    Returns:
+        What was averaged, with weights that add up to 1.
+
+    Raises:
+        InputError: models or weights do not fit together, or the output is not free.
+    """
+    refuse_occupied(Path(output))
+    made = average([Path(model) for model in models], weights)
+    with progress("averaging", made.models[0].nbytes) as advance:
+        write_soup(made, Path(output), advance)
+    return made
+
+
+def write_soup(made: Average, output: Path, advance: Advance = lambda _amount: None) -> None:
     """Writes the average as a plain OLMo-2 folder, which must be free; `advance` is told the bytes written."""
-    first = soup.models[0]
+    first = made.models[0]
     shapes = anchor_tensors(architecture_of(first.config, str(first.folder)))
     with new_folder(output) as folder:
-        write_tensors(folder, [soup.output(name, shape) for name, shape in shapes.items()], MAX_SHARD_SIZE, advance)
+        write_tensors(folder, [made.output(name, shape) for name, shape in shapes.items()], MAX_SHARD_SIZE, advance)
         models = [
             {"name": name_of(model.folder), "weight": weight}
-            for model, weight in zip(soup.models, soup.weights, strict=True)
+            for model, weight in zip(made.models, made.weights, strict=True)
         ]
         record = new_record(DENSE, "average of dense models", models=models)
         finish(folder, output, first.config, first.folder, record)

@@ -23,7 +23,9 @@ from merge.formats.manifest import PUBLIC, anchor_entry
 from merge.formats.merged_folder import Merged
 from merge.formats.model_folder import ModelFolder
 from merge.formats.quantization import Scheme
+from merge.planning.merge_options import DEFAULT_TOP_K, PUBLIC_WEIGHT
 from merge.tensor_io.float_formats import Values, to_float32
+from merge.tensor_io.shard_writer import MAX_SHARD_SIZE
 from merge.tensor_io.stored_tensor import StoredTensor, combined_digest
 from merge.tensor_io.value_checks import scanned
 
@@ -40,6 +42,9 @@ class Base(Protocol):
     converted_from: str | None  # the dtype that experts are trained in, where a merge has rounded them to another
     scheme: Scheme | None  # how its experts are quantised
     stated: bool  # whether a digest is known for every tensor, so that a merge compares all that it reads
+    top_k_at_most: int  # settings of a merge that asks for no others, see `MergeOptions`
+    max_shard_size: int
+    public_weight: float
 
     def tensor(self, name: str) -> StoredTensor:
         """A shared tensor, by its name in a merged model."""
@@ -73,6 +78,7 @@ class AnchorBase:
     converted_from: str | None = None
     scheme: Scheme | None = None
     stated = True
+    top_k_at_most, max_shard_size, public_weight = DEFAULT_TOP_K, MAX_SHARD_SIZE, PUBLIC_WEIGHT
 
     def __init__(self, anchor: Anchor, name: str, digest: str) -> None:
         self.anchor, self.folder, self.weights, self.architecture = (
@@ -128,6 +134,8 @@ class MergedBase:
             {key: value for key, value in entry.items() if key != "index"} for entry in merged.manifest["experts"]
         ]
         self.converted_from, self.stated = merged.converted_from, merged.digests is not None
+        self.top_k_at_most, self.public_weight = merged.top_k_at_most, merged.public_weight
+        self.max_shard_size = merged.max_shard_size or MAX_SHARD_SIZE
 
     def tensor(self, name: str) -> StoredTensor:
         return self.merged.stored(name)

@@ -24,6 +24,11 @@ def can_check() -> bool:
         return False
 
 
+def checked_unasked(nbytes: int) -> bool:
+    """Whether a merge of `nbytes` of tensors is checked when nobody says."""
+    return nbytes <= SMALL and can_check()
+
+
 def check_by_running(folder: Path, anchor: Path) -> str:
     """Runs `flexo-check` on a merged folder and returns what it says; raises `InputError` if the model is not sound."""
     command = [sys.executable, "-m", "inference.commands.flexo_check", str(folder), "--anchor", str(anchor)]

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,14 @@ from merge.formats.expert_file import ExpertFile, open_expert
 from merge.formats.manifest import FORMAT, expert_entry, new_record
 from merge.formats.merged_folder import finish
 from merge.formats.quantization import PARTS, Scheme, packed_tensors
-from merge.formats.signatures import TrustedKeys, Voucher
+from merge.formats.signatures import Voucher
 from merge.planning.base_model import AnchorBase, Base
-from merge.planning.compatibility import check_belongs, refuse_repeats, refuse_twins
+from merge.planning.compatibility import admit, check_belongs, refuse_repeats, refuse_twins
+from merge.planning.merge_options import MergeOptions
 from merge.planning.router_screening import folded_row, screen_rows
 from merge.tensor_io.float_formats import all_finite, rounded, to_float32
 from merge.tensor_io.shard_writer import Digests, write_tensors
 from merge.tensor_io.stored_tensor import DTYPES, FLOATS, OutputTensor, StoredTensor
-
-DEFAULT_TOP_K = 4
-MAX_SHARD_SIZE = 5_000_000_000
-PUBLIC_WEIGHT = 4.0  # of a new merge, unless another is asked for; docs/log.md
 
 Member = int | ExpertFile  # an expert that the base holds, by its index there, or one that joins
 
@@ -52,12 +48,12 @@ class Plan:
     top_k_at_most: int
     max_shard_size: int
     tensors: list[OutputTensor]
-    history: dict[str, Any] = field(default_factory=dict)  # what the manifest keeps of earlier merges, and of this one
-    vouchers: dict[str, Voucher] = field(default_factory=dict)  # domain -> who signed, where signatures were checked
-    warnings: list[str] = field(default_factory=list)  # about router rows, see `screening`
-    dtype: str | None = None  # what all weights are rounded to; None keeps the base's
-    scheme: Scheme | None = None  # how experts are quantised
-    public_weight: float = 1.0  # how many domains public text counts for
+    history: dict[str, Any]  # what the manifest keeps of earlier merges, and of this one
+    vouchers: dict[str, Voucher]  # domain -> its verified signature, where signatures were checked
+    warnings: list[str]  # about router rows, see `router_screening`
+    dtype: str | None  # what all weights are rounded to, such as BF16; None keeps the base's
+    scheme: Scheme | None  # how experts are quantised
+    public_weight: float  # prior weight of the public expert, in units of one domain
 
     @property
     def top_k(self) -> int:
@@ -72,6 +68,11 @@ class Plan:
     def domains(self) -> list[str]:
         """Expert names in the order of their indices; the anchor's own expert is `public`, index 0."""
         return [entry["domain"] for entry in self.entries]
+
+    @property
+    def left(self) -> list[str]:
+        """Domains that the base has and this merge has no more."""
+        return [domain for entry in self.base.experts if (domain := entry["domain"]) not in self.domains]
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -104,49 +105,29 @@ class Plan:
         return [to_float32(stored.read(), stored.dtype).item() for stored in errors]
 
 
-def plan(
-    paths: Sequence[Path],
-    anchor_path: Path | None = None,
-    top_k: int | None = None,
-    max_shard_size: int = MAX_SHARD_SIZE,
-    trusted: TrustedKeys | None = None,
-    signed: bool = False,
-    dtype: str | None = None,
-    public_weight: float = 1.0,
-) -> Plan:
+def plan(paths: Sequence[Path], anchor_path: Path | None = None, options: MergeOptions = MergeOptions()) -> Plan:
     """Reads all headers and decides where every tensor of every input goes.
 
     Args:
         paths: expert files; their order is the order of the experts, after the public one.
         anchor_path: the anchor folder; None looks where the headers say, as seen from here and from the files.
-        top_k: active experts per token of the merged model, public included; None takes all, at most 4.
-        max_shard_size: bytes of tensors per file.
-        trusted: keys to check the signatures beside the files with; None looks at none.
-        signed: with `trusted`, whether every file must have a signature.
-        dtype: `F32`, `BF16` or `F16`, which all weights are rounded to; None keeps the anchor's.
-        public_weight: how many domains public text counts for. A pair's margin is the log odds of own to public text
-            where both are as frequent; here the logarithm of this is taken from all margins, by a bias that is
-            folded into the rows.
+        options: settings. A pair's margin is the log odds of own to public text where both are as frequent; the
+            logarithm of the public weight is taken from all margins, by a bias that is folded into the rows.
 
     Raises:
         ExpertFileError, ModelFolderError: an input is damaged, or does not belong with the others.
-        InputError: the weight is no positive number.
         SignatureError: a signature is missing or does not hold.
     """
-    if not 0 < public_weight < inf:  # nor NaN
-        raise InputError(f"--public-weight {public_weight}: expected a positive number of domains.")
     refuse_repeats(paths)
     experts = [open_expert(path) for path in paths]
     refuse_twins(experts)
-    vouchers = vouchers_of(experts, trusted, signed)
+    vouchers = admit(experts, options)
     anchor = open_anchor(anchor_path or find_anchor(experts))
     reference = experts[0].header.anchor
     base = AnchorBase(anchor, reference.name, reference.digest)
     for expert in experts:
         check_belongs(expert, base)
-    return lay_out(
-        base, [0, *experts], anchor, top_k, DEFAULT_TOP_K, max_shard_size, {}, vouchers, dtype, public_weight
-    )
+    return lay_out(base, [0, *experts], anchor, options, vouchers)
 
 
 def execute(
@@ -170,35 +151,34 @@ def execute(
         accept(folder)
 
 
-def vouchers_of(experts: list[ExpertFile], trusted: TrustedKeys | None, signed: bool) -> dict[str, Voucher]:
-    """Who vouches for which domain, among the keys `trusted`; raises `SignatureError`, also for none where `signed`."""
-    found = {expert.domain: trusted.verify(expert, signed) for expert in experts} if trusted else {}
-    return {domain: voucher for domain, voucher in found.items() if voucher}
-
-
 def lay_out(
     base: Base,
     members: list[Member],
     anchor: Anchor | None,
-    top_k: int | None,
-    at_most: int,
-    max_shard_size: int,
-    history: dict[str, Any],
+    options: MergeOptions,
     vouchers: dict[str, Voucher],
-    dtype: str | None,
-    public_weight: float,
+    history: dict[str, Any] | None = None,
 ) -> Plan:
-    """The plan of a merge of `members`, which have been found to belong to `base`; `history` is for its manifest."""
-    total = len(members)
+    """The plan of a merge of `members`, which belong to `base` and were admitted; `history` is for its manifest."""
+    total, top_k = len(members), options.top_k
     if top_k is not None and not 1 <= top_k <= total:
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
-    tensors = _tensors(base, members, anchor, dtype, public_weight)
-    warnings = screen_rows(base, anchor, [member for member in members if isinstance(member, ExpertFile)])
-    at_most = at_most if top_k is None else top_k
+    dtype = base.dtype(0) if base.converted_from else options.stored_dtype  # what was rounded once stays as it is
+    weight = base.public_weight if options.public_weight is None else options.public_weight
     return Plan(
-        base, members, anchor, at_most, max_shard_size, tensors, history, vouchers, warnings, dtype, base.scheme,
-        public_weight,
-    )  # fmt: skip
+        base=base,
+        members=members,
+        anchor=anchor,
+        top_k_at_most=base.top_k_at_most if top_k is None else top_k,
+        max_shard_size=options.max_shard_size or base.max_shard_size,
+        tensors=_tensors(base, members, anchor, dtype, weight),
+        history=history or {},
+        vouchers=vouchers,
+        warnings=screen_rows(base, anchor, [member for member in members if isinstance(member, ExpertFile)]),
+        dtype=dtype,
+        scheme=base.scheme,
+        public_weight=weight,
+    )
 
 
 def _tensors(

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from flexo.errors import ModelFolderError
+from flexo.console import Progress, no_progress
+from flexo.errors import ModelFolderError, UsageError
 from merge.formats.architecture import merged_tensors
 from merge.formats.merged_folder import open_merged
-from merge.formats.quantization import PARTS, Scheme, packed_tensors, scheme_for
-from merge.planning.membership import replan
-from merge.planning.merge_plan import Plan
+from merge.formats.quantization import BITS, PARTS, Scheme, packed_tensors, scheme_for
+from merge.planning.membership import refuse_output, replan
+from merge.planning.merge_plan import Plan, execute
 from merge.tensor_io.float_formats import rounded, to_float32
 from merge.tensor_io.stored_tensor import FLOATS, OutputTensor, StoredTensor
 from merge.tensor_io.value_checks import scanned
@@ -51,6 +52,40 @@ def quantized_plan(folder: Path, bits: int, group_size: int | None = None) -> Pl
             tensors |= {tensor.name: tensor for tensor in _Weight(stored, scheme).parts(name)}
     ordered = [tensors[name] for name in packed_tensors(arch, experts, scheme)]
     return replace(made, tensors=ordered, scheme=scheme)
+
+
+def quantize(
+    model: Path | str,
+    output: Path | str,
+    *,
+    bits: int = 8,
+    group_size: int | None = None,
+    progress: Progress = no_progress,
+) -> Plan:
+    """What `flexo-quantize` does: writes a merged model with its experts in 8 or 4 bits.
+
+    Args:
+        model: a folder made by `flexo-merge`.
+        output: the folder to make, whole or not at all.
+        bits: 8 or 4, for each weight of an expert.
+        group_size: weights per scale; None takes 128, or the largest power of two below that divides the rows.
+        progress: shows how far it is.
+
+    Returns:
+        What was written; its `scheme` says how.
+
+    Raises:
+        InputError: the model is quantised already or damaged, the group size does not divide, or the output is not
+            free.
+    """
+    if bits not in BITS:
+        raise UsageError(f"--bits {bits}: expected 8 or 4.")
+    folder, target = Path(model), Path(output)
+    refuse_output(folder, target)
+    made = quantized_plan(folder, bits, group_size)
+    with progress("quantising", made.nbytes) as advance:
+        execute(made, target, advance)
+    return made
 
 
 class _Weight:

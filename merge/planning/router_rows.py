@@ -13,8 +13,7 @@ import torch
 from flexo.atomic_files import new_folder
 from merge.formats.architecture import merged_router, merged_tensors
 from merge.formats.merged_folder import Merged, finish
-from merge.planning.merge_plan import MAX_SHARD_SIZE
-from merge.tensor_io.shard_writer import write_tensors
+from merge.tensor_io.shard_writer import MAX_SHARD_SIZE, write_tensors
 from merge.tensor_io.stored_tensor import OutputTensor
 from merge.tensor_io.torch_tensors import computed_tensor
 

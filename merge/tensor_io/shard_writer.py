@@ -27,6 +27,7 @@ from merge.tensor_io.stored_tensor import FLOATS, OutputTensor, StoredTensor, ta
 from merge.tensor_io.value_checks import Scan
 
 INDEX = "model.safetensors.index.json"
+MAX_SHARD_SIZE = 5_000_000_000  # bytes of tensors per file, unless another size is asked for
 WORKERS = 4
 KERNEL_CHUNK = 1 << 26
 # what copy_file_range answers where it cannot copy between two such files

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from flexo.errors import InputError
-from merge.baselines.btx import write_mixture
+from merge.baselines.btx import MixtureOptions, write_mixture
 from merge.baselines.soup import average
 from merge.commands.flexo_btx import app as btx_app
 from merge.commands.flexo_soup import app as soup_app
@@ -73,7 +73,7 @@ def test_btx_keeps_networks_and_averages_the_rest(dense: list[Path], tiny_anchor
 
 def test_copies_of_the_anchor_are_the_anchor(tiny_anchor: Path, tmp_path: Path) -> None:
     anchor = open_anchor(tiny_anchor)
-    write_mixture(anchor, average([tiny_anchor] * 2), ["a", "b"], tmp_path / "up", top_k=2)
+    write_mixture(anchor, average([tiny_anchor] * 2), ["a", "b"], tmp_path / "up", MixtureOptions(top_k=2))
     dense, mixed = (AutoModelForCausalLM.from_pretrained(path).eval() for path in (tiny_anchor, tmp_path / "up"))
     ids_BT = torch.randint(0, 96, (2, 16), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused(
         (["math", "code"], 4, r"--top-k 4: this model has 3 experts"),
     ):
         with pytest.raises(InputError, match=message):
-            write_mixture(anchor, both, names, tmp_path / "btx", top_k=top_k)
+            write_mixture(anchor, both, names, tmp_path / "btx", MixtureOptions(top_k=top_k))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,7 +19,8 @@ from flexo.errors import InputError
 from merge.formats.anchor_folder import about, open_anchor
 from merge.formats.architecture import FFN, expert_ffn
 from merge.formats.expert_file import open_expert
-from merge.planning.merge_plan import execute, plan
+from merge.planning.merge_plan import execute
+from tests.merge.tools import even_plan
 from tests.trainers.runs import data_options, expert_arguments, train_small_anchor
 from trainers.anchor.context_layer import (
     FALL,
@@ -255,7 +256,7 @@ def test_an_anchor_with_context_heads_is_trained_against_and_merged(
     first, second = (open_expert(phatgoose.path).tensor(f"layers.{n}.router.weight") for n in (0, 1))
     public = open_anchor(wide)
     assert torch.equal(first, public.public_row(0)) and not torch.equal(second, public.public_row(1))
-    execute(plan([made.path], wide), tmp_path / "merged")
+    execute(even_plan([made.path], wide), tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     anchor = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32)
     batch = next(iter(loader(small_anchor, tmp_path, "test")))

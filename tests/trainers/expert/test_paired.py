@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.expert_file import open_expert
-from merge.planning.merge_plan import execute, plan
+from merge.planning.merge_plan import execute
+from tests.merge.tools import even_plan
 from trainers.expert.module import LitExpert
 from trainers.expert.paired import expert_state, pair, pairs, router_logits, trainable_parameters
 from trainers.expert.train import Result
@@ -92,7 +93,7 @@ def test_the_frozen_half_of_a_trained_file_is_the_anchor_bit_for_bit(
 ) -> None:
     result = train("math")
     anchor = open_anchor(small_anchor)
-    execute(plan([result.path], small_anchor), tmp_path / "model")
+    execute(even_plan([result.path], small_anchor), tmp_path / "model")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).state_dict()
     for name in anchor.weights.names - {n for n in anchor.weights.names if ".mlp." in n}:
         assert torch.equal(merged[name], anchor.weights.tensor(name)), name
@@ -106,7 +107,7 @@ def test_a_trained_pair_merged_alone_gives_the_pairs_logits(
     train: Callable[..., Result], small_anchor: Path, tmp_path: Path
 ) -> None:
     result = train("math")
-    execute(plan([result.path], small_anchor, top_k=2), tmp_path / "model")
+    execute(even_plan([result.path], small_anchor, top_k=2), tmp_path / "model")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     expert = open_expert(result.path)
     model = paired(small_anchor)

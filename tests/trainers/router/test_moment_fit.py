@@ -17,9 +17,9 @@ from merge.commands.flexo_optout import main as optout
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.manifest import read_manifest
 from merge.formats.model_folder import ModelFolder
-from merge.planning.merge_plan import execute, plan
+from merge.planning.merge_plan import execute
 from tests.conftest import MakeExpert
-from tests.merge.tools import call
+from tests.merge.tools import call, even_plan
 from trainers.commands.flexo_embed import main as embed
 from trainers.commands.flexo_fit_router import main, samples_for
 from trainers.data import DataOptions
@@ -75,7 +75,7 @@ def embeddings(small_anchor: Path, tmp_path: Path) -> dict[str, Path]:
 def model(small_anchor: Path, make_expert: MakeExpert, tmp_path: Path) -> Path:
     """public, math and news."""
     paths = [make_expert(domain, anchor=small_anchor) for domain in ("math", "news")]
-    execute(plan(paths, small_anchor), tmp_path / "model")
+    execute(even_plan(paths, small_anchor), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -91,7 +91,7 @@ def test_only_routers_change_and_leaving_leaves_nothing(
     assert "no text went into" in (tmp_path / "fitted" / "README.md").read_text()
 
     assert call(optout, tmp_path / "fitted", "--drop", "news", "-o", tmp_path / "left") == 0
-    execute(plan([make_expert("math", anchor=small_anchor)], small_anchor), tmp_path / "never")
+    execute(even_plan([make_expert("math", anchor=small_anchor)], small_anchor), tmp_path / "never")
     for folder in ("left", "never"):
         arguments = (
             tmp_path / folder,

@@ -18,7 +18,8 @@ from merge.formats.architecture import ROUTER_WEIGHT
 from merge.formats.expert_file import open_expert, write_expert
 from merge.formats.manifest import read_manifest
 from merge.formats.model_folder import ModelFolder
-from merge.planning.merge_plan import execute, plan
+from merge.planning.merge_plan import execute
+from tests.merge.tools import even_plan
 from tests.trainers.runs import RUN, data_options, expert_arguments
 from trainers.expert.paired import PairOptions
 from trainers.expert.train import train_expert
@@ -51,7 +52,7 @@ def misrouted(small_anchor: Path, shards: Path, tmp_path_factory: pytest.TempPat
         tensors |= {name: other.tensor(name) for name in (ROUTER_WEIGHT.format(n=n) for n in range(2))}
         swapped.append(folder / f"swapped-{expert.domain}.pt")
         write_expert(swapped[-1], expert.header, tensors)
-    execute(plan(swapped, small_anchor, top_k=2, public_weight=2.0), folder / "model")
+    execute(even_plan(swapped, small_anchor, top_k=2, public_weight=2.0), folder / "model")
     return folder / "model"
 
 
