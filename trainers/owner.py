@@ -13,7 +13,7 @@ from flexmix.tokens.shard import text_digest
 from flexo.errors import InputError
 from merge.formats.anchor_folder import Anchor, open_anchor
 from merge.formats.expert_header import Data, check_domain
-from trainers.data import DataOptions, OwnText, find_own_text
+from trainers.data import DataOptions, OwnText, find_own_text, own_sources, packed_windows, plain_windows
 from trainers.distributed import is_first
 from trainers.loop.trainer import RunOptions
 
@@ -56,12 +56,12 @@ class Owner:
         mixed = self.public and data.public_share
         held_out = {"own": self.text.test, "public": self.public.get("test")}
         module = TextModule(
-            data.sources(self.text, folder),
-            {name: data.windows(path, folder) for name, path in held_out.items() if path},
+            own_sources(self.text, folder, data),
+            {name: plain_windows(path, folder, data) for name, path in held_out.items() if path},
             batch_size=data.batch_size,
             steps=data.steps,
             seed=seed,
-            public=data.training_windows(self.public["train"], folder) if mixed else None,
+            public=packed_windows(self.public["train"], folder, data) if mixed else None,
             public_share=data.public_share,
             temperature=data.temperature,
             eval_windows=data.eval_windows,

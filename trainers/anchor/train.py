@@ -28,7 +28,7 @@ from flexo.console import progress
 from flexo.errors import InputError
 from merge.formats.anchor_folder import REFERENCE, SHARED, open_olmo2, write_shared
 from trainers.anchor.context_layer import add_context_layer, held_out_loss
-from trainers.data import DataOptions
+from trainers.data import DataOptions, packed_windows, plain_windows
 from trainers.distributed import is_first, measuring_device
 from trainers.loop.module import LitAnchor, LossOptions
 from trainers.loop.optimizer import OptimizerOptions
@@ -109,8 +109,8 @@ def train_anchor(
     with work_folder(output, settings, resume) as work:
         source = _blank(anchor, text["train"], work / "blank")
         module = TextModule(
-            data.training_windows(text["train"], source),
-            {"public": data.windows(text["test"], source)},
+            packed_windows(text["train"], source, data),
+            {"public": plain_windows(text["test"], source, data)},
             batch_size=data.batch_size,
             steps=data.steps,
             seed=seed,
@@ -173,8 +173,8 @@ class _Writer:
     def _with_context_layer(self, model: PreTrainedModel, source: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
         """The model with a context layer, and what that changes on held-out text."""
         data, heads = self.data, self.anchor.context_heads
-        public = EvalLoader(data.windows(self.text["train"], source), data.batch_size, FEATURE_WINDOWS)
-        held_out = EvalLoader(data.windows(self.text["test"], source), data.batch_size, data.eval_windows)
+        public = EvalLoader(plain_windows(self.text["train"], source, data), data.batch_size, FEATURE_WINDOWS)
+        held_out = EvalLoader(plain_windows(self.text["test"], source, data), data.batch_size, data.eval_windows)
         wide = add_context_layer(model, heads, public)
         return wide, {
             "heads": heads,
@@ -198,7 +198,7 @@ class _Writer:
             )
             for split, path in self.text.items()
         }
-        windows = self.data.windows(find_split(reference, "train"), folder)
+        windows = plain_windows(find_split(reference, "train"), folder, self.data)
         loader = EvalLoader(windows, self.data.batch_size, self.data.moment_windows)
         with progress("measuring public text", loader.count * self.data.length, "tokens") as advance:
             moments = router_input_moments(model, loader, advance, measuring_device(self.run.accelerator))

@@ -28,7 +28,7 @@ from merge.formats.expert_header import AnchorReference, Header, Losses, Trainin
 from merge.planning.base_model import AnchorBase
 from merge.planning.compatibility import check_belongs
 from merge.planning.router_screening import folded_row
-from trainers.data import DataOptions, OwnText
+from trainers.data import DataOptions, OwnText, moment_loader
 from trainers.distributed import is_first, measuring_device
 from trainers.expert.cost_plan import load_of, make_plan
 from trainers.expert.meta_init import WeightsOnDisk, blank_model
@@ -234,7 +234,7 @@ def _rows(
     start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
     if options.embedding is not None:
         return embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
-    loader = data.measured(text, anchor.folder)
+    loader = moment_loader(text, anchor.folder, data)
     with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
         moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
     return starting_rows(options.router_init, anchor, moments, **start)

@@ -25,7 +25,7 @@ from merge.formats.architecture import merged_router
 from merge.formats.manifest import public_weight_of
 from merge.formats.merged_folder import Merged, open_merged
 from merge.planning.router_rows import write_rows
-from trainers.data import DataOptions
+from trainers.data import DataOptions, packed_windows, plain_windows
 from trainers.distributed import is_first
 from trainers.loop.curves import draw_curves
 from trainers.loop.module import LossOptions
@@ -117,10 +117,10 @@ def train_router(
         "text": {name: text_digest(path) for name, path in train.items()},
     }  # fmt: skip
     with work_folder(output, settings, resume) as work:
-        windows = {name: data.training_windows(path, model_path) for name, path in train.items()}
+        windows = {name: packed_windows(path, model_path, data) for name, path in train.items()}
         module = TextModule(
             [Source(windows[name], share) for name, share in shares.items()],
-            {name: data.windows(path, model_path) for name, path in held.items()},
+            {name: plain_windows(path, model_path, data) for name, path in held.items()},
             batch_size=data.batch_size,
             steps=data.steps,
             seed=seed,

@@ -33,6 +33,7 @@ from trainers.anchor.context_layer import (
     token_features,
 )
 from trainers.anchor.train import AnchorOptions
+from trainers.data import plain_windows
 from trainers.expert.cost_plan import Load, first_layer_for, make_plan, whole_flops_per_token
 from trainers.expert.paired import PairOptions
 from trainers.expert.train import train_expert
@@ -44,7 +45,7 @@ NEW = WIDTH * GROUP
 
 def loader(anchor: Path, folder: Path, split: str = "train") -> EvalLoader:
     data = data_options(folder / "tokens")
-    return EvalLoader(data.windows(find_split(open_anchor(anchor).reference, split), anchor), 4, 32)
+    return EvalLoader(plain_windows(find_split(open_anchor(anchor).reference, split), anchor, data), 4, 32)
 
 
 @pytest.fixture
