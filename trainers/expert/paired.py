@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -25,15 +24,14 @@ from merge.formats.architecture import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_f
 from trainers.distributed import whole
 from trainers.expert.low_rank import LowRankExpert
 from trainers.expert.paired_ffn import Weights, paired_ffn
-
-RowStart = Literal["mean", "discriminant", "random", "public", "kept"]  # public: at r_pub; kept: at that of `start`
+from trainers.router.row_init import check_row_init
 
 
 @dataclass(frozen=True)
 class PairOptions:
     """The router of the pair, what is trained, and from where on."""
 
-    router_init: RowStart = "discriminant"
+    router_init: str = "discriminant"  # a key of `trainers.router.row_init.ROW_INITS`
     embedding: str | None = None  # a domain embedding file, instead of reading own text once more
     router_scale: float = 1.0  # on a discriminant
     router_shrinkage: float = 0.01  # of a discriminant's covariance
@@ -46,6 +44,7 @@ class PairOptions:
     standardise: bool = False  # ship the row as PHATGOOSE does, see trainers.router.phatgoose
 
     def __post_init__(self) -> None:
+        check_row_init(self.router_init)
         if self.router_bias is not None and self.router_bias > 0:
             raise InputError(f"model.router_bias={self.router_bias}: a bias counts below 0 alone, expected at most 0.")
         if self.start is None and (self.router_init == "kept" or not self.train_expert):

@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from merge.formats.expert_file import ExpertFile, open_expert, write_expert
 from merge.formats.expert_header import AnchorReference, Header, Losses, Training
 from merge.planning.base_model import AnchorBase
 from merge.planning.compatibility import check_belongs
-from merge.planning.router_screening import folded_row
 from trainers.data import DataOptions, OwnText, moment_loader
 from trainers.distributed import is_first, measuring_device
 from trainers.expert.cost_plan import load_of, make_plan
@@ -41,7 +40,14 @@ from trainers.loop.run_folder import keep_result, kept_result, work_folder
 from trainers.loop.trainer import Metrics, RunOptions, fit, resolve_precision
 from trainers.owner import Domain, Owner, count_own, find_owner
 from trainers.router.phatgoose import STANDARDISE, standardised_row
-from trainers.router.row_init import embedded_rows, public_moments, router_input_moments, starting_rows
+from trainers.router.row_init import (
+    ROW_INITS,
+    RowBasis,
+    embedded_rows,
+    public_moments,
+    router_input_moments,
+    starting_rows,
+)
 
 ROUTER = re.compile(r"layers\.\d+\.router\.(weight|bias)")
 EXISTS = "this expert exists already. Choose another output, or pass overwrite=true."
@@ -225,19 +231,15 @@ def _rows(
     model: PreTrainedModel,
 ) -> list[torch.Tensor]:
     """What the owner's router rows start from, [D] per layer."""
-    layers = range(anchor.architecture.num_hidden_layers)
-    if options.router_init == "public":
-        return [anchor.public_row(n) for n in layers]
-    if options.router_init == "kept":
-        assert begun is not None, "checked with the options"
-        return [torch.from_numpy(folded_row(anchor, begun, n)) for n in layers]
-    start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
+    init, basis = options.router_init, RowBasis(anchor, options.router_scale, options.router_shrinkage, seed, (), begun)
+    if not ROW_INITS[init].reads_text:
+        return starting_rows(init, basis)
     if options.embedding is not None:
-        return embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
+        return embedded_rows(Path(options.embedding), init, basis)
     loader = moment_loader(text, anchor.folder, data)
     with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
         moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
-    return starting_rows(options.router_init, anchor, moments, **start)
+    return starting_rows(init, replace(basis, own=moments))
 
 
 def _begun(path: Path, owner: Owner) -> ExpertFile:

@@ -27,7 +27,7 @@ def test_a_row_is_trained_on_alone_and_the_network_keeps_its_bits(
     first = train("math", output=tmp_path / "first.pt").header
     start = tmp_path / "first.pt"
     for init in ("kept", "discriminant"):
-        options = PairOptions(router_init=init, train_expert=False, start=start)  # type: ignore[arg-type]
+        options = PairOptions(router_init=init, train_expert=False, start=start)
         again = train("math", output=tmp_path / f"{init}.pt", model=options)
         assert {name for name in first.tensors if first.tensors[name] != again.header.tensors[name]} == {
             ROW.format(n=n) for n in range(2)
