@@ -100,6 +100,11 @@ class DataOptions:
     def steps(self) -> int:
         return max(1, self.tokens // self.tokens_per_step)
 
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of all steps together: `tokens`, down to whole steps, and one step at least."""
+        return self.steps * self.tokens_per_step
+
     def settings(self) -> dict[str, Any]:
         """What decides about the result; where shards and sources are kept does not."""
         weights = [source.weight for source in self.mixture or ()]
