@@ -27,12 +27,14 @@ from transformers import AutoModelForCausalLM, Olmo2Config
 from flexmix.packing.datamodule import TextModule
 from flexmix.packing.windows import Windows
 from flexo.console import keep_freed_memory
+from trainers.data import DataOptions
 from trainers.expert.module import LitExpert
 from trainers.expert.paired import pair
 from trainers.hydra_entry import quiet
 from trainers.loop.module import LossOptions
 from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.trainer import RunOptions, fit
+from trainers.loop.run import Run
+from trainers.loop.trainer import TrainerOptions
 
 OPTIMIZER, LOSS = OptimizerOptions(lr=1e-4), LossOptions(own_vs_public=0.1)
 
@@ -70,10 +72,12 @@ def module(args: argparse.Namespace) -> TextModule:
 
 def lightning(args: argparse.Namespace) -> list[float]:
     made = lit(args)
-    options = RunOptions(precision="32-true", accelerator="cpu", checkpoint_seconds=1e9)
+    data = DataOptions(args.length * args.rows * args.steps, length=args.length, batch_size=args.rows)
+    trainer = TrainerOptions(precision="32-true", accelerator="cpu", checkpoint_seconds=1e9)
     with tempfile.TemporaryDirectory() as work:
         logger = partial(CSVLogger, name="metrics")
-        fit(made, module(args), options, Path(work), logger, "benchmark", args.length * args.rows, 1.0)
+        run = Run(Path(work) / "unwritten", data, OPTIMIZER, LOSS, trainer, logger)
+        run.fit(made, module(args), Path(work), "benchmark", 1.0)
     return [later - earlier for earlier, later in pairwise(made.times)]
 
 

@@ -21,7 +21,7 @@ from flexmix.packing.datamodule import TextModule
 from flexmix.packing.mixture import Source
 from flexmix.packing.windows import Batch, Packed
 from flexo.console import keep_freed_memory
-from trainers.data import DataOptions
+from trainers.data import DataOptions, packed_windows
 from trainers.loop.module import LitAnchor, LossOptions
 from trainers.loop.optimizer import OptimizerOptions
 
@@ -47,7 +47,7 @@ def main() -> None:
 
     def windows(domain: str, packing: str) -> Packed:
         options = DataOptions(tokens=1, packing=packing, cache=arguments.cache)
-        return options.training_windows(find_split(arguments.corpora / domain, "train"), arguments.anchor)
+        return packed_windows(find_split(arguments.corpora / domain, "train"), arguments.anchor, options)
 
     def module(packing: str, mixed: bool) -> TextModule:
         sources = [Source(windows(domain, packing)) for domain in arguments.domains[: 3 if mixed else 1]]

@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -26,6 +27,9 @@ from pydantic import TypeAdapter, ValidationError
 from flexo.config_dir import config_dir
 from flexo.console import refusals
 from flexo.errors import InputError
+
+if TYPE_CHECKING:
+    from trainers.loop.run import Run
 
 T = TypeVar("T")
 NOISE = (
@@ -96,6 +100,36 @@ def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ())
         first = error.errors()[0]
         at = ".".join(filter(None, [name, *map(str, first["loc"])]))
         raise InputError(f"{at}: {first['input']!r} does not fit. {first['msg']}.{_quoted(first, at)}") from None
+
+
+def read_run(cfg: DictConfig, apart: Collection[str] = ()) -> Run:
+    """What the settings of all training scripts share: data, optimizer, loss, run and logger; output, seed and resume.
+
+    Args:
+        cfg: the composed settings.
+        apart: keys of the section data that are no part of `DataOptions`.
+
+    Raises:
+        InputError: as `read` does.
+    """
+    from hydra.utils import instantiate
+
+    from trainers.data import DataOptions
+    from trainers.loop.module import LossOptions
+    from trainers.loop.optimizer import OptimizerOptions
+    from trainers.loop.run import Run
+    from trainers.loop.trainer import TrainerOptions
+
+    return Run(
+        output=read(cfg, "output", Path),
+        data=read(cfg, "data", DataOptions, apart),
+        optimizer=read(cfg, "optimizer", OptimizerOptions),
+        loss=read(cfg, "loss", LossOptions),
+        trainer=read(cfg, "run", TrainerOptions),
+        logger=instantiate(cfg.logger),
+        seed=read(cfg, "seed", int),
+        resume=read(cfg, "resume", bool),
+    )
 
 
 def _quoted(error: Any, at: str) -> str:

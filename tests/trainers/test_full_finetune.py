@@ -29,9 +29,8 @@ DENSE = WholeOptions("dense")
 @pytest.fixture
 def whole(small_anchor: Path, shards: Path, tmp_path: Path) -> TrainWhole:
     def run(domain: str = "math", /, **changes: Any) -> WholeResult:
-        arguments = expert_arguments(domain, small_anchor, shards, tmp_path) | {"model": DENSE}
-        arguments["output"] = tmp_path / domain
-        result = train_whole(**(arguments | changes))
+        changes = {"model": DENSE, "output": tmp_path / domain} | changes
+        result = train_whole(**expert_arguments(domain, small_anchor, shards, tmp_path, **changes))
         assert result is not None
         return result
 

@@ -67,7 +67,7 @@ def test_a_prepared_folder_that_does_not_fit_is_refused(
 
 def test_public_text_may_be_prepared(train: Train, shards: Path, small_anchor: Path, tmp_path: Path) -> None:
     public = prepared(shards / "public/train.jsonl.gz", tmp_path / "public", small_anchor)
-    result = train("math", public_path=public)
+    result = train("math", public=public)
     assert result.public == str(public) and result.header.training.public_share == 0.25
 
 

@@ -85,12 +85,12 @@ def embed(
         from transformers import AutoModelForCausalLM
 
         from flexmix.packing.loaders import EvalLoader
-        from trainers.data import DataOptions
+        from trainers.data import DataOptions, plain_windows
         from trainers.distributed import measuring_device
         from trainers.router.row_init import check_merged_on, router_input_moments
 
         data = DataOptions(tokens=1, length=length, batch_size=batch_size, moment_windows=windows, cache=cache)
-        loader = EvalLoader(data.windows(source, folder), batch_size, windows)
+        loader = EvalLoader(plain_windows(source, folder, data), batch_size, windows)
         digest = opened.digest
         if model is not None:
             merged = open_merged(model)

@@ -15,7 +15,7 @@ from merge.formats.expert_file import open_expert
 from merge.planning.merge_plan import execute
 from tests.merge.tools import even_plan
 from trainers.expert.module import LitExpert
-from trainers.expert.paired import expert_state, pair, pairs, router_logits, trainable_parameters
+from trainers.expert.paired import PairOptions, expert_state, pair, pairs, router_logits, trainable_parameters
 from trainers.expert.train import Result
 from trainers.loop.module import LossOptions
 from trainers.loop.optimizer import OptimizerOptions
@@ -27,7 +27,7 @@ def paired(folder: Path, bias: float | None = None) -> Any:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     dice = torch.Generator().manual_seed(0)
     rows = [torch.randn(anchor.architecture.hidden_size, generator=dice) for _ in model.model.layers]
-    return pair(model, [anchor.public_row(n) for n in range(len(rows))], rows, bias=bias)
+    return pair(model, [anchor.public_row(n) for n in range(len(rows))], rows, PairOptions(router_bias=bias))
 
 
 def batch(model: Any, rows: int = 4, length: int = 24) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from tests.conftest import MakeExpert
 from tests.merge.tools import call, even_plan
 from trainers.commands.flexo_embed import main as embed
 from trainers.commands.flexo_fit_router import main, samples_for
-from trainers.data import DataOptions
+from trainers.data import DataOptions, plain_windows
 from trainers.router.moment_fit import composed_rows
 from trainers.router.row_init import router_input_moments
 
@@ -122,9 +122,8 @@ def test_another_round_is_measured_in_the_model(
         assert call(embed, *arguments) == 0
     made = read_embedding(measured["math"])
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    windows = DataOptions(tokens=1, length=32, moment_windows=16, cache=tmp_path / "tokens").windows(
-        shards / "math/train.jsonl.gz", small_anchor
-    )
+    options = DataOptions(tokens=1, length=32, moment_windows=16, cache=tmp_path / "tokens")
+    windows = plain_windows(shards / "math/train.jsonl.gz", small_anchor, options)
     moments = router_input_moments(loaded, EvalLoader(windows, 8, 16), lambda _tokens: None)
     torch.testing.assert_close(made.mean_LD, torch.stack([part.mean for part in moments]).float())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from merge.formats.manifest import read_manifest
 from merge.formats.model_folder import ModelFolder
 from merge.planning.merge_plan import execute
 from tests.merge.tools import even_plan
-from tests.trainers.runs import RUN, data_options, expert_arguments
+from tests.trainers.runs import TRAINER, data_options, expert_arguments
 from trainers.expert.paired import PairOptions
 from trainers.expert.train import train_expert
 from trainers.loop.module import LossOptions
 from trainers.loop.optimizer import OptimizerOptions
+from trainers.loop.run import Run
 from trainers.router.module import LitRouted, balance_loss
 from trainers.router.train import RouterOptions, RouterResult, train_router
 from trainers.router.trained_rows import train_rows_only
@@ -42,7 +44,7 @@ def misrouted(small_anchor: Path, shards: Path, tmp_path_factory: pytest.TempPat
             "data": data_options(folder / "tokens", public_share=0.25, moment_windows=1000),
             "model": PairOptions(router_scale=1.5),
         }
-        result = train_expert(**(expert_arguments(domain, small_anchor, shards, folder) | changes))
+        result = train_expert(**expert_arguments(domain, small_anchor, shards, folder, **changes))
         assert result is not None
         paths.append(result.path)
     experts = [open_expert(path) for path in paths]
@@ -63,17 +65,15 @@ def retrain(misrouted: Path, small_anchor: Path, shards: Path, tmp_path: Path) -
     def run(**changes: Any) -> RouterResult:
         arguments: dict[str, Any] = {
             "model_path": misrouted,
-            "output": tmp_path / "rt",
             "public_path": shards / "public",
             "proxies": {"math": shards / "math", "code": shards / "code"},
-            "data": data_options(tmp_path / "tokens", tokens=32 * 8 * 40, batch_size=8, eval_windows=100),
             "router": RouterOptions(),
-            "optimizer": OptimizerOptions(lr=3e-2),
-            "loss": LossOptions(),
-            "run": RUN,
-            "say": lambda _line: None,
         }
-        result = train_router(**(arguments | changes))
+        arguments |= {name: changes.pop(name) for name in arguments.keys() & changes.keys()}
+        data = data_options(tmp_path / "tokens", tokens=32 * 8 * 40, batch_size=8, eval_windows=100)
+        optimizer = OptimizerOptions(lr=3e-2)
+        routine = Run(tmp_path / "rt", data, optimizer, LossOptions(), TRAINER, say=lambda _line: None)
+        result = train_router(**arguments, run=replace(routine, **changes))
         assert result is not None
         return result
 
