@@ -22,7 +22,7 @@ from flexo.errors import InputError
 from merge.tensor_io.json_file import read_json
 
 FORMAT: Literal["flexo.results"] = "flexo.results"
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2  # files of version 1 are read, too: they call `active_share` `share`
 PUBLIC = "public"
 
 Kind = Literal["anchor", "dense", "pair", "merged", "ensemble", "classifier"]
@@ -61,19 +61,19 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class CellRouting:
-    """What the routers did with a domain's text: [layer][expert] or [layer], shares from 0 to 1."""
+    """What the routers did with a domain's text: tables are [layer][expert], lists [layer]; from 0 to 1 but entropy."""
 
     experts: list[Name]
-    mass: list[list[float]]  # probability before the choice of the top
+    mass: list[list[float]]  # mean probability of each expert, before the top experts are chosen
     entropy: list[float]  # bits
-    share: list[list[float]]  # of the places of active experts
+    active_share: list[list[float]]  # share of the places for active experts that the expert fills
     heaviest: list[list[float]]  # share of tokens for which the expert has the most mass
-    own: list[float] | None  # mass on the expert of each token's domain; None where there is none
+    own: list[float] | None  # mass on the expert of each token's domain; None if that domain has no expert
     agreement: float | None  # share of tokens whose heaviest expert, over the layers that choose, is their domain's
-    chooses: list[bool] | None = None  # [layer] whether its experts differ; None: all do
+    chooses: list[bool] | None = None  # [layer] whether its experts differ; None: they differ in every layer
 
     def __post_init__(self) -> None:
-        tables = (self.mass, self.share, self.heaviest)
+        tables = (self.mass, self.active_share, self.heaviest)
         rows = [row for table in tables for row in table]
         if any(len(table) != len(self.entropy) for table in tables) or not self.entropy:
             raise ValueError("routing tables of different numbers of layers")
@@ -89,9 +89,9 @@ class CellRouting:
 
     @classmethod
     def of(cls, routing: Routing) -> CellRouting:
-        share = [[active / sum(row) for active in row] for row in routing.active]
+        active_share = [[active / sum(row) for active in row] for row in routing.active]
         return cls(
-            list(routing.experts), routing.mass, routing.entropy, share, routing.heaviest, routing.own,
+            list(routing.experts), routing.mass, routing.entropy, active_share, routing.heaviest, routing.own,
             routing.agreement_overall, routing.chooses,
         )  # fmt: skip
 
@@ -126,7 +126,7 @@ class Results:
     models: list[ModelRow]
     cells: list[Cell]
     format: Literal["flexo.results"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     _cells: dict[tuple[str, str], Cell] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -207,14 +207,27 @@ def is_mixed(domain: str) -> bool:
 def read_results(path: Path) -> Results:
     """A file of results; raises `InputError` unless it is one, whole and in order."""
     value = read_json(path)
-    if value.get("format") != FORMAT or value.get("version") != VERSION:
-        raise InputError(f"{path}: not results of flexo-eval, version {VERSION}. Write them with flexo-eval --json.")
+    if value.get("format") != FORMAT or value.get("version") not in (1, VERSION):
+        raise InputError(
+            f"{path}: expected results of flexo-eval, version 1 or {VERSION}, got format {value.get('format')!r}, version "
+            f"{value.get('version')!r}. Write them with flexo-eval --json."
+        )
     try:
-        return READ.validate_python(value)
+        return READ.validate_python(value if value["version"] == VERSION else _from_version_1(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(f"{path}: {where}: {first['msg']}. Was it edited? Write it anew with flexo-eval.") from None
+
+
+def _from_version_1(value: dict[str, Any]) -> dict[str, Any]:
+    """The same results as version 2 has them; what is not in order stays, for the validation to refuse."""
+    cells = value.get("cells")
+    for cell in cells if isinstance(cells, list) else ():
+        routing = cell.get("routing") if isinstance(cell, dict) else None
+        if isinstance(routing, dict) and "share" in routing:
+            routing["active_share"] = routing.pop("share")
+    return value | {"version": VERSION}
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

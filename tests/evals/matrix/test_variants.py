@@ -61,7 +61,7 @@ def test_variants_are_models_of_their_own(
             assert (cell.bits_per_byte, cell.accuracy) == (pytest.approx(alone.bits_per_byte, rel=1e-6), alone.accuracy)
             assert cell.routing is not None and alone.routing is not None
             assert cell.routing.entropy == pytest.approx(alone.routing.entropy, rel=1e-5)
-            assert [sum(row) for row in cell.routing.share] == pytest.approx([1.0] * len(cell.routing.share))
+            assert [sum(row) for row in cell.routing.active_share] == pytest.approx([1.0] * len(cell.routing.active_share))
     anchor = load(tiny_anchor)
     for domain, text in texts.items():
         alone = bits_per_byte(anchor, text, length=LENGTH)
