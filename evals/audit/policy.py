@@ -81,7 +81,11 @@ def judge(expert: Audited, result: Audit, limits: Limits) -> None:
             limits.loss,
             "beside the public expert, the loss on public text changes by {:+.1%}",
         ),
-        (_rise(result.loss_all, expert.loss_without), limits.loss, "among all experts, the loss on public text changes by {:+.1%}"),
+        (
+            _rise(result.loss_all, expert.loss_without),
+            limits.loss,
+            "among all experts, the loss on public text changes by {:+.1%}",
+        ),
     ]
     for value, (warn, refuse), words in figures:
         if not value <= warn:

@@ -111,7 +111,8 @@ def _show(found: Audit, layers: bool) -> None:
         )
     console.print(table)
     if layers:
-        table = Table("expert", "layer", "mass alone", "mass of all", "entropy, bits", "norm", "margin", box=box.MARKDOWN)
+        header = ("expert", "layer", "mass alone", "mass of all", "entropy, bits", "norm", "margin")
+        table = Table(*header, box=box.MARKDOWN)
         for expert in found.experts:
             for n, layer in enumerate(expert.layers):
                 margin = "-" if layer.margin is None else f"{layer.margin:.2f}"

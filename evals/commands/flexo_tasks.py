@@ -50,7 +50,7 @@ def tasks(
 
     The documents are those that `flexo-eval` reads with the same options. The folder holds their text.
     """
-    from evals.scoring.held_out import find_domains, read_pieces
+    from evals.scoring.held_out import find_domains, first_documents
     from evals.tasks.folder import GROUP, make_tasks, write_tasks
     from flexo.atomic_files import refuse_occupied
 
@@ -60,7 +60,7 @@ def tasks(
     wanted = asked.split(",") if asked else []
     if absent := [name for name in wanted if name not in files]:
         raise InputError(f"--choices {absent[0]}: not among the domains that are read, {', '.join(files)}.")
-    texts = {domain: read_pieces(path, max_bytes, split) for domain, path in files.items()}
+    texts = {domain: first_documents(path, max_bytes, split) for domain, path in files.items()}
     made = make_tasks(texts, wanted, questions, seed)
     write_tasks(output, made, texts, {"split": split, "max_bytes": max_bytes, "seed": seed})
     width = max(len(task.name) for task in made)

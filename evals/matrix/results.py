@@ -23,7 +23,6 @@ from merge.tensor_io.json_file import read_json
 
 FORMAT: Literal["flexo.results"] = "flexo.results"
 VERSION: Literal[2] = 2  # files of version 1 are read, too: they call `active_share` `share`
-PUBLIC = "public"
 
 Kind = Literal["anchor", "dense", "pair", "merged", "ensemble", "classifier"]
 Variant = Literal["active", "opt-out", "growing"]
@@ -209,8 +208,8 @@ def read_results(path: Path) -> Results:
     value = read_json(path)
     if value.get("format") != FORMAT or value.get("version") not in (1, VERSION):
         raise InputError(
-            f"{path}: expected results of flexo-eval, version 1 or {VERSION}, got format {value.get('format')!r}, version "
-            f"{value.get('version')!r}. Write them with flexo-eval --json."
+            f"{path}: expected results of flexo-eval, version 1 or {VERSION}, got format {value.get('format')!r}, "
+            f"version {value.get('version')!r}. Write them with flexo-eval --json."
         )
     try:
         return READ.validate_python(value if value["version"] == VERSION else _from_version_1(value))

@@ -25,9 +25,9 @@ MAPS = (
     "the same network: own mass and agreement leave it out."
 )
 SUMMARY = (
-    "Own mass is the probability of the text's own expert; entropy is that of a token's probabilities; agreement is the "
-    "share of tokens whose heaviest expert, over all layers, is their own; the active share of an expert is the share "
-    "of the places for active experts that it fills."
+    "Own mass is the probability of the text's own expert; entropy is that of a token's probabilities; agreement is "
+    "the share of tokens whose heaviest expert, over all layers, is their own; the active share of an expert is the "
+    "share of the places for active experts that it fills."
 )
 GROWING = (
     "Bits per byte of the merged model with its first experts, public included, in the order of the manifest. Each "

@@ -96,7 +96,7 @@ def measure(
         for batch in batches(text, length, batch_tokens, model.device):
             hidden_ND = hidden_states(model, batch.x_BT)[batch.predicts_BT]
             if probe is not None:
-                probe.collect(batch.predicts_BT, batch.source_N)
+                probe.collect(batch.predicts_BT, batch.domain_N)
             target_N = batch.target_N
             for part in chunks(len(target_N), unembed):
                 logits_PV = unembed(hidden_ND[part]).float()

@@ -61,7 +61,7 @@ class RouterSums:
 
         Args:
             experts: named after domains.
-            domains: of the text, in the order of its sources.
+            domains: of the text; `add` names them by their places in this sequence.
             chooses: whether a layer's experts differ.
         """
         self.experts, self.chooses = tuple(experts), list(chooses)
@@ -74,9 +74,9 @@ class RouterSums:
         self.agree = 0.0
         self.tokens = self.own_tokens = 0
 
-    def add(self, p_LNE: Sequence[torch.Tensor], active_LNE: Sequence[torch.Tensor], source_N: torch.Tensor) -> None:
+    def add(self, p_LNE: Sequence[torch.Tensor], active_LNE: Sequence[torch.Tensor], domain_N: torch.Tensor) -> None:
         """Adds tokens: of each layer probabilities and which experts ran, [N, E]; of each its place in `domains`."""
-        own_N = self.own.to(source_N.device)[source_N]
+        own_N = self.own.to(domain_N.device)[domain_N]
         owned = own_N >= 0
         own_O = own_N[owned]
         self.tokens += len(own_N)
@@ -118,7 +118,7 @@ class RouterProbe:
         self.gates, self.sums = gates, sums
         self.seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def collect(self, predicts_BT: torch.Tensor, source_N: torch.Tensor) -> None:
+    def collect(self, predicts_BT: torch.Tensor, domain_N: torch.Tensor) -> None:
         """Adds the places of the last forward pass that predict a scored token."""
         places = predicts_BT.flatten()
         p, active = [], []
@@ -127,7 +127,7 @@ class RouterProbe:
             p_NE = logits[places].float().softmax(-1)
             p.append(p_NE)
             active.append(torch.zeros_like(p_NE, dtype=torch.bool).scatter_(1, chosen[places], True))
-        self.sums.add(p, active, source_N)
+        self.sums.add(p, active, domain_N)
 
     def see(self, n: int, _gate: Any, _inputs: Any, output: tuple[torch.Tensor, ...]) -> None:
         """The hook of layer n; a gate gives logits, scores and indices."""
