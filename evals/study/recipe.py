@@ -1,4 +1,4 @@
-"""What a study is made of: recipes, each a few settings of the public commands, as `configs/study/` has them."""
+"""The recipes of a study: each a few settings of the public commands, read from `configs/study/`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ TAKEN = {"anchor", "models", "test", "valid", "final", "train"}  # names of othe
 class Recipe:
     """One way to a model of all domains, or to one model a domain, and how that is measured.
 
-    Each list holds settings for one command, in its own words; what all recipes share (text, anchor, seed, output) is
-    added by the plan. Nothing but `of` and `measure` measures the parts of another recipe.
+    Each list holds settings for one command, in that command's words; the settings that all recipes share (text,
+    anchor, seed, output) are added by `study_steps`. A recipe with only `of` and `measure` measures the parts of
+    another recipe again.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -44,7 +45,7 @@ class Recipe:
 
     @property
     def leans_on(self) -> list[str]:
-        """The recipes that must come before this one."""
+        """Names of the recipes that must come before this one."""
         return [name for name in (self.of, self.start, self.rows) if name]
 
     @property
@@ -55,7 +56,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Study:
-    """All that is to be run, and how much of everything. See `configs/study/full.yaml`."""
+    """The recipes to run, on which seeds and on how much text. See `configs/study/full.yaml`."""
 
     tokens: int  # seen in training by every expert and specialist
     router_tokens: int  # ... by every router that is trained afterwards
@@ -87,7 +88,7 @@ class Study:
         return self.recipes | self.ablations
 
     def needed(self, only: Iterable[str]) -> set[str]:
-        """These recipes and all that they lean on."""
+        """The names of these recipes and of all recipes that they lean on."""
         found: set[str] = set()
         waiting = list(only)
         while waiting:
