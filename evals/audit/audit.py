@@ -76,7 +76,7 @@ def _text_file(anchor: Anchor, public: Path | None) -> Path:
     if public is not None:
         return find_split(public, "test") if public.is_dir() else public
     if not anchor.reference.is_dir():
-        raise InputError(f"{anchor.folder}: ships no reference text. Say with --public FILE what public text to read.")
+        raise InputError(f"{anchor.folder}: ships no reference text. Name the public text to read: --public FILE.")
     return find_split(anchor.reference, "test")
 
 

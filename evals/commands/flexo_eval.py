@@ -1,4 +1,4 @@
-"""`flexo-eval`: bits per byte and routing of any models on held-out text of any domains.
+"""`flexo-eval`: bits per byte and routing of models on held-out text of domains.
 
 flexo-eval model/ --data data/corpora
 flexo-eval anchor specialists/* model --data data/corpora --btm 2 --opt-out --cache cells --json results.json
@@ -52,7 +52,9 @@ def evaluate(
     ] = None,
     anchor: Annotated[
         Path | None,
-        typer.Option(help="What the others are compared with, and expert files belong to. [default: found]"),
+        typer.Option(
+            help="The model that the others are compared with and that expert files belong to. [default: found]"
+        ),
     ] = None,
     pairs: Annotated[
         bool | None,
@@ -84,7 +86,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Also write the table here.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the study that the models are of: a label, no more.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of the study that the models are from: a label.")] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:

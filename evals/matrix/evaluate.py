@@ -107,7 +107,7 @@ def read_domains(given: Sequence[Given], reading: Reading, mixed: int | None = N
 
 
 def measure_rows(rows: Sequence[Row], texts: Texts, store: Store) -> None:
-    """Measures every row on every text, but for what `store` has; it holds all of them afterwards."""
+    """Measures every row on every text; `store` gives those it has, and holds all of them afterwards."""
     todo = [(row, text) for row in rows for text in texts.values() if store.find(_key(row, text)) is None]
     with progress("scoring", sum(row.passes * text.tokens for row, text in todo), "tokens") as advance:
         for row, text in todo:
@@ -119,7 +119,7 @@ def measure_rows(rows: Sequence[Row], texts: Texts, store: Store) -> None:
 
 
 def measured(row: Row, text: TokenisedText, store: Store) -> Measurement:
-    """What `measure_rows` found for a row and a text."""
+    """The measurement that `measure_rows` left in `store`."""
     found = store.find(_key(row, text))
     assert found is not None, "a cell was not measured"
     return found

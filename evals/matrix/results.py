@@ -1,4 +1,4 @@
-"""What `flexo-eval --json` writes and `flexo-report` reads: every model on every domain, one file for one seed.
+"""Results: every model on every domain, one file for one seed; `flexo-eval --json` writes, `flexo-report` reads it.
 
 docs/evaluation.md describes each field. The file is checked when it is read, for it may come from elsewhere.
 """
@@ -60,11 +60,11 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class CellRouting:
-    """What the routers did with a domain's text: tables are [layer][expert], lists [layer]; from 0 to 1 but entropy."""
+    """Routing of a domain's text: tables are [layer][expert], lists [layer]; from 0 to 1, but entropy in bits."""
 
     experts: list[Name]
     mass: list[list[float]]  # mean probability of each expert, before the top experts are chosen
-    entropy: list[float]  # bits
+    entropy: list[float]  # of a token's probabilities, mean over tokens
     active_share: list[list[float]]  # share of the places for active experts that the expert fills
     heaviest: list[list[float]]  # share of tokens for which the expert has the most mass
     own: list[float] | None  # mass on the expert of each token's domain; None if that domain has no expert
@@ -77,7 +77,7 @@ class CellRouting:
         if any(len(table) != len(self.entropy) for table in tables) or not self.entropy:
             raise ValueError("routing tables of different numbers of layers")
         if self.chooses is not None and (len(self.chooses) != len(self.entropy) or not any(self.chooses)):
-            raise ValueError("routing tables in which no layer chooses, or whose layers are not those that may choose")
+            raise ValueError("routing tables in which no layer chooses, or not one value of `chooses` for each layer")
         if any(len(row) != len(self.experts) for row in rows) or len(self.own or self.entropy) != len(self.entropy):
             raise ValueError("routing tables that do not fit the experts")
 
@@ -114,7 +114,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Results:
-    """All of a file."""
+    """The content of a results file."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     seed: int | None
@@ -162,12 +162,12 @@ class Results:
         """Bits per byte against another model's, as a share of them: above 0 is worse.
 
         Args:
-            model: the one.
-            domain: None compares the means.
-            other: None takes the anchor.
+            model: the model that is compared.
+            domain: None compares the means over domains.
+            other: the model that it is compared with; None: the anchor.
 
         Returns:
-            The change, or None if there is no such other.
+            The change, or None if there is no such other model.
         """
         other = self.anchor.name if other is None and self.anchor else other
         if other is None or not any(row.name == other for row in self.models):
@@ -195,7 +195,7 @@ READ = TypeAdapter(Results)
 
 
 def badness(change: float) -> float:
-    """A change to compare by: what is no number is worse than all."""
+    """A change as a sort key: NaN is worse than every number."""
     return math.inf if math.isnan(change) else change
 
 
@@ -220,7 +220,7 @@ def read_results(path: Path) -> Results:
 
 
 def _from_version_1(value: dict[str, Any]) -> dict[str, Any]:
-    """The same results as version 2 has them; what is not in order stays, for the validation to refuse."""
+    """The value of a version 1 file as version 2 has it; mistakes in it are left for the validation."""
     cells = value.get("cells")
     for cell in cells if isinstance(cells, list) else ():
         routing = cell.get("routing") if isinstance(cell, dict) else None
@@ -230,7 +230,7 @@ def _from_version_1(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are aligned as text, too."""
+    """A Markdown table with padded cells, so that it reads well as plain text."""
     table = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [

@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Extras:
-    """What is measured beside each model's own row on each domain's own text."""
+    """Rows and columns of the table beside each model on each domain."""
 
     active: tuple[int, ...] = ()  # rows: merged models with so many active experts
     opt_out: bool = False  # rows: merged models without each of their experts

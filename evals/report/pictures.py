@@ -83,7 +83,7 @@ def _active(seeds: Seeds) -> dict[str, dict[int, str]]:
 
 
 def _routed(seeds: Seeds, models: Sequence[ModelRow]) -> dict[str, dict[str, CellRouting]]:
-    """Label of a model with more than two experts -> domain -> what its routers do."""
+    """Label of a model with more than two experts -> domain -> its routing."""
     known = {
         model.label: {d: routing for d in seeds.columns if (routing := _mean_routing(seeds, model.name, d))}
         for model in models

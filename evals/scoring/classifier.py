@@ -74,12 +74,12 @@ def measure_chosen(
 
     Args:
         members: one for each domain that can be chosen.
-        text: what to score, its documents kept with it.
+        text: the text to score, with its documents.
         choose: a learnt classifier.
         advance: told the tokens scored.
         options: `length` and `batch_tokens` of `measure`.
     """
-    assert text.texts is not None, "this text was tokenised without being kept"
+    assert text.texts is not None, "this text does not hold its documents"
     names = [member.domain for member in members]
     chosen = choose(text.texts)
     if unknown := sorted(set(chosen) - set(names)):

@@ -42,7 +42,7 @@ def mixed_texts(
         windows: documents of each kind to make; one fills a window of `length` tokens at most, its end-of-text token
             included, or a few more where a cut makes other tokens.
         length: tokens in a window.
-        seed: of what is taken from where.
+        seed: of the random choices.
     """
     if len(texts) < 2:
         raise InputError(f"mixed text of {', '.join(texts) or 'nothing'}: expected at least two domains.")

@@ -26,7 +26,7 @@ Table = list[list[float]]
 
 @dataclass(frozen=True)
 class Routing:
-    """What routers did with a text. A share or mass is a mean over tokens, from 0 to 1."""
+    """Routing of a text. A share or mass is a mean over tokens, from 0 to 1."""
 
     experts: tuple[str, ...]
     mass: Table  # [L][E] probability before the choice of the top; sums to one over the experts
@@ -37,7 +37,7 @@ class Routing:
     agreement: list[float] | None  # [L] share of tokens whose heaviest expert is their domain's
     agreement_overall: float | None  # ... by the mass averaged over the layers that choose
     tokens: int
-    own_tokens: int  # those whose domain has an expert
+    own_tokens: int  # tokens whose domain has an expert
     chooses: list[bool]  # [L] whether a layer's experts differ: below model.first_layer they do not
 
     @property
@@ -112,7 +112,7 @@ class RouterSums:
 
 
 class RouterProbe:
-    """Hooks on the gates of a FlexOlmo model; after each forward pass, `collect` adds what they did to `sums`."""
+    """Hooks on the gates of a FlexOlmo model; after each forward pass, `collect` adds the routing to `sums`."""
 
     def __init__(self, gates: list[Any], sums: RouterSums) -> None:
         self.gates, self.sums = gates, sums

@@ -20,7 +20,7 @@ from functools import cached_property
 import torch
 
 BATCH_TOKENS = 8192
-CPU_BATCH_TOKENS = 1024  # what a core's cache holds; benchmarks/measuring.md
+CPU_BATCH_TOKENS = 1024  # fits into a core's cache; benchmarks/measuring.md
 
 Window = tuple[list[int], int, list[int]]  # ids, the first place to score, the domain of each id
 
@@ -81,9 +81,9 @@ def batches(
     """All windows of a text, those of similar length together.
 
     Args:
-        text: what is scored.
+        text: the text to score.
         length: tokens in a window, at least 2.
-        tokens: in a batch, padding included; a longer window comes alone. None: what suits the device.
+        tokens: in a batch, padding included; a longer window comes alone. None: a number that suits the device.
         device: where the batches are put.
     """
     if tokens is None:

@@ -1,4 +1,4 @@
-"""Processes of a study's commands, forked from a server that has imported what they need.
+"""Processes of a study's commands, forked from a server that has imported the libraries they need.
 
     start = processes(threads=1)
     process = start(run_command, ("flexo-merge", "math.pt", "-o", "model"), folder, log)

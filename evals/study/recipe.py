@@ -103,12 +103,17 @@ class Study:
 
 def _check(where: str, name: str, recipe: Recipe, before: dict[str, Recipe]) -> None:
     if not NAME.fullmatch(name) or name in TAKEN:
-        raise InputError(f"{where}: no name for a recipe. Use lower-case letters, digits, '_' and '-', not {TAKEN}.")
+        raise InputError(
+            f"{where}: not a name for a recipe. Use lower-case letters, digits, '_' and '-', and none of "
+            f"{', '.join(sorted(TAKEN))}."
+        )
     for other in recipe.leans_on:
         if other not in before:
             raise InputError(f"{where}: leans on {other!r}, which does not come before it.")
     if recipe.experts is None and recipe.specialists is None and recipe.of is None:
-        raise InputError(f"{where}: nothing to train and nothing to work on. Give experts, specialists or of.")
+        raise InputError(
+            f"{where}: there is nothing to train and nothing to start from. Give experts, specialists or of."
+        )
     if recipe.experts is not None and recipe.specialists is not None:
         raise InputError(f"{where}: both experts and specialists. Make two recipes of it.")
     if recipe.longer is not None and (recipe.of is None or recipe.experts is None):
@@ -117,11 +122,15 @@ def _check(where: str, name: str, recipe: Recipe, before: dict[str, Recipe]) -> 
     if ways > 1:
         raise InputError(f"{where}: give one of merge, soup, btx and pooled.")
     if recipe.router is not None and not ways and not (recipe.of and before[recipe.of].makes_one):
-        raise InputError(f"{where}: a router of what? Give merge or btx, or as `of` a recipe that has one.")
+        raise InputError(
+            f"{where}: there is no model whose router could be trained. Give merge, btx, or as `of` a recipe with one."
+        )
     if recipe.fit is not None and (ways or recipe.router is not None or recipe.embedding is not None):
         raise InputError(f"{where}: fit works on the merge that `of` names. Leave merge, router and embedding out.")
     if recipe.fit is not None and not (recipe.of and _has_routers(before[recipe.of])):
-        raise InputError(f"{where}: a router of what? Give as `of` a recipe with merge, or with fit.")
+        raise InputError(
+            f"{where}: there is no model whose router could be fitted. Give as `of` a recipe with merge or fit."
+        )
     if recipe.inside and recipe.fit is None:
         raise InputError(f"{where}: inside says where fit is measured. Give fit.")
     if recipe.soup is not None and not 0 <= recipe.soup < 1:

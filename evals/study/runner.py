@@ -77,7 +77,7 @@ class Runner:
                     self.say(f"[{place[step.makes]}/{len(steps)}] {step.name} done in {_clock(seconds)}; {left}")
                     self.then(step)
         except (KeyboardInterrupt, SystemExit):
-            self.say("stopping: what is done is kept, and the same command goes on")
+            self.say("stopping: finished outputs are kept, and the same command goes on")
             raise
         finally:
             stop(running)
@@ -138,8 +138,8 @@ class Runner:
         others = f" So did {', '.join(step.name for step in failed[1:])}." if failed[1:] else ""
         return "\n".join(
             [
-                f"{failed[0].name} failed, {waiting} runs were not begun.{others} What was made is kept, and the same "
-                f"command goes on. The log {log} ends with",
+                f"{failed[0].name} failed, {waiting} runs were not begun.{others} Finished outputs are kept, and the "
+                f"same command goes on. The log {log} ends with",
                 *(f"  {line}" for line in lines),
             ]
         )

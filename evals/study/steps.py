@@ -5,7 +5,7 @@
 
 Commands run inside the study's folder, and all paths are relative to it:
 
-    corpora, anchor               links to what was given, or made here
+    corpora, anchor               links to the given folders, or made here
     proxies/DOMAIN.jsonl.gz       public documents like a domain's
     seed0/RECIPE/DOMAIN.pt        expert files; seed0/RECIPE/DOMAIN/ for dense specialists
     seed0/models/RECIPE/          the model that a recipe makes

@@ -196,5 +196,5 @@ def _about(study: Study, domains: Sequence[str], given: bool) -> str:
     seeds = ", ".join(map(str, study.seeds))
     return (
         f"public and {len(domains)} domains ({', '.join(domains)}); seeds {seeds}: they vary rows, order of text and "
-        f"what is drawn at random; {each}; {study.tokens:,} tokens an expert"
+        f"random choices; {each}; {study.tokens:,} tokens an expert"
     )

@@ -21,7 +21,7 @@ CHOICES = 4
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, and what follows it after a blank."""
+    """A prompt, and the answer that follows it after a space."""
 
     prompt: str
     answer: str

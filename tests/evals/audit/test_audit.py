@@ -90,7 +90,7 @@ def test_a_greedy_row_is_shown_and_refused(anchor: Path, tmp_path: Path, capsys:
 def test_what_cannot_be_audited(anchor: Path, tiny_anchor: Path, tmp_path: Path, capsys: Capture) -> None:
     path = expert(anchor, tmp_path / "copy.pt", lambda name, value, row: value)
     assert audited(tiny_anchor, path) == 1
-    assert "ships no reference text. Say with --public FILE" in capsys.readouterr().err
+    assert "ships no reference text. Name the public text to read: --public FILE" in capsys.readouterr().err
     assert call(evals.commands.flexo_audit.main, path, "--anchor", anchor, "--loss", 0.3, 0.1) == 2
     (tmp_path / "empty.pt").touch()
     assert audited(anchor, tmp_path / "empty.pt") == 1
