@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -22,8 +23,35 @@ from flexmix.documents.flexmix_sets import SETS, load_set
 from flexmix.tokens.encoder import load_tokenizer
 from flexo.errors import InputError
 
+PUBLIC = "public"  # the domain of the text that all owners share
+
 Split = Literal["test", "train", "valid", "final"]
 KEPT = "-hub-"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which text is read from a folder of corpora."""
+
+    data: Path  # one corpus folder a domain, as `flexo-data sample` makes it
+    domains: Sequence[str] | None = None  # None: those that the models have experts for, or else all that are there
+    split: str = "test"
+    max_bytes: int = 200_000  # a domain: documents are read whole until there are as many bytes
+
+    def documents(self) -> dict[str, list[str]]:
+        """Domain -> its documents."""
+        files = find_domains(self.data, self.domains, [], self.split)
+        return {domain: first_documents(path, self.max_bytes, self.split) for domain, path in files.items()}
+
+    def texts(self, model: Path, experts: Sequence[str] = ()) -> dict[str, TokenisedText]:
+        """Domain -> its documents, tokenised.
+
+        Args:
+            model: a model folder; its tokenizer is used.
+            experts: the domains that the models have experts for.
+        """
+        files = find_domains(self.data, self.domains, experts, self.split)
+        return read_texts(files, model, self.max_bytes, self.split)
 
 
 def find_domains(
@@ -35,9 +63,12 @@ def find_domains(
 
     Args:
         data: a folder with one corpus folder a domain, as `flexo-data sample` makes it.
-        wanted: domains to read; None takes those of `known` that are there, or all that are if none is.
-        known: the experts of the model, or nothing for a plain model.
-        split: see above.
+        wanted: domains to read; None reads those of `known` that are there, or all domains if none of them is.
+        known: the domains that the model has experts for; empty for a plain model.
+        split: see the table at the head of this module.
+
+    Raises:
+        InputError: there is no such split, folder or domain.
     """
     if split not in get_args(Split):
         raise InputError(f"--split {split}: expected one of {', '.join(get_args(Split))}.")
@@ -64,7 +95,7 @@ def find_domains(
 
 
 def _folder(data: Path, domain: str, others: Sequence[Path]) -> Path:
-    """A domain's folder: of its name, else what the configured hub source is kept in, else the one kept for it."""
+    """A domain's folder: that of its name, else the copy of its configured hub data set, else its only copy."""
     if (data / domain).is_dir():
         return data / domain
     kept = sorted(path for path in others if path.name.partition(KEPT)[0] == domain)
@@ -81,15 +112,18 @@ def _folder(data: Path, domain: str, others: Sequence[Path]) -> Path:
 def read_texts(
     files: Mapping[str, Path], folder: Path, max_bytes: int, split: str = "test"
 ) -> dict[str, TokenisedText]:
-    """The first documents of each file, whole, up to about `max_bytes`, under a model folder's tokenizer."""
+    """The documents of `first_documents` for each file, tokenised by the tokenizer of a model folder."""
     tokenizer, end = load_tokenizer(folder)
-    return {
-        domain: tokenised(read_pieces(path, max_bytes, split), tokenizer, end, domain) for domain, path in files.items()
-    }
+    documents = {domain: first_documents(path, max_bytes, split) for domain, path in files.items()}
+    return {domain: tokenised(texts, tokenizer, end, domain) for domain, texts in documents.items()}
 
 
-def read_pieces(path: Path, max_bytes: int, split: str = "test") -> list[str]:
-    """The first documents with text of a file, whole, up to about `max_bytes`."""
+def first_documents(path: Path, max_bytes: int, split: str = "test") -> list[str]:
+    """The first documents of a file, blank ones left out, until they have `max_bytes` bytes; none is cut.
+
+    Raises:
+        InputError: there is no text in the file.
+    """
     texts: list[str] = []
     nbytes = 0
     for text in _of_split(path, split):
@@ -104,7 +138,7 @@ def read_pieces(path: Path, max_bytes: int, split: str = "test") -> list[str]:
 
 
 def documents_digest(texts: Iterable[str]) -> str:
-    """A sha256 over documents in their order, whatever the tokenizer."""
+    """A sha256 over documents in their order; it does not depend on a tokenizer."""
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode()
@@ -113,7 +147,7 @@ def documents_digest(texts: Iterable[str]) -> str:
 
 
 def tokenised(texts: list[str], tokenizer: Tokenizer, end: int, domain: str) -> TokenisedText:
-    """Documents of one domain as tokens; the text is kept beside them."""
+    """Documents of one domain as tokens, together with their text."""
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     nbytes = sum(len(text.encode()) for text in texts)
     return TokenisedText([encoding.ids for encoding in encoded], nbytes, end, (domain,), texts=texts)
