@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from flexo.errors import InputError
+from flexo.verbosity import is_verbose
 from merge.formats.manifest import MANIFEST
 from merge.formats.merged_folder import open_merged
 from merge.formats.model_folder import ModelFolder
@@ -83,7 +84,9 @@ def _packed_config(folder: Path, scheme: Scheme, only_here: dict[str, Any]) -> A
 
 
 def quiet() -> None:
-    """Silences what transformers says about itself; commands say what matters to people."""
+    """Silences what transformers says about itself, unless `-v` asks for it; commands say what matters to people."""
+    if is_verbose():
+        return
     logging: Any = transformers.utils.logging
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -24,9 +24,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from flexo.commands.table import command_called
 from flexo.config_dir import config_dir
-from flexo.console import refusals
+from flexo.console import refusals, session
 from flexo.errors import InputError
+from flexo.verbosity import is_verbose, take_flags
 
 if TYPE_CHECKING:
     from trainers.loop.run import Run
@@ -59,7 +61,8 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(guarded)
     shown = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours to write
-    with refusals():
+    with session(), refusals():
+        sys.argv[1:] = take_flags(sys.argv[1:])
         try:
             _refuse_choices_that_are_no_names(sys.argv[1:])
             decorated()
@@ -164,7 +167,7 @@ def _missing(part: Any, path: str = "") -> Iterator[str]:
 
 def _explain(error: Exception, config_name: str) -> str:
     """One message for a command line that does not compose."""
-    script = f"python {config_name}.py --help"
+    script = f"{command_called(config_name).usage} --help"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: there is no such {group}. {_nearest(name, error.options)}"
@@ -207,7 +210,9 @@ def _settings(config_name: str) -> Iterator[str]:
 
 
 def quiet() -> None:
-    """Silences what libraries say about themselves; what matters to people is said by us."""
+    """Silences what libraries say about themselves, unless `-v` asks for it; what matters to people is said by us."""
+    if is_verbose():
+        return
     import transformers
 
     hub_logging: Any = transformers.utils.logging  # it comes without types

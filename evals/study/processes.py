@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import runpy
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import entry_points
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from flexo.commands import start as start_command
+from flexo.commands.table import command_called
 
 Process = BaseProcess
 Call = Callable[[Sequence[str]], None]
@@ -62,13 +63,9 @@ def processes(threads: int) -> Callable[[Call, Sequence[str], Path, Path], Proce
 
 
 def run_command(command: Sequence[str]) -> None:
-    """Runs a public command here, as a shell would: training scripts are modules, the others console scripts."""
+    """Runs a public command here, as a shell would."""
     program, *options = command
-    sys.argv = [program, *options]
-    if program.startswith("flexo-"):
-        (found,) = entry_points(group="console_scripts", name=program)
-        sys.exit(found.load()())
-    runpy.run_module(program, run_name="__main__", alter_sys=True)
+    start_command(command_called(program), program, options)
 
 
 def succeeds(command: Sequence[str], folder: Path, log: Path) -> bool:

@@ -17,6 +17,7 @@ import typer
 
 from flexmix.commands.domain_commands import COSINES_EXAMPLES, PROXIES_EXAMPLES, cosines, proxies
 from flexo.console import new_app, run
+from flexo.verbosity import note
 
 ABOUT = "Text for training: samples to try everything out, token shards of your own documents, what domains look like."
 app = new_app(ABOUT)
@@ -168,7 +169,7 @@ def prepare(
             say=typer.echo,
         )
     except KeyboardInterrupt:
-        typer.echo("tasks that are done are kept: the same command goes on", err=True)
+        note("tasks that are done are kept: the same command goes on")
         raise
     if found is not None:
         print_table(found, str(output))

@@ -7,13 +7,13 @@ flexo-merge model/ experts/legal.pt --replace math=experts/math-v2.pt -o model2/
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flexo.console import new_app, parse_size, progress, run, size_text
+from flexo.verbosity import note, warn
 from merge.commands.options import TrustedKeysOption, printable, usage
 from merge.planning.merge_options import ROUNDED_TO
 
@@ -115,13 +115,11 @@ def merge_command(
         made = plan_merge(experts, output, anchor=anchor, replace=_replacements(replace or []), options=options)
     typer.echo(_plan_text(made))
     for warning in made.warnings:
-        sys.stderr.write(f"warning: {printable(warning)}\n")
+        warn(printable(warning))
     if made.warnings:
-        sys.stderr.write("note: flexo-audit measures what such rows do to public text.\n")
+        note("flexo-audit measures what such rows do to public text.")
     if made.history.get("router_training"):
-        sys.stderr.write(
-            "note: this model's router was trained after its merge; the rows of experts that join now were not.\n"
-        )
+        note("this model's router was trained after its merge; the rows of experts that join now were not.")
     if dry_run:
         with progress("reading the anchor", made.base.weights.nbytes) as advance:
             made.base.verify(advance)

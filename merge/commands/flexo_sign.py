@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from flexo.console import new_app, progress, run
+from flexo.verbosity import warn
 
 app = new_app("Sign expert files, or make a key to sign with.")
 
@@ -41,7 +42,7 @@ def sign_command(
         typer.echo(f"fingerprint {fingerprint}")
         return
     if key.is_file() and key.stat().st_mode & 0o077:
-        sys.stderr.write(f"warning: {key}: others on this machine may read this private key. chmod 600 {key}\n")
+        warn(f"{key}: others on this machine may read this private key. chmod 600 {key}")
     signed = signing.sign(experts or [], key, passphrase=_ask if sys.stdin.isatty() else None, progress=progress)
     for one in signed:
         typer.echo(f"wrote {one.path}  {one.domain}, header {one.header[:16]}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from flexo.errors import InputError
+from flexo.verbosity import note
 from merge.tensor_io.json_file import write_json
 from trainers.distributed import is_first
 
@@ -85,5 +85,5 @@ def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> Non
                 f"{ours.get(name)}). Finish it with the same command, start over with resume=false, or choose "
                 "another output."
             )
-        sys.stderr.write(f"resuming from {checkpoint}\n")
+        note(f"resuming from {checkpoint}")
     write_json(path, settings)
