@@ -21,8 +21,9 @@ from merge.planning.merge_plan import execute
 from tests.conftest import MakeExpert
 from tests.merge.tools import call, even_plan
 from trainers.commands.flexo_embed import main as embed
-from trainers.commands.flexo_fit_router import main, samples_for
+from trainers.commands.flexo_fit_router import main
 from trainers.data import DataOptions, plain_windows
+from trainers.router.fit_router import samples_for
 from trainers.router.moment_fit import composed_rows
 from trainers.router.row_init import router_input_moments
 
