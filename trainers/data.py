@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 from flexmix.documents.corpus import HubSource, find_corpus, find_split, require_file
 from flexmix.packing.best_fit import BestFit
 from flexmix.packing.loaders import EvalLoader, TrainLoader
-from flexmix.packing.mixture import Source, mix
+from flexmix.packing.mixture import WeightedWindows, mix
 from flexmix.packing.windows import Packed, Packing, Windows
 from flexmix.tokens.shard import prepare_shard
 from flexo.errors import InputError
@@ -115,13 +115,13 @@ class DataOptions:
             return BestFit(prepare_shard(source, model, self.cache), self.length)
         return self.windows(source, model)
 
-    def sources(self, text: OwnText, model: Path) -> list[Source]:
+    def sources(self, text: OwnText, model: Path) -> list[WeightedWindows]:
         """An owner's windows to train on, one source or more."""
-        return [Source(self.training_windows(part.path, model), part.weight) for part in text.train]
+        return [WeightedWindows(self.training_windows(part.path, model), part.weight) for part in text.train]
 
     def measured(self, text: OwnText, model: Path) -> EvalLoader | TrainLoader:
         """What a domain is known by: `moment_windows` of one source, or as many of a mixture's order."""
-        plain = [Source(self.windows(part.path, model), part.weight) for part in text.train]
+        plain = [WeightedWindows(self.windows(part.path, model), part.weight) for part in text.train]
         if len(plain) == 1:
             return EvalLoader(plain[0].windows, self.batch_size, self.moment_windows)
         count = min(self.moment_windows, sum(len(source.windows) for source in plain))

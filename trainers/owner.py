@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flexmix.documents.corpus import HubSource, find_split
 from flexmix.documents.hub import local_folder
-from flexmix.packing.datamodule import TextModule
+from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.tokens.shard import text_digest
 from flexo.errors import InputError
 from merge.formats.anchor_folder import Anchor, open_anchor
@@ -58,14 +58,16 @@ class Owner:
         module = TextModule(
             data.sources(self.text, folder),
             {name: data.windows(path, folder) for name, path in held_out.items() if path},
-            batch_size=data.batch_size,
-            steps=data.steps,
-            seed=seed,
-            public=data.training_windows(self.public["train"], folder) if mixed else None,
-            public_share=data.public_share,
-            temperature=data.temperature,
-            eval_windows=data.eval_windows,
-            parts=run.accumulate,
+            BatchOptions(
+                data.batch_size,
+                data.steps,
+                seed,
+                public_share=data.public_share,
+                temperature=data.temperature,
+                eval_windows=data.eval_windows,
+                parts=run.accumulate,
+            ),
+            data.training_windows(self.public["train"], folder) if mixed else None,
         )
         if len(self.text.train) > 1:
             say(self._mixture(module, data))

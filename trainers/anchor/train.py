@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM, Pr
 
 from flexmix.documents.corpus import copy_sample, find_split, read_documents
 from flexmix.documents.hub import local_folder
-from flexmix.packing.datamodule import TextModule
+from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.packing.loaders import EvalLoader
 from flexmix.tokens.shard import is_shard, shard_texts, text_digest
 from flexmix.tokens.train_tokenizer import END_OF_TEXT, PAD, train_tokenizer
@@ -111,11 +111,7 @@ def train_anchor(
         module = TextModule(
             data.training_windows(text["train"], source),
             {"public": data.windows(text["test"], source)},
-            batch_size=data.batch_size,
-            steps=data.steps,
-            seed=seed,
-            eval_windows=data.eval_windows,
-            parts=run.accumulate,
+            BatchOptions(data.batch_size, data.steps, seed, eval_windows=data.eval_windows, parts=run.accumulate),
         )
         model = Olmo2ForCausalLM(Olmo2Config.from_pretrained(source))
         run.prepare(model)

@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from flexmix.documents.corpus import find_split, require_file
-from flexmix.packing.datamodule import TextModule
-from flexmix.packing.mixture import Source
+from flexmix.packing.datamodule import BatchOptions, TextModule
+from flexmix.packing.mixture import WeightedWindows
 from flexmix.tokens.shard import text_digest
 from flexo.atomic_files import refuse_occupied
 from flexo.console import progress
@@ -119,13 +119,9 @@ def train_router(
     with work_folder(output, settings, resume) as work:
         windows = {name: data.training_windows(path, model_path) for name, path in train.items()}
         module = TextModule(
-            [Source(windows[name], share) for name, share in shares.items()],
+            [WeightedWindows(windows[name], share) for name, share in shares.items()],
             {name: data.windows(path, model_path) for name, path in held.items()},
-            batch_size=data.batch_size,
-            steps=data.steps,
-            seed=seed,
-            eval_windows=data.eval_windows,
-            parts=run.accumulate,
+            BatchOptions(data.batch_size, data.steps, seed, eval_windows=data.eval_windows, parts=run.accumulate),
         )
         dtype = torch.bfloat16 if resolve_precision(run.precision).startswith("bf16") else torch.float32
         model = train_rows_only(
