@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 from training import shape
 from transformers import AutoModelForCausalLM, Olmo2Config
 
-from flexmix.packing.datamodule import TextModule
+from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.packing.windows import Windows
 from flexo.console import keep_freed_memory
 from trainers.data import DataOptions
@@ -67,7 +67,7 @@ def lit(args: argparse.Namespace) -> Stopwatch:
 
 def module(args: argparse.Namespace) -> TextModule:
     windows: Any = Windows(Shard(args.length * args.rows * args.steps, args.vocabulary), args.length, "random")
-    return TextModule(windows, {}, batch_size=args.rows, steps=args.steps, seed=0, public=windows, public_share=0.25)
+    return TextModule(windows, {}, BatchOptions(args.rows, args.steps, seed=0, public_share=0.25), windows)
 
 
 def lightning(args: argparse.Namespace) -> list[float]:

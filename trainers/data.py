@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-from flexmix.documents.corpus import HubSource, find_corpus, find_split, require_file
+from flexmix.documents.corpus import HubSource, find_corpus, require_text, training_text
 from flexmix.packing.best_fit import BestFit
 from flexmix.packing.loaders import EvalLoader, TrainLoader
-from flexmix.packing.mixture import Source, mix
+from flexmix.packing.mixture import WeightedWindows, mix
 from flexmix.packing.windows import Packed, Packing, Windows
 from flexmix.tokens.shard import prepare_shard
 from flexo.errors import InputError
@@ -44,7 +44,7 @@ def find_own_text(
 ) -> OwnText:
     """The text of a domain: of the sources of `mixture`, or what `find_corpus` finds for the other arguments.
 
-    A source that is a folder stands for the `train` in it; held out is `test` alone then.
+    A source that is a folder stands for the `train` in it, if there is one; held out is `test` alone then.
 
     Raises:
         InputError: there is no text to be had, or both `train` and `mixture` are given.
@@ -59,11 +59,11 @@ def find_own_text(
         )
     found = []
     for source in mixture:
-        path = find_split(source.path, "train") if source.path.is_dir() else source.path
-        require_file(path)
+        path = training_text(source.path)
+        require_text(path)
         found.append(WeightedText(path, source.weight))
     if test is not None:
-        require_file(test)
+        require_text(test)
     said = f"a mixture of {', '.join(str(source.path) for source in found)}, held out: {test or 'nothing'}"
     return OwnText(tuple(found), test, said)
 
@@ -129,14 +129,14 @@ def packed_windows(text: Path, model: Path, data: DataOptions) -> Packed:
     return plain_windows(text, model, data)
 
 
-def own_sources(text: OwnText, model: Path, data: DataOptions) -> list[Source]:
+def own_sources(text: OwnText, model: Path, data: DataOptions) -> list[WeightedWindows]:
     """An owner's windows to train on, of one source or more, tokenised as a model folder does it."""
-    return [Source(packed_windows(part.path, model, data), part.weight) for part in text.train]
+    return [WeightedWindows(packed_windows(part.path, model, data), part.weight) for part in text.train]
 
 
 def moment_loader(text: OwnText, model: Path, data: DataOptions) -> EvalLoader | TrainLoader:
     """What a domain's moments are measured on: `data.moment_windows` of one source, or as many of a mixture's order."""
-    plain = [Source(plain_windows(part.path, model, data), part.weight) for part in text.train]
+    plain = [WeightedWindows(plain_windows(part.path, model, data), part.weight) for part in text.train]
     if len(plain) == 1:
         return EvalLoader(plain[0].windows, data.batch_size, data.moment_windows)
     count = min(data.moment_windows, sum(len(source.windows) for source in plain))

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from tokenizers import Tokenizer
 
 from evals.scoring.sliding_windows import TokenisedText
-from flexmix.documents.corpus import SUFFIXES, find_split, kept_folder, read_documents
+from flexmix.documents.corpus import find_split, kept_folder, read_documents, splits_in
 from flexmix.documents.flexmix_sets import SETS, load_set
 from flexmix.tokens.encoder import load_tokenizer
 from flexo.errors import InputError
@@ -76,7 +76,7 @@ def find_domains(
         raise InputError(f"{data}: no such folder. Expected one folder a domain, with test.jsonl[.gz] in each.")
     name = "train" if split == "train" else "test"
     visible = [path for path in data.iterdir() if not path.name.startswith(".")]  # others are unfinished
-    whole = [path for path in visible if any((path / f"{name}{suffix}").is_file() for suffix in SUFFIXES)]
+    whole = [path for path in visible if path.is_dir() and splits_in(path, name)]
     there = sorted({path.name.partition(KEPT)[0] for path in whole})
     if wanted is None:
         wanted = [domain for domain in known if domain in there] or there
@@ -86,10 +86,7 @@ def find_domains(
         raise InputError(f"{data}: no domain {absent[0]!r} in it. There are {', '.join(there) or 'none'}.")
     folders = {domain: _folder(data, domain, [path for path in whole if path.name != domain]) for domain in wanted}
     own = {
-        domain: path
-        for domain, folder in folders.items()
-        for suffix in SUFFIXES
-        if split == "valid" and (path := folder / f"valid{suffix}").is_file()
+        domain: path for domain, folder in folders.items() for path in splits_in(folder, "valid") if split == "valid"
     }
     return {domain: own.get(domain) or find_split(folder, name) for domain, folder in folders.items()}
 
@@ -155,7 +152,7 @@ def tokenised(texts: list[str], tokenizer: Tokenizer, end: int, domain: str) -> 
 
 def _of_split(path: Path, split: str) -> Iterator[str]:
     halved = split in ("valid", "final") and path.name.startswith("test.")
-    if halved and split == "final" and any((path.parent / f"valid{suffix}").is_file() for suffix in SUFFIXES):
+    if halved and split == "final" and splits_in(path.parent, "valid"):
         halved = False
     for text in read_documents(path):
         if not halved or (hashlib.sha256(text.encode()).digest()[18] % 2 == 0) == (split == "valid"):

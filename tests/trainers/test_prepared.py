@@ -10,7 +10,8 @@ import pytest
 
 from flexmix.documents.corpus import find_split, held_out, read_documents
 from flexmix.documents.source import Source
-from flexmix.prepare.pipeline import Options, prepare
+from flexmix.prepare.options import Options
+from flexmix.prepare.pipeline import prepare
 from flexo.errors import InputError
 from merge.formats.anchor_folder import open_anchor
 from tests.flexmix.text import write_jsonl

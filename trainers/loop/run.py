@@ -21,8 +21,8 @@ from typing import Any
 
 import lightning as L  # noqa: N812 - the name everyone uses
 
-from flexmix.packing.datamodule import TextModule
-from flexmix.packing.mixture import Source
+from flexmix.packing.datamodule import BatchOptions, TextModule
+from flexmix.packing.mixture import WeightedWindows
 from flexmix.packing.windows import Packed
 from flexo.atomic_files import refuse_occupied
 from flexo.errors import InputError
@@ -98,7 +98,7 @@ class Run:
 
     def texts(
         self,
-        train: Packed | Sequence[Source],
+        train: Packed | Sequence[WeightedWindows],
         held_out: dict[str, Packed],
         public: Packed | None = None,
         temperature: float = 1.0,
@@ -111,18 +111,16 @@ class Run:
             public: public windows, mixed in by `data.public_share`.
             temperature: of the mixture of sources.
         """
-        return TextModule(
-            train,
-            held_out,
+        options = BatchOptions(
             batch_size=self.data.batch_size,
             steps=self.data.steps,
             seed=self.seed,
-            public=public,
             public_share=0.0 if public is None else self.data.public_share,
             temperature=temperature,
             eval_windows=self.data.eval_windows,
             parts=self.trainer.accumulate,
         )
+        return TextModule(train, held_out, options, public)
 
     def fit(
         self, lit: LitAnchor, texts: TextModule, work: Path, label: str, flops_per_token: float | None = None

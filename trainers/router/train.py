@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from flexmix.documents.corpus import find_split, require_file
-from flexmix.packing.mixture import Source
+from flexmix.documents.corpus import find_split, require_text
+from flexmix.packing.mixture import WeightedWindows
 from flexmix.tokens.shard import TokenShard, text_digest
 from flexo.console import progress
 from flexo.errors import InputError
@@ -81,7 +81,7 @@ def train_router(
     with run.work_folder(settings) as work:
         windows = {name: packed_windows(path, model_path, run.data) for name, path in train.items()}
         texts = run.texts(
-            [Source(windows[name], share) for name, share in shares.items()],
+            [WeightedWindows(windows[name], share) for name, share in shares.items()],
             {name: plain_windows(path, model_path, run.data) for name, path in held_out.items()},
         )
         model = train_rows_only(
@@ -146,7 +146,7 @@ def _split(path: Path, split: str) -> Path:
     """The file of a split in a folder; a single file stands for both, and its held-out loss is then of seen text."""
     if path.is_dir():
         return find_split(path, split)
-    require_file(path)
+    require_text(path)
     return path
 
 
