@@ -17,13 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from flexmix.documents.columns import written
 from flexmix.documents.conversations import ChatTemplate, find_template
 from flexmix.documents.filters import rejected
 from flexmix.documents.formats import FORMATS
+from flexmix.documents.formats.unpacking import SUFFIXES as PACKED
 from flexmix.documents.reading import cut_into_tasks, read, read_all
 from flexmix.documents.source import HUB, MESSAGES, TEXT, Document, Source
-from flexmix.documents.unpacking import SUFFIXES as PACKED
+from flexmix.documents.source.columns import written
 from flexo.console import progress
 from flexo.errors import InputError
 from flexo.make_once import keep

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from flexmix.documents.columns import text_column
 from flexmix.documents.formats import FORMATS, json_lines, json_records, plain_text
 from flexmix.documents.formats.format import Format, Head, encoding_of, size_of
+from flexmix.documents.formats.unpacking import HEAD, ZIP, BrokenContentError, Stored, archive
 from flexmix.documents.formats.unreadable import UNKNOWN, Unreadable, judge, judge_archive
 from flexmix.documents.source import HUB, Source
-from flexmix.documents.unpacking import HEAD, ZIP, BrokenContentError, Stored, archive
+from flexmix.documents.source.columns import text_column
 from flexo.errors import InputError
 
 DATA = tuple(

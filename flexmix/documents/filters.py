@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flexmix.documents.columns import SHOWN, holds, value_of
 from flexmix.documents.source import Source
+from flexmix.documents.source.columns import SHOWN, holds, value_of
 from flexo.errors import InputError
 
 Keep = Callable[[dict[str, Any]], bool]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flexmix.documents.columns import columns_to_read, refuse_missing, refuse_schema
 from flexmix.documents.formats.arrow import ROWS, python_rows
 from flexmix.documents.source import Piece, Row, Source
+from flexmix.documents.source.columns import columns_to_read, refuse_missing, refuse_schema
 from flexo.console import Advance
 from flexo.errors import InputError
 

@@ -16,14 +16,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flexmix.documents.columns import no_column, text_column, value_of
 from flexmix.documents.conversations import ChatTemplate, NoTemplateError, messages_of
 from flexmix.documents.files import NotRead, find_files, read_head
 from flexmix.documents.formats import BY_NAME
 from flexmix.documents.formats.format import Rows, size_of
 from flexmix.documents.formats.json_lines import line_of
+from flexmix.documents.formats.unpacking import BrokenContentError, Stored
 from flexmix.documents.source import TASK, Conversation, Damaged, Document, Piece, Row, SetAside, Source
-from flexmix.documents.unpacking import BrokenContentError, Stored
+from flexmix.documents.source.columns import no_column, text_column, value_of
 from flexo.console import Advance
 from flexo.errors import InputError
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flexmix.documents.columns import SHOWN, value_of, written
 from flexmix.documents.source import Row, SetAside, Source
+from flexmix.documents.source.columns import SHOWN, value_of, written
 from flexmix.prepare.options import Options
 from flexo.errors import InputError
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flexmix.documents.columns import columns_to_read, refuse_schema
 from flexmix.documents.formats.format import Format, Head, Range, Rows, size_of
+from flexmix.documents.formats.unpacking import BrokenContentError, Stored
 from flexmix.documents.source import Piece, Row, Source
-from flexmix.documents.unpacking import BrokenContentError, Stored
+from flexmix.documents.source.columns import columns_to_read, refuse_schema
 from flexo.console import Advance
 from flexo.errors import InputError
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flexmix.documents.columns import refuse_missing, text_column
 from flexmix.documents.formats.format import Format, Head, Range, Rows, as_text, whole
+from flexmix.documents.formats.unpacking import Stored
 from flexmix.documents.source import Damaged, Piece, Source
-from flexmix.documents.unpacking import Stored
+from flexmix.documents.source.columns import refuse_missing, text_column
 from flexo.console import Advance
 from flexo.errors import InputError
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from flexmix.documents.formats.unpacking import HEAD, SUFFIXES, BrokenContentError, Content, Stored, archive
 from flexmix.documents.source import Damaged, Piece, Row, Source
-from flexmix.documents.unpacking import HEAD, SUFFIXES, BrokenContentError, Content, Stored, archive
 from flexo.console import Advance
 from flexo.errors import InputError
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from flexmix.documents.formats.format import Format, Head, Range, Rows, as_text, encoding_of, size_of, whole
 from flexmix.documents.formats.json_text import LINES, UniqueKeys, kind_of
+from flexmix.documents.formats.unpacking import Content, Stored
 from flexmix.documents.source import Damaged, Piece, Source
-from flexmix.documents.unpacking import Content, Stored
 from flexo.console import Advance
 
 OFTEN = 64  # lines between two reports of progress

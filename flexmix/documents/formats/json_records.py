@@ -11,8 +11,8 @@ from typing import Any
 
 from flexmix.documents.formats.format import Format, Head, Rows, as_text, whole
 from flexmix.documents.formats.json_text import JsonReader, is_record, kind_of
+from flexmix.documents.formats.unpacking import BrokenContentError, Stored
 from flexmix.documents.source import Piece, Source
-from flexmix.documents.unpacking import BrokenContentError, Stored
 from flexo.console import Advance
 from flexo.errors import InputError
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from flexmix.documents.columns import text_column, value_of
 from flexmix.documents.formats.format import Head
 from flexmix.documents.source import Damaged, Source
+from flexmix.documents.source.columns import text_column, value_of
 
 Kind = Literal["lines", "records", "record", "object", "by columns"]
 LINES = (".jsonl", ".ndjson", ".jsonlines")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flexmix.documents.formats.format import Format, Head, Rows, as_text, whole
 from flexmix.documents.formats.json_lines import not_utf8
+from flexmix.documents.formats.unpacking import Stored
 from flexmix.documents.source import Piece, Source
-from flexmix.documents.unpacking import Stored
 from flexo.console import Advance
 
 SUFFIXES = (".txt", ".text", ".md")  # of files that are documents in a folder; elsewhere text may be anything

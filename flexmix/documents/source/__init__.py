@@ -20,8 +20,8 @@ class Source:
 
     A document has its text in the column `text`, or is a conversation in the column `messages` where there is no column
     of the name `text`. Of a text file all is text, and `path` is its other column. It is taken if each column of
-    `where` holds the value given (see `flexmix.documents.columns.holds`), the text has `min_length` characters and no
-    longer word than `max_word`, and each function of `keep` says yes (see `flexmix.documents.filters`).
+    `where` holds the value given (see `columns.holds` beside this), the text has `min_length` characters and no longer
+    word than `max_word`, and each function of `keep` says yes (see `flexmix.documents.filters`).
     """
 
     place: str
