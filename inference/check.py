@@ -5,7 +5,7 @@
    so the bits may differ; on CPU we saw none that did. Where experts are quantised, so is the anchor for this, and only
    for this: the loss in 4 is compared with that of the anchor as it is.
 2. Hidden states, router logits and logits are finite in every layer.
-3. No expert but the public one takes nearly all of a public text in a layer (`COLLAPSE`).
+3. No expert but the public one takes nearly all of a public text in a layer whose experts differ (`COLLAPSE`).
 4. The merged model reads public text about as well as its anchor (`WORST_LOSS`). The worst recipe that `docs/log.md`
    records lost 9 %; a quarter more loss is not a matter of recipes.
 
@@ -89,6 +89,8 @@ def check(folder: Path, anchor: Path, device: str = "auto") -> Check:
         faults.append(f"{routing.broken} hold NaN or infinite values")
     if text:
         for n, layer in enumerate(routing.layers):
+            if not layer.chooses:
+                continue
             largest = max(range(1, len(names)), key=lambda e: layer.share[e])
             if layer.share[largest] > COLLAPSE:
                 faults.append(f"in layer {n}, {names[largest]} takes {layer.share[largest]:.1%} of public text")
