@@ -5,7 +5,7 @@
     for answer in record.answers(x_BS, prompt=inputs["input_ids"].shape[1]):
         print(answer.shares)                                      # {"public": 0.31, "math": 0.69}
 
-A token is credited to the experts of the position that it was predicted from. The rest of the prompt credits nobody:
+A token is credited to the experts of the position that it was predicted from. The rest of the prompt is not counted:
 
     read       E    The  sky  is   blue  .
     made                      blue .     E
@@ -14,7 +14,7 @@ A token is credited to the experts of the position that it was predicted from. T
 A layer adds up its active experts with the router's weights. These do not sum to one, for the softmax runs over all
 experts and is not made up for those left out; the norm behind the sum cancels its scale. So what counts is each
 weight's part of the sum of the active ones. Every token counts the same, and so does every layer whose experts differ:
-where all are one network, as in a context layer, nobody is credited.
+one in which all are the same network, as in a context layer, is not counted.
 
 B sequences, S tokens of a sequence with its prompt, T generated ones, L layers, E experts of the model, K active ones.
 """
@@ -158,7 +158,7 @@ class Attribution:
 
 
 class Watched(nn.Module):
-    """A part of a model that also tells what it is given. A module and no hook, for the reason that `blocks` gives."""
+    """Wraps a part of a model and tells what it is given; a module and no hook, for the reason in `selected_blocks`."""
 
     def __init__(self, part: nn.Module, tell: Callable[..., None]) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, 
 
 
 def load_model(
-    folder: Path, dtype: str = "auto", device: str = "auto"
+    folder: Path | str, dtype: str = "auto", device: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer from a local folder, in evaluation mode.
 
@@ -38,6 +38,7 @@ def load_model(
     Raises:
         InputError: the folder is not a whole model, or `dtype` or `device` cannot be had.
     """
+    folder = Path(folder)
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}.")
     if device == "auto":
@@ -83,7 +84,7 @@ def _packed_config(folder: Path, scheme: Scheme, only_here: dict[str, Any]) -> A
 
 
 def quiet() -> None:
-    """Silences what transformers says about itself; commands say what matters to people."""
+    """Silences progress bars and notes of transformers: a command prints its own."""
     logging: Any = transformers.utils.logging
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -13,7 +13,7 @@ from inference.attribution import Answer
 
 COUNTED = (
     "Router weights of the active experts of each token and layer, as parts of their sum; every token counts the same, "
-    "and so does every layer whose experts differ. Attention and embeddings are the anchor's, for all."
+    "and so does every layer whose experts differ. Attention and embeddings are the anchor's and are not counted."
 )
 PUBLIC = (128, 128, 128)
 PALETTE = (  # told apart with any kind of colour vision (Okabe and Ito), the yellow darkened to be read as text

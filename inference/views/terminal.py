@@ -1,4 +1,4 @@
-"""An answer in a terminal: made harmless, and where it is attributed in the colours of experts, the shares below it."""
+"""An answer in a terminal, made harmless; where it is attributed, in the colours of experts with their shares below."""
 
 from __future__ import annotations
 
