@@ -48,7 +48,7 @@ def merge_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
     replace: Annotated[
         list[str] | None,
-        typer.Option(metavar="DOMAIN=FILE", help="Put another expert in the place of one of the folder; repeated."),
+        typer.Option(metavar="DOMAIN=FILE", help="Replace an expert of the folder by another; may be repeated."),
     ] = None,
     anchor: Annotated[Path | None, typer.Option(help="The anchor folder. [default: where the headers say]")] = None,
     top_k: Annotated[
@@ -76,7 +76,8 @@ def merge_command(
         typer.Option(
             min=0.001,
             max=1000,
-            help="How many domains public text counts for: more keeps the anchor's abilities, less favours the owners. "
+            help="Prior weight of the public expert, in units of one domain: more keeps the anchor's abilities, less "
+            "favours the owners' experts. "
             "[default: the folder's, or 4]",
         ),
     ] = None,
@@ -103,7 +104,7 @@ def merge_command(
 ) -> None:
     """Assemble expert files into one FlexOlmo model folder that transformers and vLLM load.
 
-    A folder that was merged before, given first, is taken as it is: experts join it, or make way for newer ones.
+    Give a folder that was merged before first, and experts join it or are replaced by newer ones; all else stays.
     """
     from merge.planning.merge_options import MergeOptions
     from merge.planning.merging import plan_merge, write_merge
@@ -161,7 +162,7 @@ def _plan_text(plan: Any) -> str:
         f"{size_text(plan.nbytes)}" + (f", rounded from {plan.converted_from}" if plan.converted_from else "")
     )
     if plan.public_weight != 1:
-        lines.append(f"prior    public text counts for {plan.public_weight:g} domains")
+        lines.append(f"prior    the public expert weighs as much as {plan.public_weight:g} domains")
     if errors := plan.bias_errors():
         worst = max(range(len(errors)), key=errors.__getitem__)
         lines.append(

@@ -29,7 +29,9 @@ def optout_command(
     model: Annotated[Path, typer.Argument(help="A folder made by flexo-merge.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
     drop: Annotated[list[str] | None, typer.Option(help="A domain that leaves; may be repeated.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="A domain that stays, all others leave; repeated.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="A domain that stays while all others leave; may be repeated.")
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Check every tensor against the manifest.")] = True,
 ) -> None:
     """Write the model again without some of its experts: the same bytes as if they had never been merged."""

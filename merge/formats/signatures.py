@@ -41,7 +41,7 @@ class SignatureError(InputError):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a signature file says; nothing of it is true before `verify`."""
+    """What a signature file claims, before `TrustedKeys.verify`."""
 
     header: str  # sha256 of the header that was signed, hex
     key: str  # fingerprint, see `fingerprint_of`
@@ -104,7 +104,7 @@ class TrustedKeys:
         return Voucher(name, found.key, ours, found.signature)
 
     def vouched(self, entry: Any) -> bool:
-        """Whether `entry`, of a manifest, is a `Voucher` by one of these keys; what header it is about is believed."""
+        """Whether `entry`, of a manifest, is a signature by one of these keys of the header that the entry names."""
         from cryptography.exceptions import InvalidSignature
 
         try:
@@ -188,7 +188,7 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     data = read_small(path, "a public key")
     if b"PRIVATE KEY" in data:
         raise SignatureError(
-            f"{path}: a private key, where only public keys belong. Move it to where its owner alone is."
+            f"{path}: a private key, where only public keys belong. Move it to a place that only its owner can read."
         )
     try:
         key: Any = load_pem_public_key(data)

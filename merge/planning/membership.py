@@ -1,4 +1,4 @@
-"""Planning a change of a folder that was merged before: experts leave, join, or make way for newer ones."""
+"""Changing a folder that was merged before: experts leave, join, or are replaced by newer ones."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def refuse_output(model: Path, output: Path) -> None:
 
 
 def _farewell(merged: Merged, domains: Iterable[str]) -> list[dict[str, Any]]:
-    """What the manifest remembers of experts that are in it no more."""
+    """What the new manifest says of experts that the folder had."""
     entries = [merged.manifest["experts"][merged.domains.index(domain)] for domain in domains]
     kept = [{name: entry[name] for name in ("domain", "digest", "vouched") if name in entry} for entry in entries]
     return [entry | {"when": made_at()} for entry in kept]
@@ -139,7 +139,7 @@ def _farewell(merged: Merged, domains: Iterable[str]) -> list[dict[str, Any]]:
 def _refuse_drops(merged: Merged, going: Sequence[str]) -> None:
     refuse_unknown(going, merged.domains, str(merged.folder))
     if "public" in going:
-        raise InputError("public: the anchor's own expert, which all others are measured against. It cannot leave.")
+        raise InputError("public: the anchor's own expert, beside which all others were trained. It cannot leave.")
 
 
 def _refuse_settings(base: MergedBase, options: MergeOptions, changes_weights: bool) -> None:
