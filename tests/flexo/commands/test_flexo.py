@@ -22,18 +22,18 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_console_scripts_are_those_of_the_table() -> None:
-    ours = {command.program: f"flexo.commands:{command.function}" for command in COMMANDS if not command.is_script}
+    ours = {command.program: f"flexo.commands:{command.function}" for command in COMMANDS if not command.script}
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == ours | {"flexo": "flexo.commands.flexo:main"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_command_of_the_table_is_there(command: flexo.commands.Command) -> None:
-    if command.is_script:
-        assert command.usage == f"python {command.home}" and (ROOT / command.home).is_file()
+    if command.script:
+        assert command.usage == f"python {command.script}.py" and (ROOT / f"{command.script}.py").is_file()
     else:
         found = getattr(flexo.commands, command.function)
-        assert found.__module__ == f"{command.home}.commands.{command.function}" and found.__name__ == "main"
+        assert found.__module__ == f"{command.room}.commands.{command.function}" and found.__name__ == "main"
         assert command.usage == f"flexo {command.name}"
     assert command_called(command.program) is command
 
@@ -116,6 +116,6 @@ def test_a_root_script_is_the_main_module_as_with_python_m(tmp_path: Path) -> No
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from flexo.commands import start\nfrom flexo.commands.table import Command\n"
-        "start(Command('x', 'script', 'a_script.py', ''), 'flexo script', ['+domain=math'])"
+        "start(Command('x', 'script', 'trainers', '', 'a_script'), 'flexo script', ['+domain=math'])"
     )
     assert run("-c", code).stdout == "a_script True ['+domain=math']\n"
