@@ -197,7 +197,7 @@ def read_trusted_keys(folder: Path) -> TrustedKeys:
         if path.suffix in KEY_SUFFIXES and not path.name.startswith("."):
             if not NAME.fullmatch(path.stem):
                 raise SignatureError(f"{path}: the name of a key is its owner's name. Use letters, digits, '.@_-'.")
-            key = _public_key(path)
+            key = read_public_key(path)
             keys.setdefault(fingerprint_of(key), (path.stem, key))
     if not keys:
         raise SignatureError(f"{folder}: no public key in it. Expected files like alice.pub, in PEM.")
@@ -270,7 +270,8 @@ def fingerprint_of(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes(s.Encoding.DER, s.PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def _public_key(path: Path) -> Ed25519PublicKey:
+def read_public_key(path: Path) -> Ed25519PublicKey:
+    """An Ed25519 public key in PEM; raises `SignatureError` for anything else, and for a private key."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
