@@ -150,7 +150,7 @@ def rotate(
 
 
 def refresh(keys: KeysOption = Path("keys"), home: HomeOption = HOME) -> None:
-    """Take up what owners submitted or withdrew, and date the store anew. For cron, more often than `days.timestamp`."""
+    """Take up what owners submitted or withdrew, and date the store anew. For cron, within `days.timestamp`."""
     from federation.coordinator.refresh import refresh as take_up
 
     for line in take_up(coordinator(home, keys)):

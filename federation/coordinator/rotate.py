@@ -1,8 +1,8 @@
 """New keys for the coordinator's roles, and new root keys, without new owners.
 
-A change of keys is a new root, signed by as many of the old root keys and of the new ones as their thresholds ask. Where
-those are with several people, the new root waits in the store, and each adds a signature. The rest of the metadata is
-signed with old and new keys before, so that at every moment some root fits what is there.
+A change of keys is a new root, signed by as many of the old root keys and of the new ones as their thresholds ask.
+Where those are with several people, the new root waits in the store, and each adds a signature. The rest of the
+metadata is signed with old and new keys before, so that at every moment some root fits what is there.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def rotate(
 
     Args:
         coordinator: with a folder of keys.
-        role: `targets`, `snapshot` or `timestamp`, which get a new key; or `root`, which is only signed anew, unless keys
-            are added or dropped.
+        role: `targets`, `snapshot` or `timestamp`, which get a new key; or `root`, which is only signed anew, unless
+            keys are added or dropped.
         add: public keys of people who hold the root from now on.
         drop: fingerprints, or their beginnings, of root keys that go.
         threshold: how many root keys a change takes from now on; None keeps that.

@@ -1,6 +1,7 @@
 """What happened in a federation, as a chain: the signed snapshot names the last entry, each entry the one before it.
 
-    history/<sha256>.json     {"format": "flexo.history", "version": 1, "number": 7, "previous": sha256, "events": [sha256]}
+    history/<sha256>.json     {"format": "flexo.history", "version": 1, "number": 7, "previous": sha256,
+                               "events": [sha256]}
     events/<sha256>.json      {"what": "submitted", "when": ..., "salt": ..., "domain": "math", ...}
 
 Files are named by their sha256, so writers cannot collide, and what a killed one leaves behind is in nobody's way. An

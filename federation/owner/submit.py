@@ -140,8 +140,8 @@ def refuse_forgotten(home: Home, owner: Owner) -> list[str]:
     if written <= shown or (owner.problem and f"serial {written} was refused" in owner.problem):
         return []
     return [
-        f"the store shows serial {shown} of {owner.domain!r}, and serial {written} was written from here: the store has "
-        "forgotten the last write, or hides it. Submit or withdraw again, and tell the coordinator"
+        f"the store shows serial {shown} of {owner.domain!r}, and serial {written} was written from here: the store "
+        "has forgotten the last write, or hides it. Submit or withdraw again, and tell the coordinator"
     ]
 
 

@@ -1,4 +1,7 @@
-"""Whether an expert is accepted, and if not, why, in words for its owner. Headers are enough, so owners are told first."""
+"""Whether an expert is accepted, and if not, why, in words for its owner.
+
+Headers are enough, so owners are told before anything is uploaded.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +50,8 @@ def objections(header: Header, policy: Policy, anchors: Collection[str], left: C
         )
     if header.data.tokens < policy.smallest_tokens:
         found.append(
-            f"{header.data.tokens} tokens of private text stand behind it, the policy asks for {policy.smallest_tokens} "
-            "or more: a small text shows through its expert"
+            f"{header.data.tokens} tokens of private text stand behind it, the policy asks for "
+            f"{policy.smallest_tokens} or more: a small text shows through its expert"
         )
     if policy.largest_epsilon is not None:
         if header.privacy is None:

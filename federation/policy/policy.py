@@ -50,7 +50,8 @@ class Policy:
     def to_yaml(self) -> str:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         plain = {name: _plain(value) for name, value in values.items()}
-        return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100)
+        text: str = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100)
+        return text
 
 
 def read_policy(path: Path) -> Policy:

@@ -106,7 +106,8 @@ def _check_expert(
         return {}
     if one.digest != digest:
         verdict.faults.append(
-            f"{domain}: not the version in force; serial {owner.serial} has digest {one.digest[:12]}, this {digest[:12]}"
+            f"{domain}: not the version in force; serial {owner.serial} has digest {one.digest[:12]}, "
+            f"this {digest[:12]}"
         )
         return {}
     layers = range(one.header.anchor.architecture.num_hidden_layers)

@@ -18,7 +18,7 @@ from federation.store.place import NotThereError, Place
 FIELD = "flexo"  # what is ours in a piece of metadata
 MOST = {"root": 500_000, "timestamp": 16_000, "snapshot": 2_000_000, "targets": 20_000_000}  # bytes
 MOST_OWNER = 9_000_000  # a header is at most 8 MB
-S = TypeVar("S", bound=Signed)
+S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
 
 def name_of(role: str, version: int | None) -> str:
@@ -26,10 +26,10 @@ def name_of(role: str, version: int | None) -> str:
     return f"metadata/{role}.json" if version is None else f"metadata/{version}.{role}.json"
 
 
-def sign(signed: Signed, signers: Iterable[CryptoSigner], days: float) -> bytes:
+def sign(signed: Root | Timestamp | Snapshot | Targets, signers: Iterable[CryptoSigner], days: float) -> bytes:
     """A piece of metadata, valid for so many days from now, with everybody's signature."""
     signed.expires = (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
-    metadata = Metadata(signed)
+    metadata: Metadata[Any] = Metadata(signed)
     for one in signers:
         metadata.sign(one, append=True)
     return metadata.to_bytes(JSONSerializer(compact=True))

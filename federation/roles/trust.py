@@ -75,9 +75,9 @@ def latest(home: Home) -> State:
         place = home.writable
         root = _load(home, "root", Root)
         assert root, "TUF's client keeps it"
-        seen = {kind: _load(home, role, kind) for role, kind in (("timestamp", Timestamp), ("snapshot", Snapshot))}
-        stamp = _read(place, "timestamp", None, Timestamp, root, seen[Timestamp])
-        snapshot = _read(place, "snapshot", stamp.snapshot_meta.version, Snapshot, root, seen[Snapshot])
+        stamp = _read(place, "timestamp", None, Timestamp, root, _load(home, "timestamp", Timestamp))
+        seen = _load(home, "snapshot", Snapshot)
+        snapshot = _read(place, "snapshot", stamp.snapshot_meta.version, Snapshot, root, seen)
         while data := read_if_there(place, name_of("snapshot", snapshot.version + 1), MOST["snapshot"]):
             if not (newer := verified(data, Snapshot, "snapshot", root)) or newer.version != snapshot.version + 1:
                 break
@@ -116,10 +116,9 @@ def _updater(home: Home) -> Updater:
 
 def _kept(home: Home) -> State:
     """What TUF's client has just verified and kept."""
-    found = [_load(home, kind.type, kind) for kind in (Root, Timestamp, Snapshot, Targets)]
-    root, stamp, snapshot, targets = found
-    assert isinstance(root, Root) and isinstance(stamp, Timestamp), found
-    assert isinstance(snapshot, Snapshot) and isinstance(targets, Targets), found
+    root, stamp = _load(home, "root", Root), _load(home, "timestamp", Timestamp)
+    snapshot, targets = _load(home, "snapshot", Snapshot), _load(home, "targets", Targets)
+    assert root and stamp and snapshot and targets, "kept by TUF's client"
     return State(root, stamp, snapshot, targets)
 
 

@@ -33,7 +33,7 @@ class SftpPlace(Place):
         except (OSError, asyncssh.Error) as error:
             raise StoreError(
                 f"{self.url}: no connection ({str(error)[:200] or type(error).__name__}). Does this work: "
-                f"sftp {parts.netloc.rpartition('@')[0] and parts.username + '@'}{parts.hostname}"
+                f"sftp {parts.username + '@' if parts.username else ''}{parts.hostname}"
             ) from None
 
     def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
