@@ -84,7 +84,7 @@ def add_owner(coordinator: Coordinator, domain: str, key: Path) -> None:
         role = f"owner-{secrets.token_hex(6)}"
         delegations = draft.targets.delegations or Delegations({}, {})
         assert delegations.roles is not None
-        delegations.roles[role] = DelegatedRole(role, [], 1, True, paths=[f"experts/{domain}/*"])
+        delegations.roles[role] = DelegatedRole(role, [], 1, True, paths=[f"experts/{role}/*"])
         draft.targets.delegations = delegations
         draft.targets.add_key(offered, role)
         draft.set(owners=owners | {role: domain}, revoked=revoked)
@@ -152,16 +152,16 @@ def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: boo
     role = role_of(state, domain)
     coordinator.commit(change)
     if forget:
-        sweep(coordinator, role, domain, forgotten)
+        sweep(coordinator, role, forgotten)
 
 
-def sweep(coordinator: Coordinator, role: str, domain: str, events: Sequence[str]) -> None:
+def sweep(coordinator: Coordinator, role: str, events: Sequence[str]) -> None:
     """Deletes from the store what names somebody who is to be forgotten; doing it twice does no harm."""
     place, state = coordinator.place, latest(coordinator.home)
     for one in events:
         place.remove(f"events/{one}.json")
-    for name in place.names(f"targets/experts/{domain}") or []:
-        place.remove(f"targets/experts/{domain}/{name}")
+    for name in place.names(f"targets/experts/{role}") or []:
+        place.remove(f"targets/experts/{role}/{name}")
     kept = {name_of("targets", state.targets.version), name_of("snapshot", state.snapshot.version)}
     for name in place.names("metadata") or []:
         number, _, rest = name.partition(".")

@@ -15,7 +15,7 @@ from federation.policy.admission import objections
 from federation.roles.keys import key_files
 from federation.roles.owners import Owner, Submission, read_owners, read_submissions, role_of, withdrawal_of
 from federation.roles.signed import MOST_OWNER, described, name_of, ours
-from federation.roles.trust import State
+from federation.roles.trust import State, restore
 from flexo.errors import InputError
 
 
@@ -31,7 +31,9 @@ def refresh(coordinator: Coordinator) -> list[str]:
                 report.extend(_take_up(coordinator, draft, events, owner, owner.pending))
         draft.stamp = True
 
+    lost = restore(coordinator.home)
     state = coordinator.commit(change)
+    report += [f"the store had lost {name}; it is there again" for name in lost]
     coordinator.settle_keys(state.root)
     for owner in read_owners(coordinator.home, state, coordinator.place):
         if owner.withdrawal and owner.withdrawal.get("forget"):
@@ -62,7 +64,7 @@ def _take_up(coordinator: Coordinator, draft: Draft, events: list[Event], owner:
         names = ", ".join(one["name"] for one in held) or "none"
         return [f"{owner.domain}: withdrawn by its owner; models that hold it: {names}"]
     try:
-        submissions = read_submissions(signed, owner.domain)
+        submissions = read_submissions(signed, owner.role, owner.domain)
         again = str(ours(signed).get("readmit", ""))[:500]
         why = [
             text for one in submissions.values() for text in _objections(coordinator, draft, events, owner, one, again)

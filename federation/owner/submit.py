@@ -82,7 +82,7 @@ def submit(
         notes.append("the coordinator will audit it; --anchor FOLDER does that here, before anything is uploaded")
     private = read_private_key(keys[0])
     signature = base64.b64encode(private.sign(statement(header_digest(expert.header)))).decode()
-    target = _target(expert, sha256, signature)
+    target = _target(expert, role, sha256, signature)
     one = Submission(target, expert.header, signature)
     sent = send(home.writable, one.stored_as, file, sha256, advance)
     kept = _other_anchors(owner, expert.header.anchor.digest, anchors)
@@ -164,9 +164,9 @@ def _signers(state: State, role: str, domain: str, keys: list[Path]) -> list[Cry
     return found
 
 
-def _target(expert: ExpertFile, sha256: str, signature: str) -> TargetFile:
+def _target(expert: ExpertFile, role: str, sha256: str, signature: str) -> TargetFile:
     header = expert.header
-    path = f"experts/{header.domain}/{header.anchor.digest[:12]}{expert.path.suffix}"
+    path = f"experts/{role}/{header.anchor.digest[:12]}{expert.path.suffix}"
     custom: dict[str, Any] = {"header": header.to_json(), "signature": signature}
     return TargetFile(expert.path.stat().st_size, {"sha256": sha256}, path, {"custom": custom})
 
@@ -175,5 +175,5 @@ def _other_anchors(owner: Owner, anchor: str, anchors: list[str]) -> list[Target
     """What the owner has submitted for the federation's other anchors, which stays."""
     if owner.withdrawal or not owner.newest:
         return []
-    there = read_submissions(owner.newest, owner.domain)
+    there = read_submissions(owner.newest, owner.role, owner.domain)
     return [one.target for digest, one in there.items() if digest != anchor and digest in anchors]

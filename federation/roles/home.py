@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 from filelock import FileLock
 
 from federation.store.place import Place, StoreError, open_place
-from flexo.atomic_files import new_file
+from flexo.atomic_files import new_file, partial_of
 from flexo.errors import InputError
 
 DEFAULT = Path(".flexo-federation")
@@ -59,19 +60,26 @@ class Home:
             yield
 
     def cached(self, name: str, sha256: str, most: int) -> bytes:
-        """A file of the store that is known by its sha256; kept here from then on. Raises `StoreError` for another."""
+        """A file of the store that is known by its sha256; Raises `StoreError` for another.
+
+        It is kept here from then on, unless the store is a folder of this machine.
+        """
         path = self.folder / "cache" / sha256[:2] / sha256
-        if path.is_file() and hashlib.sha256(data := path.read_bytes()).hexdigest() == sha256:
-            return data
+        if not self.place.near and path.is_file():
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == sha256:
+                return data
         data = self.place.read(name, most)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise StoreError(
                 f"{self.place.url}: {name} is not the file that was signed (sha256 {sha256[:12]}). It was exchanged on "
                 "the store, or two versions are mixed there."
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path, replace=True) as partial:
-            partial.write_bytes(data)
+        if not self.place.near:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = partial_of(path, os.getpid())
+            partial.write_bytes(data)  # not synced: what a crash leaves of it is fetched again
+            partial.replace(path)
         return data
 
     def drop(self, sha256: str) -> None:

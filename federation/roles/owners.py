@@ -123,7 +123,7 @@ def read_owner(
         if not signed:
             problem = "signed with a key that is no longer this owner's: submit it again with the new one"
         else:
-            submissions = read_submissions(signed, domain)
+            submissions = read_submissions(signed, role, domain)
             if expired(signed):
                 problem = f"expired on {signed.expires:%Y-%m-%d}: its owner can submit it again"
     known = max(serial, int(refused.get("serial", 0)))
@@ -138,17 +138,17 @@ def read_owner(
     return Owner(domain, role, keys, serial, signed, submissions, pending, problem, suspended)
 
 
-def read_submissions(signed: Targets, domain: str) -> dict[str, Submission]:
+def read_submissions(signed: Targets, role: str, domain: str) -> dict[str, Submission]:
     """The expert files that a piece of an owner's metadata names, by the digest of their anchors.
 
-    Raises `StoreError` for files of another domain, and headers that do not say what the file's name does.
+    Raises `StoreError` for files of another owner, and headers that do not say what the file's name does.
     """
     found: dict[str, Submission] = {}
     for path, target in signed.targets.items():
         where = f"{domain}, serial {signed.version}: {path[:120]}"
         custom = target.custom if isinstance(target.custom, Mapping) else {}
-        if not path.startswith(f"experts/{domain}/") or path.count("/") != 2:
-            raise StoreError(f"{where}: a key signs for its own domain, and this file is not in experts/{domain}/.")
+        if not path.startswith(f"experts/{role}/") or path.count("/") != 2:
+            raise StoreError(f"{where}: a key signs for its own domain, and this file is not in experts/{role}/.")
         if not isinstance(text := custom.get("header"), str) or "sha256" not in target.hashes:
             raise StoreError(f"{where}: without its expert's header or sha256. Submit it with flexo-federation.")
         header = parse_header(text, where)

@@ -18,7 +18,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from federation.roles.home import Home, root_digest
 from federation.roles.signed import MOST, Metadata, S, name_of, read_if_there, verified
-from federation.store.place import SMALL_FILE, NotThereError, Place, StoreError, watched
+from federation.store.place import ANY, SMALL_FILE, NotThereError, Place, StoreError, watched
 from flexo.errors import InputError
 
 BASE = "store:"
@@ -51,7 +51,7 @@ class StoreFetcher(FetcherInterface):
     def _fetch(self, url: str) -> Iterator[bytes]:
         name = url.removeprefix(BASE).lstrip("/")
         try:
-            yield from watched(self.place.chunks(name), f"{self.place.url}: {name}", 1 << 62, SMALL_FILE)
+            yield from watched(self.place.chunks(name), f"{self.place.url}: {name}", ANY, SMALL_FILE)
         except NotThereError as error:
             raise tuf_errors.DownloadHTTPError(str(error), 404) from None
 
@@ -84,6 +84,29 @@ def latest(home: Home) -> State:
             snapshot = newer
         targets = _read(place, "targets", snapshot.meta["targets.json"].version, Targets, root, None)
         return State(root, stamp, snapshot, targets)
+
+
+def restore(home: Home) -> list[str]:
+    """Writes the newest signed metadata that this machine has seen to a store that has lost it; returns their names.
+
+    TUF's client keeps what it verified, and keeps nothing older in its place.
+    """
+    place, written = home.writable, []
+    with home.locked():
+        for role in ("targets", "snapshot", "timestamp"):
+            path = home.metadata / f"{role}.json"
+            if not path.exists():
+                continue
+            data = path.read_bytes()
+            version = Metadata.from_bytes(data).signed.version
+            if place.create(name_of(role, version), data):
+                written.append(name_of(role, version))
+        if path.exists() and (read_if_there(place, name_of("timestamp", None), MOST["timestamp"]) or b"") != data:
+            stored = Metadata.from_bytes(place.read(name_of("timestamp", None), MOST["timestamp"])).signed.version
+            if stored < version:
+                place.replace(name_of("timestamp", None), data)
+                written.append(name_of("timestamp", None))
+    return written
 
 
 def root_now(home: Home) -> Root:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +14,8 @@ from flexo.atomic_files import CHUNK, FULL, new_file, partial_of
 
 
 class FolderPlace(Place):
+    near = True
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.url = folder, str(folder)
 
@@ -42,7 +45,7 @@ class FolderPlace(Place):
         final = self.folder / name
         with self._refusals(name):
             final.parent.mkdir(parents=True, exist_ok=True)
-            partial = partial_of(final, os.getpid())
+            partial = partial_of(final, f"{secrets.token_hex(4)}-{os.getpid()}")
             try:
                 with partial.open("wb") as file:
                     file.write(data)

@@ -19,6 +19,7 @@ WINDOW = 20.0  # seconds over which the rate of a transfer is judged
 LEAST_RATE = 2_000.0  # bytes per second, below which a transfer is given up
 SMALL_FILE = 120.0  # seconds that a file of metadata may take
 BUFFER = 4 << 20
+ANY = 1 << 62  # bytes, more than there are
 TAIL = 1 << 20  # bytes at the end of an interrupted upload that are compared before it goes on
 
 
@@ -34,6 +35,7 @@ class Place(ABC):
     """Files under names like `metadata/3.targets.json`."""
 
     url: str  # as messages show it
+    near = False  # whether reading is as cheap as reading a copy
 
     @abstractmethod
     def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import posixpath
+import secrets
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import partial
@@ -109,7 +108,7 @@ class SftpPlace(Place):
 
     def _written(self, name: str, data: bytes) -> str:
         """The path of a hidden neighbour that holds `data`."""
-        hidden = self._hidden(name, f"partial-{platform.node()}-{os.getpid()}")
+        hidden = self._hidden(name, f"partial-{secrets.token_hex(8)}")
         self._folder_of(name)
         file = self._try(name, lambda: self._sftp.open(hidden, "wb"))
         try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote
 
-from federation.store.place import BUFFER, WAIT, Advance, NotThereError, Place, StoreError
+from federation.store.place import ANY, BUFFER, WAIT, Advance, NotThereError, Place, StoreError, watched
 
 
 class WebPlace(Place):
@@ -33,7 +34,8 @@ class WebPlace(Place):
                 if answer.status not in (200, 206):
                     raise StoreError(f"{self._at(name)}: the server answers {answer.status}. Try again later.")
                 skip = start if answer.status == 200 else 0  # a server that knows no ranges
-                while chunk := answer.read1(BUFFER, decode_content=False):
+                read = iter(partial(answer.read1, BUFFER, decode_content=False), b"")
+                for chunk in watched(read, self._at(name), ANY):  # what is skipped has to arrive in time, too
                     if kept := chunk[skip:]:
                         yield kept
                     skip = max(0, skip - len(chunk))

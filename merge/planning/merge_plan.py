@@ -41,6 +41,7 @@ DEFAULT_TOP_K = 4
 MAX_SHARD_SIZE = 5_000_000_000
 PUBLIC_WEIGHT = 4.0  # of a new merge, unless another is asked for; docs/log.md
 
+KEPT = ("left", "replaced", "readmitted", "federation")  # what a manifest has of a plan's history, as it is
 Member = int | ExpertFile  # an expert that the base holds, by its index there, or one that joins
 
 
@@ -281,6 +282,6 @@ def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
         manifest["quantised"] = plan.scheme.to_dict()
     if plan.converted_from:
         manifest["converted_from"] = plan.converted_from
-    manifest |= {name: history[name] for name in ("left", "replaced") if history.get(name)}
+    manifest |= {name: history[name] for name in KEPT if history.get(name)}
     unknown = isinstance(plan.base, MergedBase) and plan.base.digests is None  # nothing could be compared
     return manifest | {"tensors": None if unknown else digests.written or None}
