@@ -15,7 +15,7 @@ from federation.policy.policy import Policy
 from federation.roles.home import Home, make_home, root_digest
 from federation.roles.keys import TOP_ROLES, make_keys, public_key, signers
 from federation.roles.owners import role_of
-from federation.roles.signed import MOST, name_of, ours, sign, verified
+from federation.roles.signed import MOST, name_of, ours, sign, verified, versions_there
 from federation.roles.trust import latest
 from federation.store.place import open_place
 from flexo.errors import InputError
@@ -124,10 +124,12 @@ def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: boo
     With `forget`, what names the domain is deleted from the store: metadata, expert files, events. Digests remain.
     """
     forgotten: list[str] = []
+    forgotten_roles: list[str] = []
 
     def change(draft: Draft) -> None:
         forgotten.clear()
         role = role_of(draft.state, domain)
+        forgotten_roles[:] = [role] if forget else []
         events = read_events(coordinator.home, ours(draft.state.snapshot).get("history"))
         revoked = draft.about["revoked"]
         delegated = draft.targets.get_delegated_role(role)
@@ -148,10 +150,8 @@ def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: boo
         else:
             draft.events.append(event("owner removed", domain=domain, reason=reason, digests=sorted(left)))
 
-    state = latest(coordinator.home)
-    role = role_of(state, domain)
     coordinator.commit(change)
-    if forget:
+    for role in forgotten_roles:
         sweep(coordinator, role, forgotten)
 
 
@@ -163,11 +163,17 @@ def sweep(coordinator: Coordinator, role: str, events: Sequence[str]) -> None:
     for name in place.names(f"targets/experts/{role}") or []:
         place.remove(f"targets/experts/{role}/{name}")
     kept = {name_of("targets", state.targets.version), name_of("snapshot", state.snapshot.version)}
-    for name in place.names("metadata") or []:
-        number, _, rest = name.partition(".")
-        old = rest in ("targets.json", "snapshot.json") and f"metadata/{name}" not in kept and int(number) < 10**9
-        if rest == f"{role}.json" or old:
-            place.remove(f"metadata/{name}")
+    names = [(name.partition(".")[2], f"metadata/{name}") for name in place.names("metadata") or []]
+    gone = [path for rest, path in names if rest in ("targets.json", "snapshot.json") and path not in kept]
+    for path in [*gone, *(path for rest, path in names if rest == f"{role}.json")]:  # the role's last: see below
+        place.remove(path)
+
+
+def finish_forgetting(coordinator: Coordinator, role: str, events: Sequence[str]) -> None:
+    """Goes on where a process that forgot somebody was killed."""
+    place = coordinator.place
+    if versions_there(place, role, 0) or any(place.size(f"events/{one}.json") is not None for one in events):
+        sweep(coordinator, role, events)
 
 
 def set_policy(coordinator: Coordinator, policy: Policy) -> None:

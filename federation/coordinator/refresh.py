@@ -7,7 +7,7 @@ from typing import Any
 
 from tuf.api.metadata import Targets
 
-from federation.coordinator.found import remove_owner
+from federation.coordinator.found import finish_forgetting, remove_owner
 from federation.history.commit import Coordinator, Draft, policy_of
 from federation.history.events import Event, event, read_events
 from federation.history.notice import left_digests, models_with, submitted_digests
@@ -35,6 +35,9 @@ def refresh(coordinator: Coordinator) -> list[str]:
     state = coordinator.commit(change)
     report += [f"the store had lost {name}; it is there again" for name in lost]
     coordinator.settle_keys(state.root)
+    for one in read_events(coordinator.home, ours(state.snapshot).get("history")):
+        if one["what"] == "forgot":
+            finish_forgetting(coordinator, one["role"], one["events"])
     for owner in read_owners(coordinator.home, state, coordinator.place):
         if owner.withdrawal and owner.withdrawal.get("forget"):
             if key_files(coordinator.keys, "targets"):

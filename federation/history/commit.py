@@ -37,10 +37,10 @@ from federation.roles.signed import (
     verified,
     versions_there,
 )
-from federation.roles.trust import State, expired, latest
+from federation.roles.trust import State, expired, latest, newest_snapshot
 from federation.store.place import Place, StoreError
 
-ATTEMPTS = 8
+ATTEMPTS = 20
 
 
 @dataclass
@@ -85,19 +85,27 @@ class Coordinator:
         `change` may be called several times, each time with a new draft; an exception of its leaves all as it was.
         """
         for _ in range(ATTEMPTS):
-            state = latest(self.home)
+            state = self._stamped(latest(self.home))
             draft = Draft(state, copy.deepcopy(state.targets))
             change(draft)
             if self._publish(draft):
                 return latest(self.home)
         raise StoreError(f"{self.place.url}: others write at the same time, {ATTEMPTS} times in a row. Run it again.")
 
+    def _stamped(self, state: State) -> State:
+        """The same state, in force if a killed process had not got so far."""
+        if state.timestamp.snapshot_meta.version == state.snapshot.version:
+            return state
+        data = self.place.read(name_of("snapshot", state.snapshot.version), MOST["snapshot"])
+        days = policy_of(state.targets).days["timestamp"]
+        self.stamp(state.root, state.snapshot, data, state.timestamp.version, days)
+        return latest(self.home)
+
     def _publish(self, draft: Draft) -> bool:
         """Whether the draft is in force now; False if somebody else's is."""
         state = draft.state
-        stamped = state.timestamp.snapshot_meta.version == state.snapshot.version
-        dated = stamped and not draft.stamp and not expired(state.timestamp)
-        if not (draft.retargeted or draft.meta or draft.refused or draft.events) and dated:
+        changed = draft.retargeted or draft.meta or draft.refused or draft.events or draft.stamp
+        if not changed and not expired(state.timestamp):
             return True
         days = policy_of(draft.targets).days
         snapshot = copy.deepcopy(state.snapshot)
@@ -126,19 +134,19 @@ class Coordinator:
 
     def stamp(self, root: Root, snapshot: Snapshot, data: bytes, known: int, days: float) -> None:
         """Makes a snapshot the one that everybody follows, unless a newer one is stamped meanwhile."""
-        version = max([known, *(there for there, _ in self._stamps(root, known))])
-        while True:
-            version += 1
+        while True:  # the claims first: so a later claim never names an earlier snapshot
+            version = max([known, *(there for there, _ in self._stamps(root, known))]) + 1
+            snapshot, data = newest_snapshot(self.place, root, snapshot, data)
             stamp = Timestamp(version, snapshot_meta=described(snapshot, data))
             stamped = sign(stamp, signers(self.keys, "timestamp"), days)
             if create_signed(self.place, "timestamp", stamp, stamped, root):
                 break
-        while True:
+        shown = 0
+        while shown < version:
+            version, stamped = (self._stamps(root, version - 1) or [(version, stamped)])[-1]
             self.place.replace(name_of("timestamp", None), stamped)
-            later = [(there, found) for there, found in self._stamps(root, version)]
-            if not later:
-                return
-            version, stamped = later[-1]
+            shown = version
+            version = max([shown, *(later for later, _ in self._stamps(root, shown))])
 
     def _stamps(self, root: Root, known: int) -> list[tuple[int, bytes]]:
         """Claimed timestamps after version `known` that are signed, in order."""

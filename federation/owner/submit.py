@@ -22,7 +22,7 @@ from federation.history.notice import left_digests
 from federation.policy.admission import audit, can_audit, objections
 from federation.roles.home import Home
 from federation.roles.keys import refuse_foreign, signer
-from federation.roles.owners import Owner, Submission, read_owner, read_submissions, role_of
+from federation.roles.owners import Owner, Submission, read_owner, read_submissions, role_of, withdrawal_of
 from federation.roles.signed import MOST_OWNER, name_of, ours, read_if_there, set_ours, sign, verified, versions_there
 from federation.roles.trust import State, follow
 from federation.store.place import Advance, StoreError
@@ -103,6 +103,8 @@ def withdraw(home: Home, domain: str, keys: list[Path], reason: str, forget: boo
     owner = read_owner(home, state, role, domain, home.writable)
     if not owner.newest:
         raise InputError(f"{domain!r} has submitted nothing that could be withdrawn.")
+    if withdrawal_of(owner.newest):
+        return owner
     made = Targets(targets={})
     set_ours(made, {"withdrawn": {"reason": reason, "forget": forget}})
     publish(home, state, owner, made, signing)

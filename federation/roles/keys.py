@@ -56,7 +56,7 @@ def make_keys(folder: Path) -> dict[str, CryptoSigner]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for role in TOP_ROLES:
         if not key_files(folder, role):
-            generate(folder / f"{role}.pem")
+            _make(folder / f"{role}.pem")
     return {role: signers(folder, role)[0] for role in TOP_ROLES}
 
 
@@ -64,8 +64,14 @@ def start_rotation(folder: Path, role: str) -> CryptoSigner:
     """The key that takes over from the role's present one; made once, however often a rotation is begun."""
     path = folder / f"{role}.next.pem"
     if not path.exists():
-        generate(path)
+        _make(path)
     return signer(path)
+
+
+def _make(path: Path) -> None:
+    """A new key, also where a killed process left just its public half."""
+    path.with_suffix(".pub").unlink(missing_ok=True)
+    generate(path)
 
 
 def finish_rotation(folder: Path, role: str, current: Iterable[str]) -> None:

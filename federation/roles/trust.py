@@ -7,6 +7,7 @@ to renew it, and takes up a snapshot that a killed coordinator had signed and no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from federation.store.place import ANY, SMALL_FILE, NotThereError, Place, StoreE
 from flexo.errors import InputError
 
 BASE = "store:"
+PATIENCE = (0.1, 0.3, 0.9)  # seconds between attempts
 
 
 class TrustError(InputError):
@@ -59,31 +61,40 @@ class StoreFetcher(FetcherInterface):
 def follow(home: Home) -> State:
     """The state that is in force; raises `TrustError` in the words of what is wrong with the store."""
     with home.locked(), _explained(home):
-        _updater(home).refresh()
+        _refresh(home)
         return _kept(home)
 
 
 def latest(home: Home) -> State:
     """The newest state that the federation's keys have signed, expired or not; raises `TrustError`."""
     with home.locked():
+        seen = True
         try:
             with _explained(home):
-                _updater(home).refresh()
+                _refresh(home)
         except TrustError as error:
-            if not isinstance(error.__cause__, tuf_errors.ExpiredMetadataError):
+            seen = not isinstance(error.__cause__, tuf_errors.ExpiredMetadataError)
+            if seen:
                 raise
-        place = home.writable
-        root = _load(home, "root", Root)
+        place, root = home.writable, _load(home, "root", Root)
+        stamp, snapshot = _load(home, "timestamp", Timestamp), _load(home, "snapshot", Snapshot)
         assert root, "TUF's client keeps it"
-        stamp = _read(place, "timestamp", None, Timestamp, root, _load(home, "timestamp", Timestamp))
-        seen = _load(home, "snapshot", Snapshot)
-        snapshot = _read(place, "snapshot", stamp.snapshot_meta.version, Snapshot, root, seen)
-        while data := read_if_there(place, name_of("snapshot", snapshot.version + 1), MOST["snapshot"]):
-            if not (newer := verified(data, Snapshot, "snapshot", root)) or newer.version != snapshot.version + 1:
-                break
-            snapshot = newer
+        if not seen or not stamp or not snapshot:
+            stamp = _read(place, "timestamp", None, Timestamp, root, stamp)
+            snapshot = _read(place, "snapshot", stamp.snapshot_meta.version, Snapshot, root, snapshot)
+        snapshot, _ = newest_snapshot(place, root, snapshot, b"")
         targets = _read(place, "targets", snapshot.meta["targets.json"].version, Targets, root, None)
         return State(root, stamp, snapshot, targets)
+
+
+def newest_snapshot(place: Place, root: Root, snapshot: Snapshot, data: bytes) -> tuple[Snapshot, bytes]:
+    """The last of the signed snapshots that follow one another in the store, whether stamped or not, and its bytes."""
+    while found := read_if_there(place, name_of("snapshot", snapshot.version + 1), MOST["snapshot"]):
+        newer = verified(found, Snapshot, "snapshot", root)
+        if not newer or newer.version != snapshot.version + 1:
+            break
+        snapshot, data = newer, found
+    return snapshot, data
 
 
 def restore(home: Home) -> list[str]:
@@ -112,7 +123,7 @@ def restore(home: Home) -> list[str]:
 def root_now(home: Home) -> Root:
     """The newest root of the chain that begins with the one that was handed over, expired or not."""
     with home.locked(), suppress(TrustError), _explained(home):
-        _updater(home).refresh()
+        _refresh(home)
     root = _load(home, "root", Root)
     assert root, "TUF's client keeps it"
     return root
@@ -120,6 +131,18 @@ def root_now(home: Home) -> Root:
 
 def expired(signed: Signed) -> bool:
     return bool(signed.is_expired(datetime.now(UTC)))
+
+
+def _refresh(home: Home) -> None:
+    """TUF's client workflow. Two who stamp at once may show an older timestamp for a moment: that is waited for."""
+    for pause in (*PATIENCE, None):
+        try:
+            _updater(home).refresh()
+            return
+        except tuf_errors.BadVersionNumberError:
+            if pause is None:
+                raise
+            time.sleep(pause)
 
 
 def _updater(home: Home) -> Updater:

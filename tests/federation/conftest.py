@@ -19,6 +19,7 @@ from federation.history.commit import Coordinator
 from federation.owner.submit import Submitted, submit
 from federation.policy.policy import Policy
 from federation.reader.status import Federation, read_federation
+from federation.roles import trust
 from federation.roles.home import Home, make_home
 from merge.formats.signatures import generate
 from tests.conftest import MakeExpert
@@ -104,6 +105,7 @@ def make_world(tmp_path: Path, tiny_anchor: Path, make_expert: MakeExpert) -> Ma
 def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test here cuts the power, and waiting for the disk takes most of the time."""
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+    monkeypatch.setattr(trust, "PATIENCE", ())
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +129,7 @@ def world(template: World, tmp_path: Path, make_expert: MakeExpert) -> World:
 
 @pytest.fixture(scope="session")
 def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`sftp://root@127.0.0.1:PORT`, a real OpenSSH server whose host key ~/.ssh/known_hosts has, and a key that may enter."""
+    """`sftp://root@127.0.0.1:PORT`, a real OpenSSH server with its host key in known_hosts and a key that may enter."""
     if not SSHD.exists():
         pytest.skip("no OpenSSH server here: apt-get install openssh-server")
     folder = tmp_path_factory.mktemp("sshd")

@@ -74,7 +74,7 @@ def forged(world: World, role: str, targets: Targets, key: Path) -> None:
 
 
 def test_a_foreign_key_for_a_domain(world: World) -> None:
-    with pytest.raises(InputError, match=r"may not sign for 'math'; that takes the key [0-9a-f]{16}. A key signs for its"):
+    with pytest.raises(InputError, match=r"may not sign for 'math'; that takes the key [0-9a-f]{16}. A key signs"):
         submit(world.home("mallory"), world.expert("math", 9), [world.key("mallory")])
     forged(world, role_of(world.seen().state, "math"), Targets(), world.key("mallory"))
     assert refresh(world.coordinator) == []
@@ -133,7 +133,7 @@ def test_a_stolen_timestamp_key(world: World) -> None:
     data = sign(fake, signers(thief, "timestamp"), 30)
     (world.store / name_of("snapshot", fake.version)).write_bytes(data)
     show(fake, data)
-    with pytest.raises(TrustError, match=r"not signed by the keys of this federation \(snapshot was signed by 0/1 keys\)"):
+    with pytest.raises(TrustError, match=r"not signed by the keys of this federation \(snapshot was signed by 0"):
         world.seen("reader2")
     stamp.write_bytes(good)
     rotate(world.coordinator, "timestamp")
@@ -166,9 +166,8 @@ def test_a_home_keeps_its_root(world: World, make_world: MakeWorld) -> None:
 def test_endless_metadata(world: World, name: str) -> None:
     """A gigabyte and more, in little memory and time."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with hostile(world.store, endless=name) as url:
-        with pytest.raises(TrustError, match=r"metadata larger than it may be"):
-            follow(world.home("reader", url))
+    with hostile(world.store, endless=name) as url, pytest.raises(TrustError, match=r"larger than it may be"):
+        follow(world.home("reader", url))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"
 
 
@@ -181,9 +180,9 @@ def test_metadata_of_a_gigabyte(world: World) -> None:
 
 def test_endless_and_slow_experts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     (one,) = world.seen().owners[1].submissions.values()
-    with hostile(world.store, endless=".pt") as url:
-        with pytest.raises(StoreError, match=rf"more than the {one.target.length} bytes that it may have"):
-            fetch_expert(world.home("reader", url), one)
+    most = rf"more than the {one.target.length} bytes that it may have"
+    with hostile(world.store, endless=".pt") as url, pytest.raises(StoreError, match=most):
+        fetch_expert(world.home("reader", url), one)
     monkeypatch.setattr(place_module, "WINDOW", 0.3)
     with hostile(world.store, slow=".pt") as url, pytest.raises(StoreError, match=r"The store holds the file back"):
         fetch_expert(world.home("reader", url), one)

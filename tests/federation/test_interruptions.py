@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,11 @@ from federation.coordinator.found import add_owner, remove_owner
 from federation.coordinator.refresh import refresh
 from federation.coordinator.rotate import rotate
 from federation.history.commit import Coordinator, Draft
-from federation.history.events import event
+from federation.history.events import Event, event
 from federation.owner.submit import submit, withdraw
 from federation.reader.status import Federation
+from federation.roles import trust
 from federation.store.folder import FolderPlace
-from federation.store.place import StoreError
 from flexo.errors import InputError
 from tests.federation.conftest import World
 
@@ -51,8 +52,8 @@ def add_news(world: World) -> object:
 
 
 def remove_math(world: World) -> object:
-    if any(one.domain == "math" for one in world.seen().owners):
-        remove_owner(world.coordinator, "math", "")
+    with suppress(InputError):  # gone already
+        remove_owner(world.coordinator, "math", "", forget=True)
     return None
 
 
@@ -96,15 +97,17 @@ def interrupted(world: World, step: Step, count: int, how: str) -> bool:
             setattr(os, name, stopping(getattr(os, name)))
         step(world)
     except InputError as error:
+        print(error, file=sys.stderr, flush=True)
         os._exit(3 if how == "full" and "full" in str(error) else 4)
     except OSError as error:
         os._exit(3 if how == "full" and error.errno == 28 else 5)
     except BaseException:
         traceback.print_exc()
         os._exit(6)
-    os._exit(0)
+    os._exit(0 if left[0] > 0 else 3)  # where somebody took the error for another, it was met all the same
 
 
+@pytest.mark.slow  # a process for each write of each step
 @pytest.mark.parametrize("how", ["kill", "full"])
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
 def test_every_write_can_be_the_last(world: World, step: Step, how: str) -> None:
@@ -132,29 +135,27 @@ def test_every_write_can_be_the_last(world: World, step: Step, how: str) -> None
     assert count > 3, "it was interrupted"
     step(world) if step is not rotate_snapshot else None
     assert len(states) <= 3 or step is submit_math, "the state before or the one after"
-    assert [one["what"] for one in world.seen().events][0] == "founded", "the chain holds"
+    assert world.seen().events[0]["what"] == "founded", "the chain holds"
     refresh(world.coordinator)
     world.seen()
 
 
-def test_two_coordinators_at_once_lose_nothing(world: World) -> None:
-    """Four processes with the same keys, each writing ten events, and refreshing between them."""
+def test_two_coordinators_at_once_lose_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three processes with the same keys, each writing five events, and refreshing between them."""
+    monkeypatch.setattr(trust, "PATIENCE", (0.1, 0.3, 0.9))
     children = []
-    for n in range(4):
+    for n in range(3):
         world.home(f"coordinator{n}")
         if not (pid := os.fork()):
             try:
                 member = Coordinator(world.home(f"coordinator{n}"), world.keys)
-                for k in range(10):
-                    def change(draft: Draft, k: int = k) -> None:
-                        draft.events.append(event("note", text=f"{n}.{k}"))
+                for k in range(5):
+                    one = event("note", text=f"{n}.{k}")
 
-                    for attempt in range(10):
-                        try:
-                            member.commit(change)
-                            break
-                        except StoreError:
-                            assert attempt < 9
+                    def change(draft: Draft, one: Event = one) -> None:
+                        draft.events.append(one)
+
+                    member.commit(change)
                     if k % 3 == 0:
                         refresh(member)
                 os._exit(0)
@@ -162,9 +163,9 @@ def test_two_coordinators_at_once_lose_nothing(world: World) -> None:
                 traceback.print_exc()
                 os._exit(1)
         children.append(pid)
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 4
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 3
     notes = sorted(one["text"] for one in world.seen().events if one["what"] == "note")
-    assert notes == sorted(f"{n}.{k}" for n in range(4) for k in range(10)), "each once"
+    assert notes == sorted(f"{n}.{k}" for n in range(3) for k in range(5)), "each once"
     state = world.seen().state
     assert state.timestamp.version == max(int(path.name.split(".")[0]) for path in world.metadata("*.timestamp.json"))
 

@@ -89,9 +89,7 @@ def test_a_file_that_was_exchanged_on_the_store_is_sent_again(place: Place, tmp_
 
 
 @pytest.mark.parametrize("kind", ["folder", "sftp"])
-def test_an_upload_goes_on_where_it_was_interrupted(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_an_upload_goes_on_where_it_was_interrupted(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     root = tmp_path / "store"
     place = open_place((request.getfixturevalue("sftp") if kind == "sftp" else "") + str(root))
     source, data = tmp_path / "source", os.urandom(20_000_000)
