@@ -3,27 +3,79 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import inspect
 import os
 import re
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Annotated, Any
 
 import typer
 
 from flexo.atomic_files import FULL
 from flexo.errors import InputError
+from flexo.verbosity import (
+    QUIET_FLAGS,
+    QUIET_HELP,
+    VERBOSE_FLAGS,
+    VERBOSE_HELP,
+    detail,
+    is_quiet,
+    is_verbose,
+    kept_level,
+    set_level,
+)
 
 Advance = Callable[[float], None]
+Progress = Callable[[str, float | None], AbstractContextManager[Advance]]  # label and total to what `progress` yields
+Clock = Callable[[], float]
+LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 LEAST = 10**6
 
 
-def new_app(help: str) -> typer.Typer:
+class App(typer.Typer):
+    """A Typer app whose commands all take `--quiet` and `--verbose`, beside the options that they declare."""
+
+    def command(self, *names: Any, **settings: Any) -> Callable[[Any], Any]:
+        return _with_levels(super().command(*names, **settings))
+
+    def callback(self, *names: Any, **settings: Any) -> Callable[[Any], Any]:
+        return _with_levels(super().callback(*names, **settings))
+
+
+def _with_levels(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A decorator that registers a function with two more options, and leaves the function itself as it is."""
+    added = [
+        inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False,
+                          annotation=Annotated[bool, typer.Option(*QUIET_FLAGS, help=QUIET_HELP)]),
+        inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False,
+                          annotation=Annotated[bool, typer.Option(*VERBOSE_FLAGS, help=VERBOSE_HELP)]),
+    ]  # fmt: skip
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def called(*given: Any, quiet: bool, verbose: bool, **options: Any) -> Any:
+            set_level(quiet, verbose)
+            return function(*given, **options)
+
+        signature = inspect.signature(function, eval_str=True)
+        called.__dict__["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), *added])
+        register(called)
+        return function
+
+    return decorate
+
+
+def new_app(help: str) -> App:
     """A Typer app in the project's style: short `-h`, shell completion, plain tracebacks for our own bugs."""
-    return typer.Typer(
+    return App(
         help=help,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -34,7 +86,7 @@ def new_app(help: str) -> typer.Typer:
 
 def run(app: Callable[[], object]) -> None:
     """Runs a command: 0 done, 1 refused with one message, 2 wrong usage, 130 stopped by Ctrl-C."""
-    with refusals():
+    with session(), refusals():
         try:
             app()
         except SystemExit as stop:  # Typer has turned these two into exit codes of its own
@@ -46,19 +98,27 @@ def run(app: Callable[[], object]) -> None:
 
 
 @contextmanager
+def session() -> Iterator[None]:
+    """The time of one command: its `-q` or `-v` ends with it, and under `-v` it says at the end what it took."""
+    began = time.monotonic()
+    with kept_level():
+        try:
+            yield
+        finally:
+            if is_verbose():
+                detail(_what_it_took(time.monotonic() - began))
+
+
+@contextmanager
 def refusals() -> Iterator[None]:
     """Turns an `InputError`, lack of permission or of room into one message and exit code 1, stops into 130 or 143."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        _refuse(str(error))
     except PermissionError as error:
-        sys.stderr.write(
-            f"error: {error.filename or error}: not allowed to read or write this. Change its permissions.\n"
-        )
-        sys.exit(1)
+        _refuse(f"{error.filename or error}: not allowed to read or write this. Change its permissions.")
     except KeyboardInterrupt:
         sys.stderr.write("stopped: nothing unfinished was kept.\n")
         sys.exit(130)
@@ -68,10 +128,23 @@ def refusals() -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        sys.stderr.write(f"error: {error.filename or 'the output'}: the disk is full. Free some room and try again.\n")
-        sys.exit(1)
+        _refuse(f"{error.filename or 'the output'}: the disk is full. Free some room and try again.")
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _refuse(message: str) -> None:
+    if is_verbose():
+        traceback.print_exc()
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(1)
+
+
+def _what_it_took(seconds: float) -> str:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"took {seconds:.1f} s and at most {size_text(peak)} of memory"
 
 
 def _terminate(signum: int, _frame: object) -> None:
@@ -79,13 +152,22 @@ def _terminate(signum: int, _frame: object) -> None:
 
 
 @contextmanager
-def progress(label: str, total: float | None, unit: str = "bytes") -> Iterator[Advance]:
-    """Shows a bar with rate and time left on a terminal, and nothing elsewhere. Yields the function that advances it.
+def progress(label: str, total: float | None, unit: str = "bytes", clock: Clock = time.monotonic) -> Iterator[Advance]:
+    """Shows how far a work is, with its rate and the time left; nothing if quiet. Yields the function that advances it.
 
-    `unit` names what `total` counts; bytes are shown as MB.
+    On a terminal that is a bar, and elsewhere a line every ten seconds.
+
+    Args:
+        label: of the work.
+        total: how much there is to do, or None if that is not known.
+        unit: what `total` counts; bytes are shown as MB and GB.
+        clock: in seconds.
     """
-    if not sys.stderr.isatty():
+    if is_quiet():
         yield lambda _amount: None
+        return
+    if not sys.stderr.isatty():
+        yield ProgressLines(label, total, unit, clock).advance
         return
     from rich.console import Console
     from rich.progress import (
@@ -118,6 +200,52 @@ def progress(label: str, total: float | None, unit: str = "bytes") -> Iterator[A
         yield advance
 
 
+@contextmanager
+def no_progress(label: str, total: float | None) -> Iterator[Advance]:
+    """In the place of `progress` where nobody looks: a library call prints nothing."""
+    yield lambda _amount: None
+
+
+class ProgressLines:
+    """Says every ten seconds how far a work is, for logs: `merging: 1.20 GB of 4.80 GB (25 %), 60.00 MB/s, 60 s left`.
+
+    The rate is that since the line before. What was done at the first call does not count for it: a work that goes on
+    where it stopped starts with that.
+    """
+
+    def __init__(self, label: str, total: float | None, unit: str, clock: Clock) -> None:
+        self.label, self.total, self.unit, self.clock = label, total, unit, clock
+        self.done = 0.0
+        self._said_at = clock()
+        self._since: tuple[float, float] | None = None  # when, and what was done by then
+
+    def advance(self, amount: float) -> None:
+        self.done += amount
+        now = self.clock()
+        if self._since is None:
+            self._since = now, self.done
+        if now - self._said_at < LINE_SECONDS:
+            return
+        began, before = self._since
+        rate = (self.done - before) / (now - began) if now > began else 0.0
+        sys.stderr.write(f"{self._line(rate)}\n")
+        self._said_at, self._since = now, (now, self.done)
+
+    def _line(self, rate: float) -> str:
+        done = self._amount(self.done)
+        if self.total:
+            done += f" of {self._amount(self.total)} ({min(self.done / self.total, 1.0):.0%})"
+        parts = [f"{self.label}: {done}", f"{self._amount(rate)}/s"]
+        if self.total and rate > 0:
+            parts.append(f"{time_text(max(self.total - self.done, 0.0) / rate)} left")
+        return ", ".join(parts)
+
+    def _amount(self, amount: float) -> str:
+        if self.unit == "bytes":
+            return size_text(amount)
+        return f"{amount:,.0f} {self.unit}" if amount >= 10 or amount == round(amount) else f"{amount:.2g} {self.unit}"
+
+
 def parse_size(text: str) -> int:
     """The bytes of `5GB`, `1.5 gb` or `5000000000`; raises `typer.BadParameter` for anything else, or under 1 MB."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper(), re.ASCII)
@@ -129,8 +257,16 @@ def parse_size(text: str) -> int:
     return size
 
 
-def size_text(nbytes: int) -> str:
+def size_text(nbytes: float) -> str:
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"
+
+
+def time_text(seconds: float) -> str:
+    """Seconds as people say them: `40 s`, `3 min 20 s`, `5 h 10 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def keep_freed_memory() -> None:

@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from flexo.errors import CheckpointError, InputError
+from flexo.errors import InputError, ModelFolderError
 from inference.load import load_model, scheme_of_folder
 from inference.router_health import Routing, measure_routing
 from inference.select import expert_names, select_experts
 from merge.formats.anchor_folder import REFERENCE, SHARED
 from merge.formats.architecture import FFN
-from merge.formats.model_folder import Checkpoint
+from merge.formats.model_folder import ModelFolder
 from merge.formats.quantization import Scheme
 from merge.tensor_io.torch_tensors import NAMES
 
@@ -62,7 +62,7 @@ def check(folder: Path, anchor: Path, device: str = "auto") -> Check:
     names = expert_names(model)
     x_BT, text = reference_tokens(anchor, tokenizer, model.config)
     x_BT = x_BT.to(model.device)
-    stored = Checkpoint(folder).dtype("model.embed_tokens.weight")
+    stored = ModelFolder(folder).dtype("model.embed_tokens.weight")
     rounded = {torch.bfloat16: "bfloat16", torch.float16: "float16"}.get(stored, "float32")
     dense, _ = load_model(anchor, rounded, device)  # as the merge may have rounded the anchor's weights, too
     torch.nn.Module.float(dense)
@@ -113,11 +113,11 @@ def reference_tokens(anchor: Path, tokenizer: Any, config: Any) -> tuple[torch.T
                 if len(ids) >= WINDOWS * length:
                     break
     except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{path}: cannot be read ({type(error).__name__}: {error}). Copy the anchor again."
         ) from None
     if len(ids) < 2:
-        raise CheckpointError(f"{path}: no text in it. Copy the anchor again.")
+        raise ModelFolderError(f"{path}: no text in it. Copy the anchor again.")
     length = min(length, len(ids))
     rows = min(WINDOWS, len(ids) // length)
     return torch.tensor(ids[: rows * length]).view(rows, length), str(path)

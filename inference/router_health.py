@@ -1,5 +1,8 @@
 """What the routers of a merged model do on a text: shares and entropy per layer, and whether all values are finite.
 
+Mass is a token's router probability, before the active experts are chosen. A share, as in `inference.attribution`, is
+an expert's part of the weights of the active ones. Entropy is in bits.
+
 Legend: B sequences, T tokens of all of them, E experts, K active experts, L layers.
 """
 
@@ -17,9 +20,9 @@ from transformers import PreTrainedModel
 class LayerRouting:
     """Router figures of one layer over a text."""
 
-    share: list[float]  # of the weight that the K active experts give, by expert; sums to 1
-    first: list[float]  # share of tokens whose largest weight is this expert's; sums to 1
-    entropy: float  # mean over tokens, of the softmax over all E, divided by log E: 0 certain, 1 uniform
+    share: list[float]  # [E] mean over tokens; sums to 1
+    heaviest: list[float]  # [E] fraction of tokens for which the expert has the most mass; sums to 1
+    entropy: float  # bits, mean over tokens: 0 where one expert has all mass, log2 E where all have the same
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Routing:
     broken: str | None
 
     def share(self, expert: int) -> float:
-        """An expert's share of the active weight, mean over layers."""
+        """An expert's share, mean over layers."""
         return sum(layer.share[expert] for layer in self.layers) / len(self.layers)
 
 
@@ -43,8 +46,8 @@ def measure_routing(model: PreTrainedModel, x_BT: torch.Tensor) -> tuple[Routing
 
 
 def entropies(p_TE: torch.Tensor) -> torch.Tensor:
-    """Entropy of each token's probabilities, nats, [T]."""
-    entropy_T: torch.Tensor = torch.special.entr(p_TE).sum(-1)
+    """Entropy of each token's probabilities, bits, [T]."""
+    entropy_T: torch.Tensor = torch.special.entr(p_TE).sum(-1) / math.log(2)
     return entropy_T
 
 
@@ -73,6 +76,6 @@ def _layer(logits_TE: torch.Tensor, top_k: int) -> LayerRouting:
     share_E = torch.zeros(experts, dtype=torch.float64).index_add_(
         0, index_TK.cpu().flatten(), weight_TK.cpu().flatten()
     )
-    first_E = count_choices(index_TK[:, 0], experts)
-    entropy = entropies(p_TE).mean().item() / math.log(experts) if experts > 1 else 0.0
-    return LayerRouting((share_E / share_E.sum()).tolist(), (first_E / first_E.sum()).tolist(), entropy)
+    heaviest_E = count_choices(index_TK[:, 0], experts)
+    entropy = entropies(p_TE).mean().item()
+    return LayerRouting((share_E / share_E.sum()).tolist(), (heaviest_E / heaviest_E.sum()).tolist(), entropy)

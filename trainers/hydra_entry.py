@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -23,9 +24,14 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from flexo.commands.table import command_called
 from flexo.config_dir import config_dir
-from flexo.console import refusals
+from flexo.console import refusals, session
 from flexo.errors import InputError
+from flexo.verbosity import is_verbose, take_flags
+
+if TYPE_CHECKING:
+    from trainers.loop.run import Run
 
 T = TypeVar("T")
 NOISE = (
@@ -55,7 +61,8 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(guarded)
     shown = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is ours to write
-    with refusals():
+    with session(), refusals():
+        sys.argv[1:] = take_flags(sys.argv[1:])
         try:
             _refuse_choices_that_are_no_names(sys.argv[1:])
             decorated()
@@ -98,6 +105,36 @@ def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ())
         raise InputError(f"{at}: {first['input']!r} does not fit. {first['msg']}.{_quoted(first, at)}") from None
 
 
+def read_run(cfg: DictConfig, apart: Collection[str] = ()) -> Run:
+    """What the settings of all training scripts share: data, optimizer, loss, run and logger; output, seed and resume.
+
+    Args:
+        cfg: the composed settings.
+        apart: keys of the section data that are no part of `DataOptions`.
+
+    Raises:
+        InputError: as `read` does.
+    """
+    from hydra.utils import instantiate
+
+    from trainers.data import DataOptions
+    from trainers.loop.module import LossOptions
+    from trainers.loop.optimizer import OptimizerOptions
+    from trainers.loop.run import Run
+    from trainers.loop.trainer import TrainerOptions
+
+    return Run(
+        output=read(cfg, "output", Path),
+        data=read(cfg, "data", DataOptions, apart),
+        optimizer=read(cfg, "optimizer", OptimizerOptions),
+        loss=read(cfg, "loss", LossOptions),
+        trainer=read(cfg, "run", TrainerOptions),
+        logger=instantiate(cfg.logger),
+        seed=read(cfg, "seed", int),
+        resume=read(cfg, "resume", bool),
+    )
+
+
 def _quoted(error: Any, at: str) -> str:
     """How to write a name that Hydra took for a number or a truth. What `007` or `1e5` was cannot be told any more."""
     if error["type"] not in ("string_type", "path_type") or not isinstance(error["input"], int | float):
@@ -130,7 +167,7 @@ def _missing(part: Any, path: str = "") -> Iterator[str]:
 
 def _explain(error: Exception, config_name: str) -> str:
     """One message for a command line that does not compose."""
-    script = f"python {config_name}.py --help"
+    script = f"{command_called(config_name).usage} --help"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: there is no such {group}. {_nearest(name, error.options)}"
@@ -173,7 +210,9 @@ def _settings(config_name: str) -> Iterator[str]:
 
 
 def quiet() -> None:
-    """Silences what libraries say about themselves; what matters to people is said by us."""
+    """Silences what libraries say about themselves, unless `-v` asks for it; what matters to people is said by us."""
+    if is_verbose():
+        return
     import transformers
 
     hub_logging: Any = transformers.utils.logging  # it comes without types

@@ -1,4 +1,4 @@
-"""`flexo-eval`: bits per byte and routing of any models on held-out text of any domains.
+"""`flexo-eval`: bits per byte and routing of models on held-out text of domains.
 
 flexo-eval model/ --data data/corpora
 flexo-eval anchor specialists/* model --data data/corpora --btm 2 --opt-out --cache cells --json results.json
@@ -15,9 +15,6 @@ import typer
 from flexo.console import new_app, run
 from flexo.errors import InputError
 from inference.commands.options import Device, Dtype
-
-LENGTH = 256
-LEARNING = 1_000_000  # bytes of training text a domain for a classifier
 
 app = new_app("Measure models on held-out text.")
 
@@ -55,7 +52,9 @@ def evaluate(
     ] = None,
     anchor: Annotated[
         Path | None,
-        typer.Option(help="What the others are compared with, and expert files belong to. [default: found]"),
+        typer.Option(
+            help="The model that the others are compared with and that expert files belong to. [default: found]"
+        ),
     ] = None,
     pairs: Annotated[
         bool | None,
@@ -87,15 +86,16 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Also write the table here.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the study that the models are of: a label, no more.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of the study that the models are from: a label.")] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
     """Print bits per byte of every model on each domain."""
-    from evals.matrix.evaluate import Reading, measure_all, read_domains
-    from evals.matrix.model_loader import new_shelf, read_given
+    from evals.matrix.evaluate import Scoring
+    from evals.matrix.evaluate import evaluate as measure
     from evals.matrix.results import matrix_table
-    from evals.matrix.variants import Asked
+    from evals.matrix.variants import Extras
+    from evals.scoring.held_out import Reading
     from flexo.atomic_files import new_file
     from flexo.console import keep_freed_memory
     from inference.load import quiet
@@ -103,26 +103,13 @@ def evaluate(
 
     quiet()
     keep_freed_memory()
-    given = read_given(models, anchor)
-    variants = bool(active or opt_out or growing)
-    alone = len(given) == 1 and bool(given[0].experts)
-    if alone and not variants and "=" not in models[0]:
-        given = [given[0].renamed("merged")]
-    asked = Asked(_numbers(active), opt_out, growing, alone and given[0].holds_anchor if pairs is None else pairs)
-    limit = min(model.config.get("max_position_embeddings", LENGTH) for model in given)
-    length = length or min(LENGTH, limit)
-    if length > limit:
-        raise InputError(f"--length {length}: these models were made for at most {limit} tokens.")
     reading = Reading(data, domains.split(",") if domains else None, split, max_bytes)
-    texts = read_domains(given, reading, length if mixed else None)
-    learning = reading.learning(LEARNING) if classifier else None
+    extras = Extras(_numbers(active), opt_out, growing, pairs, btm, classifier, mixed)
     with ExitStack() as stack:
         # entered before the work, so that a path which cannot be written is refused before it
         outputs = [path and stack.enter_context(new_file(path, replace=True)) for path in (json_file, markdown_file)]
-        shelf = stack.enter_context(new_shelf(dtype, device))
-        results = measure_all(
-            given, texts, shelf, asked, reading, length=length, btm=btm, learning=learning, cache=cache, seed=seed
-        )
+        scoring = Scoring(length, dtype, device, cache)
+        results = measure(models, reading, anchor=anchor, extras=extras, scoring=scoring, seed=seed)
         table = matrix_table(results)
         typer.echo(table, nl=False)
         if outputs[0]:

@@ -1,4 +1,4 @@
-"""Results of several seeds as one: every figure with its mean and spread."""
+"""Results of several seeds of one study: every figure with its mean and spread."""
 
 from __future__ import annotations
 

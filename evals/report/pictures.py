@@ -25,8 +25,9 @@ MAPS = (
     "the same network: own mass and agreement leave it out."
 )
 SUMMARY = (
-    "Own mass is the probability of the text's own expert, entropy that of a token's probabilities, and agreement the "
-    "share of tokens whose heaviest expert over all layers is their own."
+    "Own mass is the probability of the text's own expert; entropy is that of a token's probabilities; agreement is "
+    "the share of tokens whose heaviest expert, over all layers, is their own; the active share of an expert is the "
+    "share of the places for active experts that it fills."
 )
 GROWING = (
     "Bits per byte of the merged model with its first experts, public included, in the order of the manifest. Each "
@@ -36,7 +37,7 @@ ACTIVE = "Bits per byte of the whole merged model with so many experts active fo
 
 
 def router_maps(seeds: Seeds, models: Sequence[ModelRow]) -> list[str]:
-    """For each model with more than two experts: a heat map a domain, own mass, entropy and share."""
+    """For each model with more than two experts: a heat map a domain, own mass, entropy and active share."""
     parts: list[str] = []
     for label, found in _routed(seeds, models).items():
         pictures, summary = _maps_of(found)
@@ -82,7 +83,7 @@ def _active(seeds: Seeds) -> dict[str, dict[int, str]]:
 
 
 def _routed(seeds: Seeds, models: Sequence[ModelRow]) -> dict[str, dict[str, CellRouting]]:
-    """Label of a model with more than two experts -> domain -> what its routers do."""
+    """Label of a model with more than two experts -> domain -> its routing."""
     known = {
         model.label: {d: routing for d in seeds.columns if (routing := _mean_routing(seeds, model.name, d))}
         for model in models
@@ -124,8 +125,8 @@ def _maps_of(found: dict[str, CellRouting]) -> tuple[list[Picture], list[Picture
     entropy = _turned([found[d].entropy for d in domains])
     uniform = math.log2(len(first.experts))
     summary.append(heat_map(f"entropy, bits of {uniform:.2f}", layers, domains, entropy, most=uniform or 1.0))
-    share = _turned([_mean_rows(found[d].share) for d in domains])
-    summary.append(heat_map("share of active places", first.experts, domains, share))
+    active_share = _turned([_mean_rows(found[d].active_share) for d in domains])
+    summary.append(heat_map("active share", first.experts, domains, active_share))
     return pictures, summary
 
 
@@ -140,7 +141,7 @@ def _mean_routing(seeds: Seeds, model: str, domain: str) -> CellRouting | None:
         experts=alike[0].experts,
         mass=_mean_tables([r.mass for r in alike]),
         entropy=_mean_rows([r.entropy for r in alike]),
-        share=_mean_tables([r.share for r in alike]),
+        active_share=_mean_tables([r.active_share for r in alike]),
         heaviest=_mean_tables([r.heaviest for r in alike]),
         own=_mean_rows(owns) if owns else None,
         agreement=fmean(agreements) if agreements else None,

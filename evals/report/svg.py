@@ -18,7 +18,7 @@ LONGEST = 18  # letters of a name that are drawn; the rest is in the tooltip
 LETTER = 6.2  # width of a letter, px
 SHEET = 1000  # width of a file that holds several pictures, px; more where one of them is wider
 GAP = 16
-UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML has no place for
+UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML does not allow
 STYLE = """
 svg text { font: 11px system-ui, sans-serif; fill: #333 }
 svg text.title { font-weight: 600; font-size: 12px }
@@ -30,7 +30,7 @@ svg text.light { fill: #fff }
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn, on a canvas of so many pixels; as text it is an element for a page that has `STYLE`."""
+    """A drawing on a canvas of so many pixels; `str` gives an element for a page that has `STYLE`."""
 
     title: str
     width: float

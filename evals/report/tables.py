@@ -1,4 +1,4 @@
-"""The tables of the report: models by domains, opt-out, and what fewer active experts keep."""
+"""The tables of the report: models by domains, opt-out, and the gain kept with fewer active experts."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def choose(coordinator: Coordinator, following: bool = False) -> tuple[Chosen, l
             else:
                 experts.append((owner, one))
         else:
-            why = "its expert is for another anchor" if owner.in_force else standing(owner)
-            report.append(f"{owner.domain}: left out: {why}")
+            said = "its expert is for another anchor" if owner.in_force else standing(owner)
+            report.append(f"{owner.domain}: left out: {said}")
     if len(experts) < policy.quorum:
         raise InputError(
             f"{len(experts)} owners are in force, the policy's quorum is {policy.quorum}. No model is made of so few. "

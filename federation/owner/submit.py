@@ -30,7 +30,8 @@ from federation.store.transfer import send
 from flexo.atomic_files import sha256_file
 from flexo.errors import InputError
 from merge.formats.expert_file import ExpertFile, open_expert
-from merge.formats.signatures import header_digest, read_private_key, statement
+from merge.formats.signatures import header_digest, statement
+from merge.formats.signing import read_private_key
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from federation.policy.policy import Policy
 from flexo.errors import InputError
+from flexo.rooms import module_name
 from merge.formats.expert_header import Header
 from merge.tensor_io.stored_tensor import combined_digest
 
@@ -90,6 +91,6 @@ def audit(files: Sequence[Path], anchor: Path, policy: Policy) -> list[str]:
 def can_audit() -> bool:
     """Whether what runs a model is installed here."""
     try:
-        return find_spec("transformers") is not None and find_spec("evals") is not None
+        return find_spec("transformers") is not None and find_spec(module_name("evals")) is not None
     except ModuleNotFoundError:
         return False

@@ -23,7 +23,7 @@ from merge.formats.architecture import FFN, anchor_ffn, anchor_tensors, expert_f
 from merge.formats.manifest import MANIFEST
 from merge.formats.merged_folder import Merged, open_merged
 from merge.planning.revocation import model_digest
-from merge.tensor_io.stored_tensor import Stored, combined_digest
+from merge.tensor_io.stored_tensor import StoredTensor, combined_digest
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Verdict:
 def verify_model(found: Federation, folder: Path, advance: Advance = lambda _amount: None) -> Verdict:
     """Compares a merged folder with what is in force; reads every tensor once.
 
-    Raises `CheckpointError` for a folder that is no merged model.
+    Raises `ModelFolderError` for a folder that is no merged model.
     """
     merged, verdict = open_merged(folder, quantised=True), Verdict()
     recorded = _recorded(found, folder, merged, verdict)
@@ -119,12 +119,12 @@ def _compare(
 ) -> dict[str, str]:
     """Adds every tensor that is not the one that its owner signed or the manifest states; returns all digests."""
 
-    def digest(stored: Stored) -> tuple[str, str]:
+    def digest(stored: StoredTensor) -> tuple[str, str]:
         found = stored.digest()
         advance(stored.nbytes)
         return stored.name, found
 
-    tensors = [merged.checkpoint.stored(name) for name in sorted(merged.checkpoint.names)]
+    tensors = [merged.weights.stored(name) for name in sorted(merged.weights.names)]
     with ThreadPoolExecutor(2) as pool:
         read = dict(pool.map(digest, tensors))
     for name, found in read.items():

@@ -16,7 +16,8 @@ from pathlib import Path
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
 from flexo.errors import InputError
-from merge.formats.signatures import SignatureError, fingerprint_of, generate, read_private_key, read_public_key
+from merge.formats.signatures import SignatureError, fingerprint_of, read_public_key
+from merge.formats.signing import make_key, read_private_key
 
 TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
 
@@ -71,7 +72,7 @@ def start_rotation(folder: Path, role: str) -> CryptoSigner:
 def _make(path: Path) -> None:
     """A new key, also where a killed process left just its public half."""
     path.with_suffix(".pub").unlink(missing_ok=True)
-    generate(path)
+    make_key(path)
 
 
 def finish_rotation(folder: Path, role: str, current: Iterable[str]) -> None:

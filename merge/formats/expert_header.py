@@ -35,7 +35,7 @@ class AnchorReference:
     """Which anchor the expert belongs to. Digests decide; the name only helps to find it."""
 
     name: str  # folder or hub id, as the owner gave it
-    digest: str  # sha256 over all weights, see Checkpoint.digest
+    digest: str  # sha256 over all weights, see ModelFolder.digest
     tokenizer_digest: str  # sha256 of tokenizer.json
     router_digest: str  # sha256 over the public router rows that the pair was trained against
     architecture: Architecture

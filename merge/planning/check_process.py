@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flexo.errors import InputError
+from flexo.rooms import module_name
 
 SMALL = 2_000_000_000  # bytes of tensors: seconds to load, and about three times as much memory in float32
 
@@ -19,9 +20,14 @@ SMALL = 2_000_000_000  # bytes of tensors: seconds to load, and about three time
 def can_check() -> bool:
     """Whether what runs a model is installed beside the merge."""
     try:
-        return find_spec("transformers") is not None and find_spec("inference") is not None
+        return find_spec("transformers") is not None and find_spec(module_name("inference")) is not None
     except ModuleNotFoundError:  # a finder may raise rather than find nothing
         return False
+
+
+def checked_unasked(nbytes: int) -> bool:
+    """Whether a merge of `nbytes` of tensors is checked when nobody says."""
+    return nbytes <= SMALL and can_check()
 
 
 def check_by_running(folder: Path, anchor: Path) -> str:

@@ -18,7 +18,7 @@ from flexo.errors import ExpertFileError, InputError
 from merge.formats.expert_file import ExpertFile
 from merge.formats.expert_header import SHA256
 from merge.formats.manifest import expert_entry, made_at
-from merge.formats.signatures import Voucher
+from merge.formats.signatures import Voucher, read_signature, signature_path
 from merge.tensor_io.json_file import read_json
 from merge.tensor_io.stored_tensor import combined_digest
 
@@ -42,10 +42,23 @@ class Revoked:
                     f"{expert.path}: revoked by {self.where} (digest {digest[:16]}). Merge without it."
                 )
             voucher = vouchers.get(expert.domain)
-            if voucher and voucher.key in self.keys:
+            beside = signature_path(expert.path)
+            key = voucher.key if voucher else read_signature(beside).key if self.keys and beside.exists() else None
+            if key in self.keys:
                 raise ExpertFileError(
-                    f"{expert.path}: signed by the key {voucher.key[:16]}, which {self.where} revokes. Ask its owner "
+                    f"{expert.path}: signed by the key {str(key)[:16]}, which {self.where} revokes. Ask its owner "
                     "to sign it with the key that they use now."
+                )
+
+    def refuse_staying(self, entries: Sequence[Mapping[str, Any]], where: str) -> None:
+        """Raises `ExpertFileError` for an expert of a merged folder that is listed, and is to stay in it."""
+        for entry in entries:
+            vouched = entry.get("vouched")
+            key = vouched.get("key") if isinstance(vouched, dict) else None
+            if entry.get("digest") in self.digests or key in self.keys:
+                raise ExpertFileError(
+                    f"{where}: holds the expert for {entry['domain']!r}, which {self.where} revokes. Take it out first: "
+                    f"flexo-optout {where} --drop {entry['domain']}"
                 )
 
 
@@ -97,10 +110,8 @@ def readmissions(
 
     Raises:
         ExpertFileError: an expert had left and nobody says that it may come back, whatever name it has now.
-        InputError: a domain is readmitted that is not coming back, or without a reason.
+        InputError: a domain is readmitted that is not coming back.
     """
-    if readmit and not reason.strip():
-        raise InputError(f"--readmit {readmit[0]}: say why with --reason TEXT; the manifest keeps it.")
     gone = {str(one.get("digest")): one for one in left}
     back = []
     for expert in joining:
@@ -118,3 +129,14 @@ def readmissions(
     if useless := [domain for domain in readmit if domain not in [one["domain"] for one in back]]:
         raise InputError(f"--readmit {useless[0]}: no expert of that name that has left {where} is joining it.")
     return back
+
+
+def forgetting(history: Mapping[str, Any], domains: Sequence[str]) -> dict[str, Any]:
+    """A manifest's history that keeps no more than the digests of the experts of some domains."""
+    lists = {name: history.get(name) or [] for name in ("left", "replaced", "readmitted")}
+    bare = {
+        name: [{"digest": one.get("digest")} if one.get("domain") in domains else one for one in entries]
+        for name, entries in lists.items()
+    }
+    priors = {domain: prior for domain, prior in (history.get("priors") or {}).items() if domain not in domains}
+    return {**history, **bare, "priors": priors}

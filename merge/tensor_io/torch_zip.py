@@ -17,7 +17,7 @@ from typing import Any
 from flexo.errors import ExpertFileError
 from merge.tensor_io.json_file import MAX_HEADER
 from merge.tensor_io.pickle_reader import Tensor, build
-from merge.tensor_io.stored_tensor import Stored
+from merge.tensor_io.stored_tensor import StoredTensor
 
 MAX_DIRECTORY = 1 << 20  # bytes of the zip's list of entries, about 70 for each tensor
 MAX_PICKLE = 4 * MAX_HEADER + (4 << 20)  # the header in UTF-8, and about 300 bytes a tensor
@@ -97,7 +97,7 @@ def read_zip(path: Path) -> dict[str, Any]:
     }
 
 
-def _place(path: Path, name: str, tensor: Tensor, entry: zipfile.ZipInfo | None) -> Stored:
+def _place(path: Path, name: str, tensor: Tensor, entry: zipfile.ZipInfo | None) -> StoredTensor:
     """Where the values of a tensor lie, if they are all that its zip entry holds."""
     with path.open("rb") as file:
         file.seek(entry.header_offset if entry else 0)
@@ -112,7 +112,7 @@ def _place(path: Path, name: str, tensor: Tensor, entry: zipfile.ZipInfo | None)
     start = entry.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     if start + tensor.nbytes > path.stat().st_size:
         raise ExpertFileError(f"{path}: {name[:80]!r} ends behind the end of the file. Copy the file again.")
-    return Stored(path, name, tensor.dtype, tensor.shape, start, tensor.nbytes)
+    return StoredTensor(path, name, tensor.dtype, tensor.shape, start, tensor.nbytes)
 
 
 def _check_end(path: Path) -> None:

@@ -21,7 +21,7 @@ from federation.policy.policy import Policy
 from federation.reader.status import Federation, read_federation
 from federation.roles import trust
 from federation.roles.home import Home, make_home
-from merge.formats.signatures import generate
+from merge.formats.signing import make_key
 from tests.conftest import MakeExpert
 
 SSHD = Path("/usr/sbin/sshd")
@@ -57,7 +57,7 @@ class World:
     def key(self, name: str) -> Path:
         path = self.folder / f"{name}.pem"
         if not path.exists():
-            generate(path)
+            make_key(path)
         return path
 
     def owner(self, domain: str) -> Home:

@@ -82,7 +82,9 @@ def test_an_anchor_saved_again_keeps_its_experts(world: World, other: Path) -> N
     changes = publish_anchor(world.coordinator, other)
     assert len(changes.harmless) == 3
     added = {path.name for path in world.store.joinpath("targets").rglob("*")} - files
-    assert {name.partition(".")[2] for name in added if "." in name} == {"generation_config.json"}, "the rest is there already"
+    assert {name.partition(".")[2] for name in added if "." in name} == {"generation_config.json"}, (
+        "the rest is there already"
+    )
     chosen, _ = choose(world.coordinator)
     assert [owner.domain for owner, _ in chosen.experts] == ["code", "math"]
     fetched = world.folder / "fetched"
@@ -96,7 +98,9 @@ def test_a_federation_moves_to_a_new_anchor(
     world: World, make_anchor: MakeAnchor, make_expert: MakeExpert, tmp_path: Path
 ) -> None:
     new = make_anchor(seed=5)
-    with pytest.raises(InputError, match=r"not the function of the anchor in force; different are the weights, the pub"):
+    with pytest.raises(
+        InputError, match=r"not the function of the anchor in force; different are the weights, the pub"
+    ):
         publish_anchor(world.coordinator, new)
     retrained = make_expert("math", anchor=new, path=tmp_path / "math-new.pt")
     with pytest.raises(InputError, match=r"it was trained against the anchor [0-9a-f]{12}, this federation has"):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from flexo.console import new_app, progress, refusals, run
+from flexo.console import ProgressLines, new_app, progress, refusals, run, time_text
 from flexo.errors import InputError
+from flexo.verbosity import VARIABLE
 from tests.merge.tools import call
 
 
@@ -69,8 +70,77 @@ def test_a_command_in_typer_ends_the_same_way(capsys: pytest.CaptureFixture[str]
     assert call(lambda: run(app), "-h") == 0
 
 
-def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("working", 10) as advance:
+class FakeClock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_progress_without_a_terminal_is_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = FakeClock()
+    with progress("merging", 4_800_000_000, clock=clock) as advance:
+        for _ in range(41):  # half a second each, after the first
+            advance(30_000_000)
+            clock.now += 0.5
+    assert capsys.readouterr() == ("", (
+        "merging: 630.00 MB of 4.80 GB (13%), 60.00 MB/s, 1 min 10 s left\n"
+        "merging: 1.23 GB of 4.80 GB (26%), 60.00 MB/s, 1 min 0 s left\n"
+    ))  # fmt: skip
+
+
+def test_a_work_that_goes_on_where_it_stopped_does_not_count_that_as_its_speed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = FakeClock()
+    with progress("training", 100_000, "tokens", clock) as advance:
+        advance(50_000)  # of the run before
+        clock.now += 10
+        advance(1_000)
+        clock.now += 10
+        advance(500)
+    assert capsys.readouterr().err == (
+        "training: 51,000 tokens of 100,000 tokens (51%), 100 tokens/s, 8 min 10 s left\n"
+        "training: 51,500 tokens of 100,000 tokens (52%), 50 tokens/s, 16 min 10 s left\n"
+    )
+
+
+def test_what_has_no_end_or_does_not_move_has_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = FakeClock()
+    lines = ProgressLines("reading", None, "documents", clock)
+    for amount in (0, 3, 0):
+        lines.advance(amount)
+        clock.now += 11
+    slow = ProgressLines("learning", 8, "classifiers", clock)
+    for _ in range(2):
+        slow.advance(0)
+        clock.now += 20
+    assert capsys.readouterr().err == (
+        "reading: 3 documents, 0.27 documents/s\n"
+        "reading: 3 documents, 0 documents/s\n"
+        "learning: 0 classifiers of 8 classifiers (0%), 0 classifiers/s\n"
+    )
+
+
+def test_seconds_as_people_say_them() -> None:
+    assert [time_text(seconds) for seconds in (0.4, 59.6, 200, 3600, 18_600)] == [
+        "0 s", "1 min 0 s", "3 min 20 s", "1 h 0 min", "5 h 10 min"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_shows_no_progress(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv(VARIABLE, "quiet")
+    clock = FakeClock()
+    with progress("working", 10, clock=clock) as advance:
+        advance(5)
+        clock.now += 30
         advance(5)
     assert capsys.readouterr() == ("", "")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from flexo.errors import CheckpointError, InputError
+from flexo.errors import InputError, ModelFolderError
 from inference.attribution import Answer, attribute
 from inference.select import select_experts
 from tests.inference.models import load, merge_domains
@@ -143,7 +143,7 @@ def test_what_cannot_be_attributed_is_refused(merged: Path) -> None:
 
 
 def test_anchors_have_no_experts_to_credit(tiny_anchor: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no manifest\.json"), attribute(load(tiny_anchor)):
+    with pytest.raises(ModelFolderError, match=r"no manifest\.json"), attribute(load(tiny_anchor)):
         raise AssertionError("not reached")
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from merge.planning.merge_options import MergeOptions
+from merge.planning.merge_plan import Plan, plan
 
 
 def listing(folder: Path) -> set[str]:
     """Names of everything in a folder, hidden ones included."""
     return {path.name for path in folder.iterdir()}
+
+
+def even_plan(paths: Sequence[Path], anchor: Path | None = None, **options: Any) -> Plan:
+    """A merge in which public text counts like one domain, so that router rows are those of the files."""
+    return plan(paths, anchor, MergeOptions(**{"public_weight": 1.0} | options))
 
 
 def rewrite_zip(

@@ -20,12 +20,11 @@ from flexo.errors import InputError
 from merge.formats.anchor_folder import SHARED, open_anchor
 from merge.formats.architecture import Architecture, anchor_tensors, architecture_of
 from merge.tensor_io.json_file import read_json
-from trainers.data import DataOptions
 from trainers.expert.paired import PairOptions
 from trainers.gpu_specs import HARDWARE, Hardware
 from trainers.loop.next_token_loss import chunk_rows
-from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.trainer import RunOptions, resolve_precision
+from trainers.loop.run import Run
+from trainers.loop.trainer import resolve_precision
 
 GIB = 1 << 30
 USABLE = 0.92  # of a device's memory; the framework and fragmentation take the rest
@@ -119,22 +118,21 @@ def first_layer_for(anchor: str) -> int:
     return open_anchor(folder).first_layer if (folder / SHARED).is_dir() else 0
 
 
-def load_of(
-    data: DataOptions, run: RunOptions, optimizer: OptimizerOptions, model: PairOptions, first_layer: int
-) -> Load:
+def load_of(run: Run, model: PairOptions, first_layer: int) -> Load:
     """The load of a run with these settings, whose experts learn from `first_layer` on."""
-    devices = run.devices * run.nodes
+    data, trainer = run.data, run.trainer
+    devices = trainer.devices * trainer.nodes
     return Load(
-        tokens=data.steps * data.tokens_per_step,
+        tokens=data.trained_tokens,
         length=data.length,
-        rows=max(1, data.batch_size // (devices * run.accumulate)),
+        rows=max(1, data.batch_size // (devices * trainer.accumulate)),
         devices=devices,
-        sharded=run.strategy == "fsdp",
-        bf16=run.precision == "auto" or resolve_precision(run.precision).startswith("bf16"),
+        sharded=trainer.strategy == "fsdp",
+        bf16=trainer.precision == "auto" or resolve_precision(trainer.precision).startswith("bf16"),
         rank=model.rank,
         first_layer=first_layer,
-        adafactor=optimizer.kind == "adafactor",
-        checkpointed=run.activation_checkpointing,
+        adafactor=run.optimizer.kind == "adafactor",
+        checkpointed=trainer.activation_checkpointing,
         bias=model.router_bias is not None,
     )
 
@@ -241,6 +239,17 @@ def whole_flops_per_token(arch: Architecture, length: int, active: int = 1) -> f
     attention = _attention_flops(arch, length)
     # a backward is twice the forward: one gradient of what came in, one of the weights
     return 3.0 * (arch.num_hidden_layers * (attention + active * 6 * d * f) + 2 * arch.vocab_size * d)
+
+
+def cost_of(anchor: str, model: PairOptions, run: Run, hardware: HardwareOptions) -> str:
+    """What training an expert with these settings needs, as text.
+
+    Raises `InputError` if `anchor` is neither a folder nor the hub id of a published one.
+    """
+    architecture = architecture_for(anchor)
+    model.check_layers(architecture.num_hidden_layers)
+    first_layer = model.first_trained_layer(first_layer_for(anchor))
+    return render(anchor, architecture, load_of(run, model, first_layer), hardware)
 
 
 def render(name: str, arch: Architecture, load: Load, hardware: HardwareOptions) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from flexo.errors import InputError
+from flexo.verbosity import note
 from merge.tensor_io.json_file import write_json
 from trainers.distributed import is_first
 
-RESULT = "result.json"
+CHECKPOINT, RESULT = "last.ckpt", "result.json"
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
         _check_settings(folder, settings, resume)
         yield folder
     except BaseException:
-        if folder in made and not (folder / "last.ckpt").exists():
+        if folder in made and not (folder / CHECKPOINT).exists():
             shutil.rmtree(folder)
             for parent in made[1:]:
                 with suppress(OSError):  # something else is in it by now
@@ -72,7 +72,7 @@ def _work(output: Path) -> Path:
 
 def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None:
     """Starts a work folder, or recognises it by its settings."""
-    path, checkpoint = folder / "settings.json", folder / "last.ckpt"
+    path, checkpoint = folder / "settings.json", folder / CHECKPOINT
     if not resume:
         checkpoint.unlink(missing_ok=True)
     if checkpoint.exists() and path.exists():
@@ -85,5 +85,5 @@ def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> Non
                 f"{ours.get(name)}). Finish it with the same command, start over with resume=false, or choose "
                 "another output."
             )
-        sys.stderr.write(f"resuming from {checkpoint}\n")
+        note(f"resuming from {checkpoint}")
     write_json(path, settings)

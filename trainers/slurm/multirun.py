@@ -44,7 +44,7 @@ def launch(sweeps: Sequence[Any], job_overrides: Sequence[Sequence[str]], settin
     options = _options(sweeps)
     folder = Path(settings.runtime.cwd, settings.sweep.dir)
     script = Path(sys.argv[0]).resolve()
-    command = [sys.executable, str(script)]
+    command = [sys.executable, *_main_program()]
     for source in settings.runtime.config_sources:
         if source.provider == "command-line":
             command += ["--config-dir", str(Path(source.path).resolve())]
@@ -147,6 +147,14 @@ def _options(sweeps: Sequence[Any]) -> SlurmOptions:
     if any(options != found[0] for options in found):
         raise InputError("hydra.launcher: the runs ask SLURM for different things (nodes, devices). Submit them apart.")
     return found[0]
+
+
+def _main_program() -> list[str]:
+    """How Python is told to run what runs here: by name if it was started so, as everything in a wheel is."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.origin == sys.argv[0]:
+        return ["-m", str(spec.name)]
+    return [str(Path(sys.argv[0]).resolve())]
 
 
 def _exit_code(path: Path) -> int | None:

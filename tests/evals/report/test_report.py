@@ -21,6 +21,7 @@ from evals.scoring.measure import Measurement
 from tests.merge.tools import call, listing
 
 Capture = pytest.CaptureFixture[str]
+ROOT = Path(__file__).resolve().parents[3]
 ODD = '<script>alert("1")</script>|&'
 DOMAINS = ["public", ODD, "mixed/switching"]
 EXPERTS = ["public", ODD]
@@ -84,6 +85,18 @@ def test_a_file_is_read_as_it_was_written(files: list[Path]) -> None:
     assert results(0).own_mass("two") == 0.5
 
 
+def test_files_of_version_1_are_read(tmp_path: Path) -> None:
+    old = results(0).to_dict() | {"version": 1}
+    for cell in old["cells"]:
+        if cell["routing"]:
+            cell["routing"]["share"] = cell["routing"].pop("active_share")
+    assert read_results(write(tmp_path / "old.json", old)) == results(0)
+    published = [path for path in (ROOT / "docs/results").rglob("*.json") if '"flexo.results"' in path.read_text()[:99]]
+    assert len(published) >= 10
+    routed = [path.name for path in published if any(cell.routing for cell in read_results(path).cells)]
+    assert len(routed) >= 6
+
+
 def test_spreads_are_those_of_the_seeds() -> None:
     spread = Spread((1.0, 2.0, 4.0))
     assert (spread.mean, spread.range) == (pytest.approx(7 / 3), 3.0)
@@ -113,7 +126,7 @@ def test_the_report_has_every_cell_and_nothing_from_outside(files: list[Path], t
     pictures = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"]
     assert pictures.count("mean") == 2, "over experts and over active ones"
     assert all(pictures.count(domain) == 3 for domain in DOMAINS), "... and a heat map"
-    assert {"own mass", "agreement", "entropy, bits of 1.00", "share of active places"} <= set(pictures)
+    assert {"own mass", "agreement", "entropy, bits of 1.00", "active share"} <= set(pictures)
     lines = table.read_text().splitlines()
     assert len(lines) == 2 + len(MODELS) and all(
         f"{2 + m / 10 + 0.001:.3f}" in lines[2 + m] for m in range(len(MODELS))
@@ -154,7 +167,7 @@ def test_what_xml_cannot_hold_is_replaced() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2}, "not results of flexo-eval, version 1"),
+        ({"version": 3}, "expected results of flexo-eval, version 1 or 2, got format 'flexo.results', version 3"),
         ({"domains": []}, "domains without names of their own"),
         ({"models": results(0).to_dict()["models"][1:]}, "not one cell for every model"),
         ({"cells": results(0).to_dict()["cells"] + [{"model": 1}]}, "cells.21.model"),

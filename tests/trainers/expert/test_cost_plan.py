@@ -22,7 +22,7 @@ from trainers.expert.cost_plan import (
     render,
     whole_flops_per_token,
 )
-from trainers.expert.paired import pair, trainable_parameters
+from trainers.expert.paired import PairOptions, pair, trainable_parameters
 from trainers.gpu_specs import HARDWARE
 from trainers.loop.next_token_loss import NextToken
 from trainers.loop.optimizer import OptimizerOptions
@@ -47,7 +47,7 @@ def paired(arch: Architecture, load: Load) -> Any:
     )  # fmt: skip
     model = Olmo2ForCausalLM(config).to(torch.bfloat16 if load.bf16 else torch.float32)
     rows = [torch.zeros(arch.hidden_size) for _ in range(arch.num_hidden_layers)]
-    pair(model, rows, rows, rank=load.rank, first_layer=load.first_layer)
+    pair(model, rows, rows, PairOptions(rank=load.rank), load.first_layer)
     if load.checkpointed:
         checkpoint_activations(model)
     return model.train()

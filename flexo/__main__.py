@@ -1,0 +1,5 @@
+"""`python -m flexo` is `flexo`."""
+
+from flexo.commands.flexo import main
+
+main()
