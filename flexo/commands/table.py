@@ -61,7 +61,7 @@ COMMANDS = (
         COORDINATOR,
         "federation",
         "federation",
-        "who may submit what, what is in force, who has left; signed, with history",
+        "roles, policy, expiry and history of a federation; leaving binds",
     ),
     Command(COORDINATOR, "check", "inference", "run a merged model and say whether it is sound"),
     Command(COORDINATOR, "optout", "merge", "take experts out of a merged model, exactly"),

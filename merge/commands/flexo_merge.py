@@ -96,7 +96,7 @@ def merge_command(
     ] = False,
     revoked: Annotated[
         Path | None,
-        typer.Option(help="A list of revoked experts and keys, or a notice of withdrawal: they are refused."),
+        typer.Option(help="A list of revoked experts and keys, or a notice of withdrawal."),
     ] = None,
     readmit: Annotated[
         list[str] | None, typer.Option(metavar="DOMAIN", help="Take an expert back that has left the folder; repeated.")

@@ -92,9 +92,10 @@ class TrustedKeys:
             )
         name, key = self.keys[found.key]
         if not self.may_sign(found.key, expert.domain):
+            domains = ", ".join(sorted(self.bound[found.key]))
             raise SignatureError(
-                f"{path}: signed by {name!r}, whose key is in {self.folder} for {', '.join(sorted(self.bound[found.key]))} "
-                f"alone, not for {expert.domain!r}. Ask the owner of {expert.domain!r} for their signature."
+                f"{path}: signed by {name!r}, whose key is in {self.folder} for {domains} alone, "
+                f"not for {expert.domain!r}. Ask the owner of {expert.domain!r} for their signature."
             )
         if found.header != (ours := header_digest(expert.header)):
             raise SignatureError(

@@ -57,8 +57,8 @@ class Revoked:
             key = vouched.get("key") if isinstance(vouched, dict) else None
             if entry.get("digest") in self.digests or key in self.keys:
                 raise ExpertFileError(
-                    f"{where}: holds the expert for {entry['domain']!r}, which {self.where} revokes. Take it out first: "
-                    f"flexo-optout {where} --drop {entry['domain']}"
+                    f"{where}: holds the expert for {entry['domain']!r}, which {self.where} revokes. Take it out "
+                    f"first: flexo-optout {where} --drop {entry['domain']}"
                 )
 
 
