@@ -15,11 +15,12 @@ from flexo.config_dir import config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOOR = {"flexo.errors", "flexo.atomic_files", "flexo.console", "flexo.config_dir", "flexo.make_once"}
-ROOMS = ("flexo", "flexmix", "merge", "trainers", "inference", "evals", "hydra_plugins")
+ROOMS = ("flexo", "flexmix", "merge", "federation", "trainers", "inference", "evals", "hydra_plugins")
 ALLOWED = {
     "flexo": {"flexo"},
     "merge": {"merge", "flexo"},
     "flexmix": {"flexmix", "flexo"},
+    "federation": {"federation", "merge", "flexo"},
     "trainers": {"trainers", "flexmix", "merge", "flexo"},
     "inference": {"inference", "merge", "flexo"},
     "evals": {"evals", "trainers", "inference", "flexmix", "merge", "flexo"},
