@@ -1,7 +1,7 @@
 """What a federation costs: status of many owners, submit and fetch beside plain copies, verify beside sha256.
 
-python -m benchmarks.federation                     # everything, in a folder for temporary files
-python -m benchmarks.federation --mb 400 --owners 100 --versions 1000
+python -m benchmarks.federating                     # everything, in a folder for temporary files
+python -m benchmarks.federating --mb 400 --owners 100 --versions 1000
 """
 
 from __future__ import annotations
