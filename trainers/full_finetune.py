@@ -38,7 +38,7 @@ from merge.tensor_io.shard_writer import MAX_SHARD_SIZE, write_tensors
 from merge.tensor_io.torch_tensors import computed_tensor
 from trainers.data import DataOptions
 from trainers.distributed import is_first
-from trainers.expert.cost_plan import Load, make_plan, whole_flops_per_token
+from trainers.expert.cost_plan import Load, plan_cost, whole_flops_per_token
 from trainers.loop.curves import draw_curves
 from trainers.loop.module import LitAnchor
 from trainers.loop.run import Run
@@ -163,7 +163,7 @@ def matching_tokens(anchor: Anchor, model: WholeOptions, data: DataOptions) -> i
     if the experts' windows had `data.length` tokens, too. The anchor's own training counts on neither side.
     """
     load = Load(tokens=0, length=data.length, rows=1, first_layer=anchor.first_layer)
-    pair = make_plan(anchor.architecture, load).flops_per_token
+    pair = plan_cost(anchor.architecture, load).flops_per_token
     spent = 0.0
     for path in model.match:
         header = open_expert(path).header

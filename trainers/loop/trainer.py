@@ -57,7 +57,7 @@ class TrainerOptions:
     def prepare(self, model: Any) -> None:
         """What these options change about a model before it is trained."""
         if self.activation_checkpointing:
-            checkpoint_activations(model)
+            recompute_activations(model)
         if self.compile:
             for layer in model.model.layers:
                 layer.compile()
@@ -138,11 +138,11 @@ def _validate(trainer: L.Trainer, lit: LitAnchor, texts: TextModule) -> Metrics:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("train/")}
 
 
-def checkpoint_activations(model: Any) -> None:
+def recompute_activations(model: Any) -> None:
     """Makes a transformers model keep one hidden state per layer for backward, and compute the rest twice.
 
-    transformers also asks for a gradient of the embeddings then, as reentrant checkpointing would need. Nobody uses it
-    where embeddings are frozen, and it costs the backward of the whole first layer.
+    transformers then also asks for a gradient of the embeddings, as the reentrant kind would need. Where embeddings are
+    frozen nothing uses it, and it costs the backward of the whole first layer.
     """
     model.activation_checkpointing_enable({"use_reentrant": False})
     model.disable_input_require_grads()
