@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -152,6 +153,9 @@ def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: boo
 
     coordinator.commit(change)
     for role in forgotten_roles:
+        for path in coordinator.home.folder.glob(f"experts/*/{domain}.*"):
+            shutil.rmtree(path.parent, ignore_errors=True)
+        shutil.rmtree(coordinator.home.folder / "trusted" / domain, ignore_errors=True)
         sweep(coordinator, role, forgotten)
 
 
