@@ -18,7 +18,7 @@ from federation.roles.keys import TOP_ROLES, make_keys, public_key, signers
 from federation.roles.owners import role_of
 from federation.roles.signed import MOST, name_of, ours, sign, verified, versions_there
 from federation.roles.trust import latest
-from federation.store.place import open_place
+from federation.store.opening import open_place
 from flexo.errors import InputError
 from merge.formats.expert_header import check_domain
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from federation.store.place import Place, StoreError, open_place
+from federation.store.opening import open_place
+from federation.store.place import Place, StoreError
 from flexo.atomic_files import new_file, partial_of
 from flexo.errors import InputError
 
