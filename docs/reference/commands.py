@@ -30,7 +30,7 @@ are scripts under Hydra: their settings have [pages of their own](../settings/tr
 def commands() -> dict[str, typer.Typer]:
     """The Typer app of every command by the name of its console script."""
     return {
-        command.program: _app(importlib.import_module(command.module)) for command in COMMANDS if not command.is_script
+        command.program: _app(importlib.import_module(command.module)) for command in COMMANDS if not command.script
     }
 
 
@@ -53,8 +53,8 @@ def _list() -> str:
         parts += ["", f"## {does}", "", "| command | does |", "|---|---|"]
         for command in COMMANDS:
             if command.role == role:
-                page = f"../settings/{command.program}.md" if command.is_script else f"{command.program}.md"
-                shown = command.home if command.is_script else command.program
+                page = f"../settings/{command.script}.md" if command.script else f"{command.program}.md"
+                shown = f"{command.script}.py" if command.script else command.program
                 parts.append(f"| [`{shown}`]({page}) | {command.does} |")
     return "\n".join([*parts, ""])
 
