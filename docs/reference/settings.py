@@ -190,11 +190,11 @@ def _without_top(path: Path) -> str:
 
 
 def _table(settings: list[Setting]) -> str:
-    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    rows = ['<div class="settings" markdown>', "", "| setting | default | meaning |", "|---|---|---|"]
     for setting in settings:
         value = f"`{_cell(setting.value)}`" if setting.value else ""
         rows.append(f"| `{setting.name}` | {value} | {_cell(_prose(setting.comment))} |")
-    return "\n".join(rows)
+    return "\n".join([*rows, "", "</div>"])
 
 
 def _cell(text: str) -> str:
