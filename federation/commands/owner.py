@@ -33,13 +33,13 @@ def join(
 
     data = refuse_no_root(root)
     read_at, write_at = [place if "://" in place else str(Path(place).resolve()) for place in (url, write or url)]
-    known = (home / "federation.json").exists()
+    known = (home / "member.json").exists()
     made = make_home(home, read_at, write_at, data)
     try:
         state = follow(made)
     except BaseException:
         if not known:
-            (home / "federation.json").unlink()
+            (home / "member.json").unlink()
             (home / "root.json").unlink()
         raise
     typer.echo(f"joined; sha256 of the root: {root_digest(data)}  compare it with the coordinator's")
