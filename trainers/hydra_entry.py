@@ -67,11 +67,23 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
         sys.argv[1:] = take_flags(sys.argv[1:])
         try:
             _refuse_choices_that_are_no_names(sys.argv[1:])
-            decorated()
+            if {"-h", "--help"}.isdisjoint(sys.argv):
+                decorated()
+            else:
+                _show_help(config_name)
         except (HydraException, OmegaConfBaseException) as error:
             if shown == "1":
                 raise
             raise InputError(_explain(error, config_name).rstrip()) from error
+
+
+def _show_help(config_name: str) -> None:
+    """Prints the help of a script: Hydra's own leaves out the comments that stand beside the settings."""
+    from trainers.setting_help import help_text
+
+    given = get_args_parser().parse_args(sys.argv[1:])
+    further = [f"hydra.searchpath=[{given.config_dir}]"] if given.config_dir else []
+    print(help_text(config_name, [*given.overrides, *further]).rstrip())
 
 
 def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ()) -> T:
