@@ -1,6 +1,6 @@
 # Three commands matter: `make demo`, `make study` and `make test`. Bare `make` explains the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study test slow slurm lint format wheel clean
+.PHONY: help setup demo study test slow slurm lint docs format wheel clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -27,6 +27,11 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# what only some targets need is installed when the first of them is asked for
+$(VENV)/docs $(VENV)/notebook: $(VENV)/%: $(VENV)/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
 demo: $(VENV)/ready ## sample corpora, anchor, three experts, merge, table, text: about ten minutes
 	@BIN=$(abspath $(BIN)) DEMO=$(DEMO) DOMAINS="$(DOMAINS)" SEED=$(SEED) bash launch/demo.sh
 
@@ -36,7 +41,7 @@ study: $(VENV)/ready ## ours and all baselines on sample corpora, two seeds, one
 test: $(VENV)/ready ## the fast suite, a file at a time on each core, at most eight
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-slow: $(VENV)/ready ## the tests that take minutes
+slow: $(VENV)/ready $(VENV)/notebook ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
 
 slurm: $(VENV)/ready ## the tests on a SLURM made for them; where there can be none, the reason
@@ -47,6 +52,10 @@ lint: $(VENV)/ready ## ruff, formatting and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+docs: $(VENV)/docs ## the documentation site, strict: open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open $(CURDIR)/site/index.html"
+
 format: $(VENV)/ready ## let ruff put things in order
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -55,4 +64,4 @@ wheel: $(VENV)/ready ## build dist/flexo-*.whl
 	@$(BIN)/python -m build --wheel --outdir dist .
 
 clean: ## remove what the demo and the builds made; the environment stays
-	rm -rf $(DEMO) dist
+	rm -rf $(DEMO) dist site

@@ -14,9 +14,9 @@ from trainers.hydra_entry import read, run_hydra
 
 def main(cfg: DictConfig) -> None:
     from evals.study.recipe import Study
-    from evals.study.study import Asked, run_study
+    from evals.study.study import StudyOptions, run_study
 
-    run_study(read(cfg, "study", Study), read(cfg, "", Asked, apart=("study",)))
+    run_study(read(cfg, "study", Study), read(cfg, "", StudyOptions, apart=("study",)))
 
 
 if __name__ == "__main__":

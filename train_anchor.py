@@ -10,35 +10,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from trainers.hydra_entry import read, run_hydra
+from trainers.hydra_entry import read, read_run, run_hydra
 
 
 def main(cfg: DictConfig) -> None:
-    from hydra.utils import instantiate
-
     from trainers.anchor.train import AnchorOptions, train_anchor
-    from trainers.data import DataOptions
     from trainers.distributed import is_first
-    from trainers.loop.module import LossOptions
-    from trainers.loop.optimizer import OptimizerOptions
-    from trainers.loop.trainer import RunOptions
     from trainers.summary import anchor_summary
 
-    output = read(cfg, "output", Path)
-    metrics = train_anchor(
-        anchor=read(cfg, "anchor", AnchorOptions),
-        data_path=read(cfg, "data.path", Path),
-        output=output,
-        data=read(cfg, "data", DataOptions, apart=("path",)),
-        optimizer=read(cfg, "optimizer", OptimizerOptions),
-        loss=read(cfg, "loss", LossOptions),
-        run=read(cfg, "run", RunOptions),
-        logger=instantiate(cfg.logger),
-        seed=read(cfg, "seed", int),
-        resume=read(cfg, "resume", bool),
-    )
+    run = read_run(cfg, apart=("path",))
+    metrics = train_anchor(read(cfg, "anchor", AnchorOptions), read(cfg, "data.path", Path), run)
     if is_first():
-        anchor_summary(output, metrics)
+        anchor_summary(run.output, metrics)
 
 
 if __name__ == "__main__":

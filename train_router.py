@@ -11,32 +11,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from trainers.hydra_entry import read, run_hydra
+from trainers.hydra_entry import read, read_run, run_hydra
 
 
 def main(cfg: DictConfig) -> None:
-    from hydra.utils import instantiate
-
-    from trainers.data import DataOptions
-    from trainers.loop.module import LossOptions
-    from trainers.loop.optimizer import OptimizerOptions
-    from trainers.loop.trainer import RunOptions
     from trainers.router.train import RouterOptions, train_router
     from trainers.summary import router_summary
 
     result = train_router(
         model_path=read(cfg, "merged", Path),
-        output=read(cfg, "output", Path),
         public_path=read(cfg, "data.public", Path),
         proxies=read(cfg, "proxies", dict[str, Path]),
-        data=read(cfg, "data", DataOptions, apart=("public",)),
         router=read(cfg, "router", RouterOptions),
-        optimizer=read(cfg, "optimizer", OptimizerOptions),
-        loss=read(cfg, "loss", LossOptions),
-        run=read(cfg, "run", RunOptions),
-        logger=instantiate(cfg.logger),
-        seed=read(cfg, "seed", int),
-        resume=read(cfg, "resume", bool),
+        run=read_run(cfg, apart=("public",)),
     )
     if result is not None:
         router_summary(result)

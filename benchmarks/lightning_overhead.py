@@ -24,15 +24,17 @@ from lightning.pytorch.loggers import CSVLogger
 from training import shape
 from transformers import AutoModelForCausalLM, Olmo2Config
 
-from flexmix.packing.datamodule import TextModule
+from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.packing.windows import Windows
 from flexo.console import keep_freed_memory
+from trainers.data import DataOptions
 from trainers.expert.module import LitExpert
 from trainers.expert.paired import pair
 from trainers.hydra_entry import quiet
 from trainers.loop.module import LossOptions
 from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.trainer import RunOptions, fit
+from trainers.loop.run import Run
+from trainers.loop.trainer import TrainerOptions
 
 OPTIMIZER, LOSS = OptimizerOptions(lr=1e-4), LossOptions(own_vs_public=0.1)
 
@@ -65,15 +67,17 @@ def lit(args: argparse.Namespace) -> Stopwatch:
 
 def module(args: argparse.Namespace) -> TextModule:
     windows: Any = Windows(Shard(args.length * args.rows * args.steps, args.vocabulary), args.length, "random")
-    return TextModule(windows, {}, batch_size=args.rows, steps=args.steps, seed=0, public=windows, public_share=0.25)
+    return TextModule(windows, {}, BatchOptions(args.rows, args.steps, seed=0, public_share=0.25), windows)
 
 
 def lightning(args: argparse.Namespace) -> list[float]:
     made = lit(args)
-    options = RunOptions(precision="32-true", accelerator="cpu", checkpoint_seconds=1e9)
+    data = DataOptions(args.length * args.rows * args.steps, length=args.length, batch_size=args.rows)
+    trainer = TrainerOptions(precision="32-true", accelerator="cpu", checkpoint_seconds=1e9)
     with tempfile.TemporaryDirectory() as work:
         logger = partial(CSVLogger, name="metrics")
-        fit(made, module(args), options, Path(work), logger, "benchmark", args.length * args.rows, 1.0)
+        run = Run(Path(work) / "unwritten", data, OPTIMIZER, LOSS, trainer, logger)
+        run.fit(made, module(args), Path(work), "benchmark", 1.0)
     return [later - earlier for earlier, later in pairwise(made.times)]
 
 

@@ -17,11 +17,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from flexmix.documents.corpus import find_split
-from flexmix.packing.datamodule import TextModule
-from flexmix.packing.mixture import Source
+from flexmix.packing.datamodule import BatchOptions, TextModule
+from flexmix.packing.mixture import WeightedWindows
 from flexmix.packing.windows import Batch, Packed
 from flexo.console import keep_freed_memory
-from trainers.data import DataOptions
+from trainers.data import DataOptions, packed_windows
 from trainers.loop.module import LitAnchor, LossOptions
 from trainers.loop.optimizer import OptimizerOptions
 
@@ -47,12 +47,12 @@ def main() -> None:
 
     def windows(domain: str, packing: str) -> Packed:
         options = DataOptions(tokens=1, packing=packing, cache=arguments.cache)
-        return options.training_windows(find_split(arguments.corpora / domain, "train"), arguments.anchor)
+        return packed_windows(find_split(arguments.corpora / domain, "train"), arguments.anchor, options)
 
     def module(packing: str, mixed: bool) -> TextModule:
-        sources = [Source(windows(domain, packing)) for domain in arguments.domains[: 3 if mixed else 1]]
-        public = {"public": windows("public", packing), "public_share": 0.25} if mixed else {}
-        return TextModule(sources, {}, batch_size=8, steps=STEPS, seed=0, **public)
+        sources = [WeightedWindows(windows(domain, packing)) for domain in arguments.domains[: 3 if mixed else 1]]
+        options = BatchOptions(8, STEPS, seed=0, public_share=0.25 if mixed else 0.0)
+        return TextModule(sources, {}, options, windows("public", packing) if mixed else None)
 
     model = AutoModelForCausalLM.from_pretrained(arguments.anchor, dtype=torch.float32)
     lit = LitAnchor(model, OptimizerOptions(lr=1e-3), LossOptions(), STEPS, [])

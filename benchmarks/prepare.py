@@ -208,14 +208,10 @@ def _model(text: Path, folder: Path, vocabulary: int) -> Path:
 
 def _documents(folder: Path) -> Iterator[str]:
     """All documents of a folder, the sets of its subfolders in turn, so that any beginning holds something of each."""
-    from flexmix.documents.reading import plan, read
-    from flexmix.documents.source import Source
+    from flexmix.documents.corpus import read_documents
 
     files = sorted(path for path in folder.rglob("*.jsonl*") if path.is_file())
-    streams = [
-        (text for pieces in plan(source) for text, _ in read(source, pieces))
-        for source in (Source(str(path)) for path in files)
-    ]
+    streams = [read_documents(path) for path in files]
     while streams:
         for stream in list(streams):
             if (text := next(stream, None)) is None:

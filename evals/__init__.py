@@ -1,1 +1,1 @@
-"""Measuring what a merged model is worth."""
+"""Measuring models: bits per byte, routing, the credit of each owner, audits and studies."""

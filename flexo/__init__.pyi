@@ -7,9 +7,9 @@ from evals.study.study import run_study
 from flexmix.domains.proxy_selection import choose_proxies
 from flexmix.prepare.pipeline import prepare as prepare
 from flexmix.sample.build import build
-from flexo.errors import CheckpointError as CheckpointError
 from flexo.errors import ExpertFileError as ExpertFileError
 from flexo.errors import InputError as InputError
+from flexo.errors import ModelFolderError as ModelFolderError
 from inference.attribution import Attribution as Attribution
 from inference.attribution import attribute as attribute
 from inference.check import Check as Check

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +31,7 @@ from flexo.verbosity import (
 )
 
 Advance = Callable[[float], None]
+Progress = Callable[[str, float | None], AbstractContextManager[Advance]]  # label and total to what `progress` yields
 Clock = Callable[[], float]
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -196,6 +197,12 @@ def progress(label: str, total: float | None, unit: str = "bytes", clock: Clock 
                 bars.update(task, rate=f"{speed:,.0f} {unit}/s" if speed else "")
 
         yield advance
+
+
+@contextmanager
+def no_progress(label: str, total: float | None) -> Iterator[Advance]:
+    """In the place of `progress` where nobody looks: a library call prints nothing."""
+    yield lambda _amount: None
 
 
 class ProgressLines:

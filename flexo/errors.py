@@ -12,11 +12,15 @@ class InputError(Exception):
     """
 
 
+class UsageError(InputError):
+    """Arguments that contradict each other, or one that lacks another; commands exit with 2."""
+
+
 class ExpertFileError(InputError):
     """An expert file is damaged, foreign, hostile, or was trained against another anchor."""
 
 
-class CheckpointError(InputError):
+class ModelFolderError(InputError):
     """A model folder is not what its place needs: not OLMo-2, not FlexOlmo, incomplete, or altered."""
 
 

@@ -18,16 +18,16 @@ from transformers import (
 from flexo.errors import InputError
 from flexo.verbosity import is_verbose
 from merge.formats.manifest import MANIFEST
-from merge.formats.model_folder import Checkpoint
+from merge.formats.merged_folder import open_merged
+from merge.formats.model_folder import ModelFolder
 from merge.formats.quantization import Scheme
-from merge.planning.base_model import MergedBase
 from merge.tensor_io.json_file import read_json
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_model(
-    folder: Path, dtype: str = "auto", device: str = "auto"
+    folder: Path | str, dtype: str = "auto", device: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer from a local folder, in evaluation mode.
 
@@ -39,6 +39,7 @@ def load_model(
     Raises:
         InputError: the folder is not a whole model, or `dtype` or `device` cannot be had.
     """
+    folder = Path(folder)
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}.")
     if device == "auto":
@@ -48,7 +49,7 @@ def load_model(
     except (RuntimeError, AssertionError) as error:  # an unknown name, no such GPU, a PyTorch built without its kind
         reason = str(error).partition("\n")[0]
         raise InputError(f"--device {device}: cannot be used here ({reason}). Use cpu, or auto.") from None
-    Checkpoint(folder)  # refuses damaged files with their name
+    ModelFolder(folder)  # refuses damaged files with their name
     scheme = scheme_of_folder(folder)
     only_here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
@@ -71,7 +72,7 @@ def scheme_of_folder(folder: Path) -> Scheme | None:
     """How the experts of a folder made by `flexo-quantize` are quantised; None for any other model."""
     if not (folder / MANIFEST).exists() or not read_json(folder / MANIFEST).get("quantised"):
         return None
-    return MergedBase(folder).scheme
+    return open_merged(folder, quantised=True).scheme
 
 
 def _packed_config(folder: Path, scheme: Scheme, only_here: dict[str, Any]) -> Any:

@@ -64,5 +64,5 @@ Try next:
   echo "What is 7 + 8?" | $BIN/flexo-generate $PWD/model --experts public,math
   $BIN/flexo-inspect $PWD/experts/${DOMAINS%% *}.pt
   $BIN/flexo-merge $PWD/experts/*.pt -o $PWD/model-top1 --anchor $PWD/anchor --top-k 1
-  your own text: README, "Train an expert on your own text"
+  your own text: docs/owner.md
 END

@@ -1,4 +1,4 @@
-"""From files of text to the data module of a run: tokenise once, cut into windows, mix own and public."""
+"""From an owner's files of text to windows of tokens: where the text is, how it is cut, what is kept of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-from flexmix.documents.corpus import HubSource, find_corpus, find_split, require_file
+from flexmix.documents.corpus import HubSource, find_corpus, require_text, training_text
 from flexmix.packing.best_fit import BestFit
 from flexmix.packing.loaders import EvalLoader, TrainLoader
-from flexmix.packing.mixture import Source, mix
+from flexmix.packing.mixture import WeightedWindows, mix
 from flexmix.packing.windows import Packed, Packing, Windows
 from flexmix.tokens.shard import prepare_shard
 from flexo.errors import InputError
@@ -44,7 +44,7 @@ def find_own_text(
 ) -> OwnText:
     """The text of a domain: of the sources of `mixture`, or what `find_corpus` finds for the other arguments.
 
-    A source that is a folder stands for the `train` in it; held out is `test` alone then.
+    A source that is a folder stands for the `train` in it, if there is one; held out is `test` alone then.
 
     Raises:
         InputError: there is no text to be had, or both `train` and `mixture` are given.
@@ -59,11 +59,11 @@ def find_own_text(
         )
     found = []
     for source in mixture:
-        path = find_split(source.path, "train") if source.path.is_dir() else source.path
-        require_file(path)
+        path = training_text(source.path)
+        require_text(path)
         found.append(WeightedText(path, source.weight))
     if test is not None:
-        require_file(test)
+        require_text(test)
     said = f"a mixture of {', '.join(str(source.path) for source in found)}, held out: {test or 'nothing'}"
     return OwnText(tuple(found), test, said)
 
@@ -100,30 +100,45 @@ class DataOptions:
     def steps(self) -> int:
         return max(1, self.tokens // self.tokens_per_step)
 
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of all steps together: `tokens`, down to whole steps, and one step at least."""
+        return self.steps * self.tokens_per_step
+
     def settings(self) -> dict[str, Any]:
         """What decides about the result; where shards and sources are kept does not."""
         weights = [source.weight for source in self.mixture or ()]
         return {name: value for name, value in asdict(self).items() if name != "cache"} | {"mixture": weights}
 
-    def windows(self, source: Path, model: Path) -> Windows:
-        """The windows of a corpus file under the tokenizer of a model folder, plainly cut: what is measured on."""
-        return Windows(prepare_shard(source, model, self.cache), self.length, str(source))
 
-    def training_windows(self, source: Path, model: Path) -> Packed:
-        """The windows of a corpus file as `packing` says: what is trained on."""
-        if self.packing == "best_fit":
-            return BestFit(prepare_shard(source, model, self.cache), self.length)
-        return self.windows(source, model)
+def plain_windows(text: Path, model: Path, data: DataOptions) -> Windows:
+    """The windows of a corpus file, plainly cut: what is measured on.
 
-    def sources(self, text: OwnText, model: Path) -> list[Source]:
-        """An owner's windows to train on, one source or more."""
-        return [Source(self.training_windows(part.path, model), part.weight) for part in text.train]
+    Args:
+        text: a corpus file, or a token shard.
+        model: the folder whose tokenizer makes tokens of it. That is done once; shards are kept in `data.cache`.
+        data: the length of a window, and where shards are kept.
+    """
+    return Windows(prepare_shard(text, model, data.cache), data.length, str(text))
 
-    def measured(self, text: OwnText, model: Path) -> EvalLoader | TrainLoader:
-        """What a domain is known by: `moment_windows` of one source, or as many of a mixture's order."""
-        plain = [Source(self.windows(part.path, model), part.weight) for part in text.train]
-        if len(plain) == 1:
-            return EvalLoader(plain[0].windows, self.batch_size, self.moment_windows)
-        count = min(self.moment_windows, sum(len(source.windows) for source in plain))
-        steps = max(1, count // self.batch_size)
-        return TrainLoader(mix(plain, self.temperature, 0), None, 0.0, self.batch_size, steps)
+
+def packed_windows(text: Path, model: Path, data: DataOptions) -> Packed:
+    """The windows of a corpus file as `data.packing` says: what is trained on. Arguments as of `plain_windows`."""
+    if data.packing == "best_fit":
+        return BestFit(prepare_shard(text, model, data.cache), data.length)
+    return plain_windows(text, model, data)
+
+
+def own_sources(text: OwnText, model: Path, data: DataOptions) -> list[WeightedWindows]:
+    """An owner's windows to train on, of one source or more, tokenised as a model folder does it."""
+    return [WeightedWindows(packed_windows(part.path, model, data), part.weight) for part in text.train]
+
+
+def moment_loader(text: OwnText, model: Path, data: DataOptions) -> EvalLoader | TrainLoader:
+    """What a domain's moments are measured on: `data.moment_windows` of one source, or as many of a mixture's order."""
+    plain = [WeightedWindows(plain_windows(part.path, model, data), part.weight) for part in text.train]
+    if len(plain) == 1:
+        return EvalLoader(plain[0].windows, data.batch_size, data.moment_windows)
+    count = min(data.moment_windows, sum(len(source.windows) for source in plain))
+    steps = max(1, count // data.batch_size)
+    return TrainLoader(mix(plain, data.temperature, 0), None, 0.0, data.batch_size, steps)

@@ -12,40 +12,38 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from flexo.atomic_files import new_folder, refuse_occupied
+from flexo.atomic_files import new_folder
 from flexo.console import progress
 from flexo.errors import InputError
-from merge.baselines.btx import write_mixture
+from merge.baselines.btx import MixtureOptions, write_mixture
 from merge.baselines.soup import average
 from merge.formats.anchor_folder import Anchor
 from merge.formats.architecture import FFN, Shapes, anchor_ffn, anchor_tensors, merged_tensors
 from merge.formats.expert_file import open_expert
-from merge.formats.manifest import MANIFEST, made_at, read_manifest
-from merge.formats.model_card import model_card
-from merge.formats.model_folder import ABOUT, copy_tokenizer, name_of
-from merge.planning.merge_plan import DEFAULT_TOP_K, MAX_SHARD_SIZE
-from merge.tensor_io.json_file import read_json, write_json
-from merge.tensor_io.shard_writer import write_pieces
-from merge.tensor_io.torch_tensors import made_piece
+from merge.formats.manifest import MANIFEST, made_at, new_record, read_manifest
+from merge.formats.merged_folder import finish
+from merge.formats.model_folder import DENSE, name_of
+from merge.planning.merge_options import DEFAULT_TOP_K
+from merge.tensor_io.json_file import read_json
+from merge.tensor_io.shard_writer import MAX_SHARD_SIZE, write_tensors
+from merge.tensor_io.torch_tensors import computed_tensor
 from trainers.data import DataOptions
 from trainers.distributed import is_first
-from trainers.expert.cost_plan import Load, make_plan, whole_flops_per_token
+from trainers.expert.cost_plan import Load, plan_cost, whole_flops_per_token
 from trainers.loop.curves import draw_curves
-from trainers.loop.module import LitAnchor, LossOptions
-from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.run_folder import work_folder
-from trainers.loop.trainer import RunOptions, fit, resolve_precision
-from trainers.owner import Domain, count_own, find_owner
+from trainers.loop.module import LitAnchor
+from trainers.loop.run import Run
+from trainers.loop.trainer import Metrics, resolve_precision
+from trainers.owner import OwnerOptions, count_own, find_owner
 from trainers.router.module import LitRouted
 
 EXPERT = re.compile(r"(model\.layers\.\d+\.mlp\.experts\.)(\d+)\.(gate_proj|up_proj|down_proj)\.weight")
@@ -87,84 +85,75 @@ class WholeResult:
     curves: Path | None
 
 
-def train_whole(
-    *,
-    domain: Domain,
-    anchor_path: str,
-    output: Path,
-    corpora: Path,
-    data: DataOptions,
-    model: WholeOptions,
-    optimizer: OptimizerOptions,
-    loss: LossOptions,
-    run: RunOptions,
-    public_path: Path | None = None,
-    logger: Any = None,
-    seed: int = 0,
-    resume: bool = True,
-    say: Callable[[str], None] = print,
-) -> WholeResult | None:
-    """Trains all weights from an anchor's on and writes a plain OLMo-2 or FlexOlmo folder to `output`.
+def train_whole(owner: OwnerOptions, model: WholeOptions, run: Run) -> WholeResult | None:
+    """Trains all weights from an anchor's on and writes a plain OLMo-2 or FlexOlmo folder to `run.output`.
 
-    Arguments are those of `trainers.expert.train.train_expert`, but for `model`; `data.tokens` gives way to
-    `model.match`.
+    Args:
+        owner: whose text it is, and from which anchor training starts.
+        model: what is trained.
+        run: everything else; its `data.tokens` gives way to `model.match`.
 
     Returns:
         What was made; None on every device of a run but the first.
 
     Raises:
-        InputError: text, anchor or settings are unusable, or `output` is not free. Nothing was written then.
+        InputError: text, anchor or settings are unusable, or the output is not free. Nothing was written then.
     """
-    refuse_occupied(output)
-    if run.strategy == "fsdp":
-        raise InputError("run.strategy=fsdp: a whole model is trained whole on every device. Use ddp.")
-    if loss.stay or loss.own_domain:
+    run.check_whole("a whole model")
+    if run.loss.stay or run.loss.own_domain:
         raise InputError("loss.stay and loss.own_domain are settings of train_router.py, not of this. Set 0.")
-    owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
-    anchor = owner.anchor
+    found = find_owner(owner, run)
+    anchor = found.anchor
     if model.match:
-        data = replace(data, tokens=matching_tokens(anchor, model, data))
-        say(f"{data.tokens:,} tokens cost {model.flops:g} times the FLOPs of training {len(model.match)} experts")
-    L.seed_everything(seed, verbose=False)
-    settings = {
-        "domain": domain.name, "anchor": anchor.digest, "data": data.settings(), "optimizer": asdict(optimizer),
-        "model": asdict(model) | {"match": len(model.match)}, "loss": asdict(loss), "precision": run.precision,
-        "seed": seed, "text": owner.text_digests(),
-    }  # fmt: skip
-    with work_folder(output, settings, resume) as work:
-        module = owner.module(data, run, seed, say)
-        start = anchor.folder if model.kind == "dense" else _upcycled(anchor, model, work / "start", seed)
-        whole = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-        run.prepare(whole)
-        lit: LitAnchor
-        if model.kind == "dense":
-            lit = LitAnchor(whole, optimizer, loss, data.steps, module.held_out_names)
-        else:
-            weights = replace(loss, balance=model.balance)
-            lit = LitRouted(whole, optimizer, weights, data.steps, module.held_out_names, [])
-        flops = whole_flops_per_token(anchor.architecture, data.length, model.active)
-        before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step, flops)
+        run = replace(run, data=replace(run.data, tokens=matching_tokens(anchor, model, run.data)))
+        cost = f"{model.flops:g} times the FLOPs of training {len(model.match)} experts"
+        run.tell(f"{run.data.tokens:,} tokens cost {cost}")
+    settings = {"domain": found.domain.name, "anchor": anchor.digest}
+    settings |= {"model": asdict(model) | {"match": len(model.match)}} | run.settings | {"text": found.text_digests()}
+    with run.work_folder(settings) as work:
+        texts = found.texts(run)
+        start = anchor.folder if model.kind == "dense" else _upcycled(anchor, model, work / "start", run.seed)
+        lit = _lit(start, model, run, texts.held_out_names)
+        flops = whole_flops_per_token(anchor.architecture, run.data.length, model.active)
+        before, after = run.fit(lit, texts, work, f"training {found.domain.name}", flops)
         if not is_first():
             return None
-        training = {
-            "tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed,
-            "precision": resolve_precision(run.precision), "learning_rate": optimizer.lr,
-            "weight_decay": optimizer.weight_decay, "public_share": data.public_share,
-            "flops": flops * data.steps * data.tokens_per_step,
-            "losses": {
-                f"{name}_{when}": metrics.get(f"{name}/loss")
-                for name in ("own", "public") for when, metrics in (("before", before), ("after", after))
-            },
-        }  # fmt: skip
-        about: dict[str, Any] = {"data": asdict(count_own(module)), "training": training}
+        training = _training(run, flops, before, after)
+        about: dict[str, Any] = {"data": asdict(count_own(texts)), "training": training}
         if model.kind == "dense":
-            about = {"domain": domain.name, "anchor": {"name": name_of(anchor.folder), "digest": anchor.digest}} | about
-        write_whole(lit.model, anchor, start, output, about)
-        (work / "last.ckpt").unlink(missing_ok=True)
+            trained_from = {"name": name_of(anchor.folder), "digest": anchor.digest}
+            about = {"domain": found.domain.name, "anchor": trained_from} | about
+        write_whole(lit.model, anchor, start, run.output, about)
+        curves = draw_curves(work, run.output.name)
         if start != anchor.folder:
             shutil.rmtree(start)
-        curves = draw_curves(work, output.name)
-    return WholeResult(output, training, curves)
+    return WholeResult(run.output, training, curves)
+
+
+def _lit(start: Path, model: WholeOptions, run: Run, held_out_names: Sequence[str]) -> LitAnchor:
+    """What is trained: the model of the folder `start`, in float32."""
+    whole = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    run.trainer.prepare(whole)
+    if model.kind == "dense":
+        return LitAnchor(whole, run.optimizer, run.loss, run.data.steps, held_out_names)
+    weights = replace(run.loss, balance=model.balance)
+    return LitRouted(whole, run.optimizer, weights, run.data.steps, held_out_names, [])
+
+
+def _training(run: Run, flops: float, before: Metrics, after: Metrics) -> dict[str, Any]:
+    """What the folder says of training; `flops` are those of a token."""
+    return run.extent | {
+        "precision": resolve_precision(run.trainer.precision),
+        "learning_rate": run.optimizer.lr,
+        "weight_decay": run.optimizer.weight_decay,
+        "public_share": run.data.public_share,
+        "flops": flops * run.data.steps * run.data.tokens_per_step,
+        "losses": {
+            f"{name}_{when}": metrics.get(f"{name}/loss")
+            for name in ("own", "public")
+            for when, metrics in (("before", before), ("after", after))
+        },
+    }
 
 
 def matching_tokens(anchor: Anchor, model: WholeOptions, data: DataOptions) -> int:
@@ -174,7 +163,7 @@ def matching_tokens(anchor: Anchor, model: WholeOptions, data: DataOptions) -> i
     if the experts' windows had `data.length` tokens, too. The anchor's own training counts on neither side.
     """
     load = Load(tokens=0, length=data.length, rows=1, first_layer=anchor.first_layer)
-    pair = make_plan(anchor.architecture, load).flops_per_token
+    pair = plan_cost(anchor.architecture, load).flops_per_token
     spent = 0.0
     for path in model.match:
         header = open_expert(path).header
@@ -189,21 +178,17 @@ def write_whole(model: PreTrainedModel, anchor: Anchor, start: Path, output: Pat
     arch, mixed = anchor.architecture, (start / MANIFEST).exists()
     shapes: Shapes = merged_tensors(arch, model.config.num_experts) if mixed else anchor_tensors(arch)
     state = model.state_dict()
-    pieces = []
+    tensors = []
     for name, shape in shapes.items():
-        known = name if name in anchor.checkpoint.names else anchor_ffn(0, FFN[0])
-        pieces.append(made_piece(name, shape, anchor.checkpoint.dtype(known), partial(_tensor, state, name)))
-    with new_folder(output) as folder, progress("writing", sum(piece.nbytes for piece in pieces)) as advance:
-        write_pieces(folder, pieces, MAX_SHARD_SIZE, advance)
-        write_json(folder / "config.json", read_json(start / "config.json"))
-        copy_tokenizer(start, folder)
-        if not mixed:
-            how = "an anchor trained on, all weights"
-            write_json(folder / ABOUT, {"format": "flexo.dense", "version": 1, "made": made_at(), "how": how} | about)
-            return
-        manifest = read_manifest(start) | {"how": "all weights trained on pooled text", "made": made_at()} | about
-        write_json(folder / MANIFEST, manifest)
-        (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
+        known = name if name in anchor.weights.names else anchor_ffn(0, FFN[0])
+        tensors.append(computed_tensor(name, shape, anchor.weights.dtype(known), partial(_tensor, state, name)))
+    with new_folder(output) as folder, progress("writing", sum(tensor.nbytes for tensor in tensors)) as advance:
+        write_tensors(folder, tensors, MAX_SHARD_SIZE, advance)
+        if mixed:
+            record = read_manifest(start) | {"how": "all weights trained on pooled text", "made": made_at()} | about
+        else:
+            record = new_record(DENSE, "an anchor trained on, all weights", **about)
+        finish(folder, output, read_json(start / "config.json"), start, record)
 
 
 def _upcycled(anchor: Anchor, model: WholeOptions, folder: Path, seed: int) -> Path:
@@ -211,7 +196,7 @@ def _upcycled(anchor: Anchor, model: WholeOptions, folder: Path, seed: int) -> P
     if not folder.is_dir() and is_first():
         names = [f"expert-{e}" for e in range(1, model.size)]
         copies = average([anchor.folder] * len(names))
-        write_mixture(anchor, copies, names, folder, top_k=model.active, seed=seed)
+        write_mixture(anchor, copies, names, folder, MixtureOptions(top_k=model.active, seed=seed))
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +12,8 @@ from flexmix.tokens.shard import text_digest
 from flexo.errors import InputError
 from merge.formats.anchor_folder import Anchor, open_anchor
 from merge.formats.expert_header import Data, check_domain
-from trainers.data import DataOptions, OwnText, find_own_text
-from trainers.distributed import is_first
-from trainers.loop.trainer import RunOptions
-
-Say = Callable[[str], None]
+from trainers.data import DataOptions, OwnText, find_own_text, own_sources, packed_windows, plain_windows
+from trainers.loop.run import Run
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,16 @@ class Domain:
     train: Path | None = None
     test: Path | None = None
     hub: HubSource | None = None
+
+
+@dataclass(frozen=True)
+class OwnerOptions:
+    """Whose text is trained on, against which anchor, and where both are."""
+
+    domain: Domain
+    anchor: str  # a folder with `flexo/` in it, or a hub id of one
+    corpora: Path  # where sample corpora are, for domains without files of their own
+    public: Path | None = None  # a folder with public `train` and `test`; None: the text that came with the anchor
 
 
 @dataclass(frozen=True)
@@ -50,57 +56,44 @@ class Owner:
         files |= {f"train_{n}": source.path for n, source in enumerate(self.text.train[1:], 2)}
         return {name: text_digest(path) for name, path in files.items() if path}
 
-    def module(self, data: DataOptions, run: RunOptions, seed: int, say: Say) -> TextModule:
-        """Own windows with their share of public ones, and both held-out sets."""
-        folder = self.anchor.folder
+    def texts(self, run: Run) -> TextModule:
+        """Own windows with their share of public ones, and both held-out sets. Says the parts of a mixture."""
+        data, folder = run.data, self.anchor.folder
         mixed = self.public and data.public_share
         held_out = {"own": self.text.test, "public": self.public.get("test")}
-        module = TextModule(
-            data.sources(self.text, folder),
-            {name: data.windows(path, folder) for name, path in held_out.items() if path},
-            batch_size=data.batch_size,
-            steps=data.steps,
-            seed=seed,
-            public=data.training_windows(self.public["train"], folder) if mixed else None,
-            public_share=data.public_share,
-            temperature=data.temperature,
-            eval_windows=data.eval_windows,
-            parts=run.accumulate,
+        texts = run.texts(
+            own_sources(self.text, folder, data),
+            {name: plain_windows(path, folder, data) for name, path in held_out.items() if path},
+            packed_windows(self.public["train"], folder, data) if mixed else None,
+            data.temperature,
         )
         if len(self.text.train) > 1:
-            say(self._mixture(module, data))
-        return module
+            run.tell(self._mixture(texts, data))
+        return texts
 
-    def _mixture(self, module: TextModule, data: DataOptions) -> str:
+    def _mixture(self, texts: TextModule, data: DataOptions) -> str:
         """How much of each source a run reads."""
-        rows = module.own.counts(round(data.steps * data.batch_size * (1 - data.public_share)))
-        parts = zip(self.text.train, module.own.streams, rows, strict=True)
+        rows = texts.own.counts(round(data.steps * data.batch_size * (1 - data.public_share)))
+        parts = zip(self.text.train, texts.own.streams, rows, strict=True)
         return "own rows: " + ", ".join(
             f"{source.path} {count / sum(rows):.0%} ({count / len(stream.windows):.1f} epochs)"
             for source, stream, count in parts
         )
 
 
-def find_owner(
-    domain: Domain,
-    anchor_path: str,
-    corpora: Path,
-    data: DataOptions,
-    public_path: Path | None,
-    say: Say,
-) -> Owner:
+def find_owner(options: OwnerOptions, run: Run) -> Owner:
     """Opens the anchor and finds the text of both kinds, and says what it found.
 
     Raises `InputError` for a domain's name that is none, for text that is not there, and for a public share of nothing.
     """
-    say = say if is_first() else _hush
+    domain, data = options.domain, run.data
     check_domain(domain.name, "domain.name")
-    anchor = open_anchor(local_folder(anchor_path))
-    text = find_own_text(domain.name, corpora, domain.train, domain.test, domain.hub, data.mixture)
-    say(f"reading {text.said}")
-    reference = public_path or anchor.reference
+    anchor = open_anchor(local_folder(options.anchor))
+    text = find_own_text(domain.name, options.corpora, domain.train, domain.test, domain.hub, data.mixture)
+    run.tell(f"reading {text.said}")
+    reference = options.public or anchor.reference
     public = {split: find_split(reference, split) for split in ("train", "test")} if reference.is_dir() else {}
-    say(f"public text: {reference}" if public else "public text: none")
+    run.tell(f"public text: {reference}" if public else "public text: none")
     if not public and data.public_share:
         raise InputError(
             f"{anchor.folder}: no public reference text came with this anchor, and data.public_share is "
@@ -109,11 +102,7 @@ def find_owner(
     return Owner(domain, anchor, text, reference if public else None, public)
 
 
-def count_own(module: TextModule) -> Data:
+def count_own(texts: TextModule) -> Data:
     """How much of the owner's text there is."""
-    shards = [stream.windows.shard for stream in module.own.streams]
+    shards = [stream.windows.shard for stream in texts.own.streams]
     return Data(sum(shard.documents for shard in shards), sum(shard.tokens for shard in shards))
-
-
-def _hush(_line: str) -> None:
-    pass

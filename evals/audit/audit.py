@@ -1,8 +1,8 @@
 """What experts do to public text: each alone beside the public expert, and all together, judged by a policy.
 
-A merge looks at files and router rows without running anything (`merge.planning.router_screening`). Here the models
-run: how much public text an expert takes from the public one in every layer, and what public text then costs. Private
-text is not needed, so anyone can audit a stranger's file.
+A merge looks at files and router rows without running a model (`merge.planning.router_screening`). Here the model runs:
+how much router mass an expert takes from the public one in every layer, and how the loss on public text changes. No
+private text is needed, so anyone can audit a stranger's file.
 """
 
 from __future__ import annotations
@@ -21,33 +21,36 @@ from flexo.errors import InputError
 from inference.load import load_model
 from inference.select import select_experts
 from merge.formats.anchor_folder import Anchor, open_anchor
+from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import Plan, execute, plan
 from merge.planning.router_screening import look_at
+
+AS_TRAINED = MergeOptions(public_weight=1.0)  # margins as they were trained, whatever a merge makes of them
 
 
 def audit(
     paths: Sequence[Path],
     anchor_path: Path,
-    limits: Limits,
+    limits: Limits = Limits(),
     public: Path | None = None,
     max_bytes: int = 100_000,
     dtype: str = "auto",
     device: str = "auto",
 ) -> Audit:
-    """Merges the files for the time of the audit, runs the model on public text, and judges every expert.
+    """Merges the files into a temporary folder, runs the model on public text, and judges every expert.
 
-    A file that a merge would refuse is refused, with the same words, and left out of the rest.
+    A file that a merge would refuse is refused with the merge's message, and takes no part in the merge.
 
     Args:
-        paths: expert files for one anchor.
-        anchor_path: its folder.
+        paths: expert files trained against one anchor.
+        anchor_path: the folder of that anchor.
         limits: the policy.
-        public: a file of documents, or a folder with a test split; None takes the anchor's reference text.
-        max_bytes: about how much of it is read.
+        public: a file of documents, or a folder with a test split; None reads the anchor's reference text.
+        max_bytes: how much text is read, up to the end of the document that passes it.
         dtype, device: as in `load_model`.
 
     Raises:
-        InputError: no text, or files that do not go together.
+        InputError: there is no public text, or two files cannot be in one merge.
     """
     anchor = open_anchor(anchor_path)
     file = _text_file(anchor, public)
@@ -55,7 +58,7 @@ def audit(
     sound = [path for path, expert in zip(paths, experts, strict=True) if not expert.refusals]
     if not sound:
         return Audit(str(file), 0, experts)
-    made = plan(sound, anchor_path)
+    made = plan(sound, anchor_path, AS_TRAINED)
     with TemporaryDirectory(prefix="flexo-audit-") as name:
         folder = Path(name) / "model"
         execute(made, folder)
@@ -76,14 +79,14 @@ def _text_file(anchor: Anchor, public: Path | None) -> Path:
     if public is not None:
         return find_split(public, "test") if public.is_dir() else public
     if not anchor.reference.is_dir():
-        raise InputError(f"{anchor.folder}: ships no reference text. Say with --public FILE what public text to read.")
+        raise InputError(f"{anchor.folder}: ships no reference text. Name the public text to read: --public FILE.")
     return find_split(anchor.reference, "test")
 
 
 def _opened(path: Path, anchor: Path) -> Audited:
-    """What a merge of this file alone says, every tensor read and compared with its sha256."""
+    """The verdict of a merge of this file alone, in which every tensor is compared with its sha256."""
     try:
-        made = plan([path], anchor)
+        made = plan([path], anchor, AS_TRAINED)
         (expert,) = made.experts
         expert.verify()
     except InputError as error:
@@ -94,12 +97,12 @@ def _opened(path: Path, anchor: Path) -> Audited:
 def _measured(
     folder: Path, domains: list[str], text: TokenisedText, dtype: str, device: str
 ) -> dict[frozenset[str], Measurement]:
-    """Public text with the public expert alone, with each pair, with all, and with all but one."""
+    """Public text measured with the public expert alone, with each pair, with all experts, and without each."""
     model, _ = load_model(folder, dtype, device)
     whole = ["public", *domains]
     wanted = [["public"], *(["public", domain] for domain in domains), whole]
     wanted += [[name for name in whole if name != domain] for domain in domains]
-    choices = {frozenset(names): names for names in wanted}  # with one or two experts some are the same
+    choices = {frozenset(names): names for names in wanted}  # with one or two experts some sets are the same
     found: dict[frozenset[str], Measurement] = {}
     with progress("reading public text", len(choices) * text.tokens, "tokens") as advance:
         for key, names in choices.items():
@@ -117,8 +120,8 @@ def _fill(expert: Audited, made: Plan, found: dict[frozenset[str], Measurement])
         row = look_at(made.base, made.anchor, opened, n)
         expert.layers.append(
             Layer(
-                share_alone=pair.routing.mass[n][1],
-                share_all=whole.routing.mass[n][index],
+                mass_alone=pair.routing.mass[n][1],
+                mass_all=whole.routing.mass[n][index],
                 entropy=pair.routing.entropy[n],
                 norm=row.norm / max(row.public, 1e-30),
                 margin=row.margin.rms if row.margin else None,

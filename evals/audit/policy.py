@@ -1,53 +1,53 @@
-"""What an audit finds about an expert, and the policy that makes it a warning or a refusal."""
+"""What an audit measures about an expert, and the policy that turns a figure into a warning or a refusal."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Above the first a figure is warned about, above the second the expert is refused. `docs/security.md` has why."""
+    """A figure above the first number is a warning, above the second a refusal. docs/security.md says why these."""
 
-    share: tuple[float, float] = (0.6, 0.9)  # of public text, beside the public expert alone, mean over layers
-    loss: tuple[float, float] = (0.05, 0.15)  # rise of the loss on public text, over the same without the expert
-    outlier: float = 10.0  # warned about: how often a row is longer or shorter than the median of all, in its layer
+    mass: tuple[float, float] = (0.6, 0.9)  # router mass on public text beside the public expert, mean over layers
+    loss: tuple[float, float] = (0.05, 0.15)  # relative rise of the loss on public text caused by the expert
+    outlier: float = 10.0  # warning alone: a row so many times longer or shorter than its layer's median over experts
 
 
 @dataclass(frozen=True)
 class Layer:
     """One expert in one layer, on public text."""
 
-    share_alone: float  # router mass beside the public expert alone
-    share_all: float  # router mass among all
-    entropy: float  # of the choice between the two, mean over tokens: 0 certain, 1 a coin
-    norm: float  # of the row, over the public row's
-    margin: float | None  # root mean square of (r - r_pub).x on the anchor's text; None if it ships no moments
+    mass_alone: float  # router mass when it stands beside the public expert alone
+    mass_all: float  # router mass among all experts
+    entropy: float  # bits of the router's choice beside the public expert, mean over tokens: from 0 to 1
+    norm: float  # length of its router row, over that of the public row
+    margin: float | None  # root mean square of (r - r_pub).x on the anchor's text; None if the anchor has no moments
 
 
 @dataclass
 class Audited:
-    """One expert: what was measured, and what is wrong with it."""
+    """One expert: its figures, and what speaks against merging it."""
 
     file: str
     domain: str
     layers: list[Layer] = field(default_factory=list)
-    loss_alone: float | None = None  # nats per token of public text, with the public expert and this one
-    loss_without: float | None = None  # ... with all experts but this one
+    loss_alone: float | None = None  # nats per token of public text with the public expert and this one
+    loss_without: float | None = None  # nats per token of public text with all experts but this one
     warnings: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
 
     @property
-    def share_alone(self) -> float:
-        return sum(layer.share_alone for layer in self.layers) / len(self.layers)
+    def mass_alone(self) -> float:
+        return fmean(layer.mass_alone for layer in self.layers)
 
     @property
-    def share_all(self) -> float:
-        return sum(layer.share_all for layer in self.layers) / len(self.layers)
+    def mass_all(self) -> float:
+        return fmean(layer.mass_all for layer in self.layers)
 
     @property
     def verdict(self) -> str:
@@ -56,7 +56,7 @@ class Audited:
 
 @dataclass
 class Audit:
-    """All experts, and public text with none and all of them."""
+    """All experts, and the loss on public text with none and with all of them."""
 
     text: str
     tokens: int
@@ -65,7 +65,7 @@ class Audit:
     loss_all: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON, where what is not finite is null."""
+        """All fields, for JSON; figures that are not finite become null."""
         found = json.loads(json.dumps(asdict(self)), parse_constant=lambda _name: None)
         for entry, expert in zip(found["experts"], self.experts, strict=True):
             entry["verdict"] = expert.verdict
@@ -73,15 +73,19 @@ class Audit:
 
 
 def judge(expert: Audited, result: Audit, limits: Limits) -> None:
-    """Adds what passes the limits; a NaN passes all."""
+    """Adds to `expert` a warning or a refusal for each figure above its limit; NaN counts as above every limit."""
     figures = [
-        (expert.share_alone, limits.share, "takes {:.0%} of public text beside the public expert alone"),
+        (expert.mass_alone, limits.mass, "takes {:.0%} of the router mass on public text from the public expert"),
         (
             _rise(expert.loss_alone, result.loss_public),
             limits.loss,
-            "beside the public expert, public text costs {:+.1%}",
+            "beside the public expert, the loss on public text changes by {:+.1%}",
         ),
-        (_rise(result.loss_all, expert.loss_without), limits.loss, "among all experts, public text costs {:+.1%}"),
+        (
+            _rise(result.loss_all, expert.loss_without),
+            limits.loss,
+            "among all experts, the loss on public text changes by {:+.1%}",
+        ),
     ]
     for value, (warn, refuse), words in figures:
         if not value <= warn:
@@ -100,6 +104,6 @@ def judge(expert: Audited, result: Audit, limits: Limits) -> None:
 
 
 def _rise(loss: float | None, before: float | None) -> float:
-    """The rise of a loss; none from a loss that is not finite, for which another expert is to blame."""
+    """The relative rise of a loss; 0 if `before` is not finite, since then another expert is at fault."""
     assert loss is not None and before is not None, "both were measured"
     return loss / before - 1 if math.isfinite(before) else 0.0

@@ -1,7 +1,7 @@
-"""`flexo-audit`: what strangers' experts do to public text, before they are merged.
+"""`flexo-audit`: what expert files of strangers do to public text, before they are merged.
 
 flexo-audit experts/*.pt --anchor anchor/
-flexo-audit experts/*.pt --anchor anchor/ --public texts/wiki.jsonl.gz --share 0.5 0.8 --json
+flexo-audit experts/*.pt --anchor anchor/ --public texts/wiki.jsonl.gz --mass 0.5 0.8 --json
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
 @app.command(
     epilog="Examples:\n\n`flexo-audit experts/*.pt --anchor anchor/`\n\n"
     "`flexo-audit experts/math.pt --anchor anchor/ --layers`\n\n"
-    "`flexo-audit experts/*.pt --anchor anchor/ --public texts/wiki.jsonl.gz --share 0.5 0.8 --json`"
+    "`flexo-audit experts/*.pt --anchor anchor/ --public texts/wiki.jsonl.gz --mass 0.5 0.8 --json`"
 )
 def audit_command(
     experts: Annotated[list[Path], typer.Argument(help="Expert files for one anchor.")],
@@ -39,38 +39,41 @@ def audit_command(
         ),
     ] = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="Text to read.")] = 100_000,
-    share: Annotated[
+    mass: Annotated[
         tuple[float, float],
         typer.Option(
-            metavar="WARN REFUSE", help="Share of public text taken from the public expert, mean over layers."
+            "--mass",
+            "--share",
+            metavar="WARN REFUSE",
+            help="Router mass on public text taken from the public expert, mean over layers. --share is its old name.",
         ),
-    ] = Limits.share,
+    ] = Limits.mass,
     loss: Annotated[
         tuple[float, float],
-        typer.Option(metavar="WARN REFUSE", help="Rise of the loss on public text: 0.05 is a twentieth more."),
+        typer.Option(metavar="WARN REFUSE", help="Rise of the loss on public text: 0.05 is 5 % more."),
     ] = Limits.loss,
     outlier: Annotated[
-        float, typer.Option(min=1.0, help="Warn about rows so many times longer or shorter than the median of all.")
+        float, typer.Option(min=1.0, help="Warn about rows so many times longer or shorter than the median.")
     ] = Limits.outlier,
-    layers: Annotated[bool, typer.Option("--layers", help="Also every layer of every expert.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="All figures, as JSON.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also print every layer of every expert.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
     """Run every expert alone beside the public one, and all together, on public text; exit with 1 if one is refused.
 
-    The files are merged into the folder for temporary files (TMPDIR), which must have room for the model.
+    The files are merged in the folder for temporary files (TMPDIR), which must have room for the model.
     """
     from evals.audit.audit import audit
     from inference.load import quiet
 
-    for name, (warn, refuse) in (("--share", share), ("--loss", loss)):
+    for name, (warn, refuse) in (("--mass", mass), ("--loss", loss)):
         if not warn <= refuse:
             raise typer.BadParameter(
-                f"{name} {warn:g} {refuse:g}: what is refused must lie above what is warned about."
+                f"{name} {warn:g} {refuse:g}: the second number refuses and must not be below the first, which warns."
             )
     quiet()
-    limits = Limits(share, loss, outlier)
+    limits = Limits(mass, loss, outlier)
     found = audit(experts, anchor, limits, public, max_bytes, dtype, device)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
@@ -87,20 +90,20 @@ def _show(found: Audit, layers: bool) -> None:
 
     console = Console(width=10_000)
     table = Table(
-        "expert", "share alone", "worst layer", "share of all", "loss alone", "loss without", "margin", "verdict",
+        "expert", "mass alone", "worst layer", "mass of all", "loss alone", "loss without", "margin", "verdict",
         box=box.MARKDOWN,
     )  # fmt: skip
     for expert in found.experts:
         if not expert.layers:
             table.add_row(Path(expert.file).name, *"------", expert.verdict)
             continue
-        worst = max(range(len(expert.layers)), key=lambda n: expert.layers[n].share_alone)
+        worst = max(range(len(expert.layers)), key=lambda n: expert.layers[n].mass_alone)
         margins = [layer.margin for layer in expert.layers if layer.margin is not None]
         table.add_row(
             expert.domain,
-            f"{expert.share_alone:.3f}",
-            f"{expert.layers[worst].share_alone:.3f} in {worst}",
-            f"{expert.share_all:.3f}",
+            f"{expert.mass_alone:.3f}",
+            f"{expert.layers[worst].mass_alone:.3f} in {worst}",
+            f"{expert.mass_all:.3f}",
             f"{expert.loss_alone:.3f}",
             f"{expert.loss_without:.3f}",
             f"{max(margins):.1f}" if margins else "-",
@@ -108,11 +111,12 @@ def _show(found: Audit, layers: bool) -> None:
         )
     console.print(table)
     if layers:
-        table = Table("expert", "layer", "share alone", "share of all", "entropy", "norm", "margin", box=box.MARKDOWN)
+        header = ("expert", "layer", "mass alone", "mass of all", "entropy, bits", "norm", "margin")
+        table = Table(*header, box=box.MARKDOWN)
         for expert in found.experts:
             for n, layer in enumerate(expert.layers):
                 margin = "-" if layer.margin is None else f"{layer.margin:.2f}"
-                figures = (f"{value:.3f}" for value in (layer.share_alone, layer.share_all, layer.entropy))
+                figures = (f"{value:.3f}" for value in (layer.mass_alone, layer.mass_all, layer.entropy))
                 table.add_row(expert.domain, str(n), *figures, f"{layer.norm:.3g}", margin)
         console.print(table)
     if found.tokens:

@@ -1,4 +1,4 @@
-"""`flexo-eval`: bits per byte and routing of any models on held-out text of any domains.
+"""`flexo-eval`: bits per byte and routing of models on held-out text of domains.
 
 flexo-eval model/ --data data/corpora
 flexo-eval anchor specialists/* model --data data/corpora --btm 2 --opt-out --cache cells --json results.json
@@ -16,9 +16,6 @@ from flexo.console import new_app, run
 from flexo.errors import InputError
 from inference.commands.options import Device, Dtype
 
-LENGTH = 256
-LEARNING = 1_000_000  # bytes of training text a domain for a classifier
-
 app = new_app("Measure models on held-out text.")
 
 
@@ -32,6 +29,7 @@ def main() -> None:
     "`flexo-eval anchor specialists/math specialists/code soup model --data data/corpora --btm 2 --classifier "
     "--active 1,2,4 --opt-out --growing --mixed --cache cells --json results.json`, and "
     "`flexo-report results.json -o report.html`\n\n"
+    "`flexo-eval model/ --data data/corpora --credit --cache cells --json results.json`\n\n"
     "`flexo-eval ours=experts/math.pt paper=published/math.pt --anchor anchor --data data/corpora`"
 )
 def evaluate(
@@ -55,7 +53,9 @@ def evaluate(
     ] = None,
     anchor: Annotated[
         Path | None,
-        typer.Option(help="What the others are compared with, and expert files belong to. [default: found]"),
+        typer.Option(
+            help="The model that the others are compared with and that expert files belong to. [default: found]"
+        ),
     ] = None,
     pairs: Annotated[
         bool | None,
@@ -82,20 +82,29 @@ def evaluate(
     mixed: Annotated[
         bool, typer.Option("--mixed", help="Also text whose domain changes, and text that blends two domains.")
     ] = False,
+    credit: Annotated[
+        bool,
+        typer.Option("--credit", help="Also what each owner adds to merged folders: Shapley values and leave-one-out."),
+    ] = False,
+    permutations: Annotated[
+        int, typer.Option(min=4, help="Orders of joining that --credit samples if there are nine owners or more.")
+    ] = 32,
     cache: Annotated[
         Path | None, typer.Option(help="Keep every measurement here; the same command then goes on where it stopped.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Also write the table here.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the study that the models are of: a label, no more.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of the study that the models are from: a label.")] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
     """Print bits per byte of every model on each domain."""
-    from evals.matrix.evaluate import Reading, measure_all, read_domains
-    from evals.matrix.model_loader import new_shelf, read_given
+    from evals.matrix.evaluate import Scoring
+    from evals.matrix.evaluate import evaluate as measure
     from evals.matrix.results import matrix_table
-    from evals.matrix.variants import Asked
+    from evals.matrix.variants import Extras
+    from evals.report.credit import credit_text
+    from evals.scoring.held_out import Reading
     from flexo.atomic_files import new_file
     from flexo.console import keep_freed_memory
     from inference.load import quiet
@@ -103,27 +112,14 @@ def evaluate(
 
     quiet()
     keep_freed_memory()
-    given = read_given(models, anchor)
-    variants = bool(active or opt_out or growing)
-    alone = len(given) == 1 and bool(given[0].experts)
-    if alone and not variants and "=" not in models[0]:
-        given = [given[0].renamed("merged")]
-    asked = Asked(_numbers(active), opt_out, growing, alone and given[0].holds_anchor if pairs is None else pairs)
-    limit = min(model.config.get("max_position_embeddings", LENGTH) for model in given)
-    length = length or min(LENGTH, limit)
-    if length > limit:
-        raise InputError(f"--length {length}: these models were made for at most {limit} tokens.")
     reading = Reading(data, domains.split(",") if domains else None, split, max_bytes)
-    texts = read_domains(given, reading, length if mixed else None)
-    learning = reading.learning(LEARNING) if classifier else None
+    extras = Extras(_numbers(active), opt_out, growing, pairs, btm, classifier, mixed, credit, permutations)
     with ExitStack() as stack:
         # entered before the work, so that a path which cannot be written is refused before it
         outputs = [path and stack.enter_context(new_file(path, replace=True)) for path in (json_file, markdown_file)]
-        shelf = stack.enter_context(new_shelf(dtype, device))
-        results = measure_all(
-            given, texts, shelf, asked, reading, length=length, btm=btm, learning=learning, cache=cache, seed=seed
-        )
-        table = matrix_table(results)
+        scoring = Scoring(length, dtype, device, cache)
+        results = measure(models, reading, anchor=anchor, extras=extras, scoring=scoring, seed=seed)
+        table = "\n".join([matrix_table(results), *map(credit_text, results.credits)])
         typer.echo(table, nl=False)
         if outputs[0]:
             write_json(outputs[0], results.to_dict())

@@ -13,9 +13,6 @@ from typing import Annotated
 import typer
 
 from flexo.console import new_app, run
-from flexo.errors import InputError
-
-EDUCATIONAL = "educational"
 
 app = new_app("Make task files for lm-eval.")
 
@@ -48,21 +45,14 @@ def tasks(
 ) -> None:
     """Write a folder of tasks: bits per byte of each domain, arithmetic, and multiple choice from passages.
 
-    The documents are those that `flexo-eval` reads with the same options. The folder holds their text.
+    The documents are those that `flexo-eval` reads with the same options. The folder holds their text: guard it alike.
     """
-    from evals.scoring.held_out import find_domains, read_pieces
-    from evals.tasks.folder import GROUP, make_tasks, write_tasks
-    from flexo.atomic_files import refuse_occupied
+    from evals.scoring.held_out import Reading
+    from evals.tasks.folder import GROUP, make_task_folder
 
-    refuse_occupied(output)
-    files = find_domains(data, domains.split(",") if domains else None, [], split)
-    asked = EDUCATIONAL * (EDUCATIONAL in files) if choices is None else choices
-    wanted = asked.split(",") if asked else []
-    if absent := [name for name in wanted if name not in files]:
-        raise InputError(f"--choices {absent[0]}: not among the domains that are read, {', '.join(files)}.")
-    texts = {domain: read_pieces(path, max_bytes, split) for domain, path in files.items()}
-    made = make_tasks(texts, wanted, questions, seed)
-    write_tasks(output, made, texts, {"split": split, "max_bytes": max_bytes, "seed": seed})
+    reading = Reading(data, domains.split(",") if domains else None, split, max_bytes)
+    wanted = None if choices is None else [name for name in choices.split(",") if name]
+    made = make_task_folder(reading, output, choices=wanted, questions=questions, seed=seed)
     width = max(len(task.name) for task in made)
     for task in made:
         typer.echo(f"{task.name:{width}}  {len(task.rows):6,} {'documents' if 'text' in task.rows[0] else 'questions'}")

@@ -1,1 +1,1 @@
-"""All models on all texts: which cells, how they are kept, what comes out over seeds."""
+"""All models on all texts: the rows, the cache of their cells, the results of one seed and of several."""

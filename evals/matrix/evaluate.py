@@ -1,19 +1,24 @@
-"""Measuring all models on all domains, each cell once: what `flexo-eval` does between its options and its table."""
+"""Measuring models on domains, each cell once: `flexo-eval` as a plain function.
+
+results = evaluate(["anchor/", "ours=model/"], Reading(Path("data/corpora")), extras=Extras(opt_out=True))
+print(matrix_table(results))
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from evals.matrix.credit_rows import credit_games
 from evals.matrix.measurement_cache import Key, Store
-from evals.matrix.model_loader import Given, Shelf
+from evals.matrix.model_loader import Given, new_shelf, read_given
 from evals.matrix.results import Cell, DomainText, Results
-from evals.matrix.variants import Asked, Bench, Row, classifier_rows, ensemble_row, rows_of
-from evals.scoring.held_out import documents_digest, find_domains, read_pieces, read_texts
-from evals.scoring.measure import Advance, Measurement
+from evals.matrix.variants import Bench, Extras, Row, classifier_rows, ensemble_row, rows_of
+from evals.scoring.held_out import Reading, documents_digest
+from evals.scoring.measure import LENGTH, Advance, Measurement
 from evals.scoring.mixed_text import mixed_texts
 from evals.scoring.sliding_windows import TokenisedText
 from flexmix.tokens.encoder import load_tokenizer
@@ -21,94 +26,59 @@ from flexo.console import progress
 from flexo.errors import InputError
 
 SOFTWARE = ("flexo", "torch", "transformers")
-Texts = dict[str, TokenisedText]
+LEARNING = 1_000_000  # bytes of training text that a classifier learns from, a domain
+
+Texts = Mapping[str, TokenisedText]  # domain -> text
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Which text is read."""
+class Scoring:
+    """How models are run, and where measurements are kept."""
 
-    data: Path
-    domains: Sequence[str] | None  # None: those of the experts
-    split: str
-    max_bytes: int  # a domain
-
-    def learning(self, nbytes: int) -> dict[str, list[str]]:
-        """Training documents of every domain that has some."""
-        files = find_domains(self.data, None, [], "train")
-        return {domain: read_pieces(path, nbytes, "train") for domain, path in files.items()}
+    length: int | None = None  # tokens in a window; None: 256, or as many as all models take
+    dtype: str = "auto"  # as in `load_model`
+    device: str = "auto"
+    cache: Path | None = None  # a folder: every measurement is kept there as soon as it is made, and found there
 
 
-def read_domains(given: Sequence[Given], reading: Reading, mixed: int | None) -> Texts:
-    """The text of each domain, tokenised.
-
-    Args:
-        given: the models; without names in `reading`, their experts' domains are read.
-        reading: what to read.
-        mixed: tokens of a window of mixed text, as much of each kind as a domain has; None makes none.
-    """
-    known = list(dict.fromkeys(name for model in given for name in model.experts or ()))
-    folder = given[0].tokenizer
-    files = find_domains(reading.data, reading.domains, known, reading.split)
-    texts = read_texts(files, folder, reading.max_bytes, reading.split)
-    if mixed is not None:
-        tokens = sum(text.tokens for text in texts.values())
-        windows = max(1, tokens // len(texts) // mixed)
-        texts |= mixed_texts(texts, load_tokenizer(folder)[0], windows=windows, length=mixed)
-    return texts
-
-
-def measure_all(
-    given: Sequence[Given],
-    texts: Texts,
-    shelf: Shelf,
-    asked: Asked,
+def evaluate(
+    models: Sequence[str],
     reading: Reading,
     *,
-    length: int,
-    btm: int | None = None,
-    learning: Mapping[str, Sequence[str]] | None = None,
-    cache: Path | None = None,
+    anchor: Path | None = None,
+    extras: Extras = Extras(),
+    scoring: Scoring = Scoring(),
     seed: int | None = None,
 ) -> Results:
-    """Measures every row on every text, or finds that it has been.
+    """Measures every model on every domain.
 
     Args:
-        given: the models.
-        texts: domain -> text.
-        shelf: what loads the models.
-        asked: which variants of merged models are rows of their own.
-        reading: where the text is from, for the results' head.
-        length: tokens in a window.
-        btm: adds the ensemble of the dense models, so many of them for a token.
-        learning: adds classifiers that learn from these documents of each domain.
-        cache: a folder in which every measurement is kept as soon as it is made.
-        seed: a label of the results.
+        models: `PATH` or `NAME=PATH`: merged folders, plain models such as an anchor, and expert files.
+        reading: the text.
+        anchor: the model that the others are compared with and that expert files belong to; None: the first plain
+            model that holds what owners share.
+        extras: rows and columns to measure beside those.
+        scoring: how models are run.
+        seed: a label of the results: the seed of the study that the models are from.
+
+    Raises:
+        InputError: a path holds no model, models do not go together, or there is no such text.
     """
-    with progress("reading models", sum(model.nbytes for model in given)) as advance:
-        bench = Bench(shelf, shelf.digests(given, advance), length)
-    rows = rows_of(given, bench, asked)
-    if btm is not None:
-        rows.append(ensemble_row(given, bench, btm))
-    if learning is not None:
-        rows += classifier_rows(given, bench, learning)
-    for name, count in Counter(row.about.name for row in rows).items():
-        if count > 1:
-            raise InputError(f"{name}: {count} rows of that name. Name the models so that they differ: NAME=PATH.")
-    store = Store(cache)
-    digests = {domain: text.digest for domain, text in texts.items()}
-    todo = [
-        (row, domain, key) for row in rows for domain in texts if store.find(key := _key(row, digests[domain])) is None
-    ]
-    with progress("scoring", sum(row.passes * texts[domain].tokens for row, domain, _ in todo), "tokens") as advance:
-        for row, domain, key in todo:
-            if store.find(key) is None:  # rows may be the same model, as top-8 of eight experts is all of them
-                store.keep(key, row.score(texts[domain], _times(advance, row.passes)))
-            else:
-                advance(row.passes * texts[domain].tokens)
-    cells = [
-        Cell.of(row.about.name, domain, _found(store, _key(row, digests[domain]))) for row in rows for domain in texts
-    ]
+    given = read_given(models, anchor)
+    length = _length(given, scoring.length)
+    texts = read_domains(given, reading, length if extras.mixed else None)
+    alone = len(given) == 1 and bool(given[0].experts)
+    if alone and "=" not in models[0] and not (extras.active or extras.opt_out or extras.growing):
+        given = [given[0].renamed("merged")]
+    if extras.pairs is None:
+        extras = replace(extras, pairs=alone and given[0].holds_anchor)
+    with new_shelf(scoring.dtype, scoring.device) as shelf:
+        with progress("reading models", sum(model.nbytes for model in given)) as advance:
+            bench = Bench(shelf, shelf.digests(given, advance), length)
+        rows = _rows(given, bench, extras, reading)
+        games = credit_games(given, bench, extras.permutations) if extras.credit else []
+        store = Store(scoring.cache)
+        measure_rows([*rows, *(row for game in games for row in game.rows.values())], texts, store)
     return Results(
         seed=seed,
         split=reading.split,
@@ -116,18 +86,72 @@ def measure_all(
         software={name: version(name) for name in SOFTWARE},
         domains=[_about(domain, text) for domain, text in texts.items()],
         models=[row.about for row in rows],
-        cells=cells,
+        cells=[Cell.of(row.about.name, name, measured(row, texts[name], store)) for row in rows for name in texts],
+        credits=[game.credit(texts, lambda row, text: measured(row, text, store)) for game in games],
     )
 
 
-def _key(row: Row, digest: str) -> Key:
-    return {**row.key, "text": digest}
+def read_domains(given: Sequence[Given], reading: Reading, mixed: int | None = None) -> dict[str, TokenisedText]:
+    """The text of each domain, tokenised.
+
+    Args:
+        given: the models; if `reading` names no domains, those of their experts are read.
+        reading: the text to read.
+        mixed: tokens in a window of mixed text, which is added, as much of each kind as a domain has in the mean; None
+            adds none.
+    """
+    experts = list(dict.fromkeys(name for model in given for name in model.experts or ()))
+    texts = reading.texts(given[0].tokenizer, experts)
+    if mixed is not None:
+        tokens = sum(text.tokens for text in texts.values())
+        windows = max(1, tokens // len(texts) // mixed)
+        texts |= mixed_texts(texts, load_tokenizer(given[0].tokenizer)[0], windows=windows, length=mixed)
+    return texts
 
 
-def _found(store: Store, key: Key) -> Measurement:
-    found = store.find(key)
+def measure_rows(rows: Sequence[Row], texts: Texts, store: Store) -> None:
+    """Measures every row on every text; `store` gives those it has, and holds all of them afterwards."""
+    todo = [(row, text) for row in rows for text in texts.values() if store.find(_key(row, text)) is None]
+    with progress("scoring", sum(row.passes * text.tokens for row, text in todo), "tokens") as advance:
+        for row, text in todo:
+            key = _key(row, text)
+            if store.find(key) is None:  # rows may be the same model, as top-8 of eight experts is all of them
+                store.keep(key, row.score(text, _times(advance, row.passes)))
+            else:
+                advance(row.passes * text.tokens)
+
+
+def measured(row: Row, text: TokenisedText, store: Store) -> Measurement:
+    """The measurement that `measure_rows` left in `store`."""
+    found = store.find(_key(row, text))
     assert found is not None, "a cell was not measured"
     return found
+
+
+def _rows(given: Sequence[Given], bench: Bench, extras: Extras, reading: Reading) -> list[Row]:
+    rows = rows_of(given, bench, extras)
+    if extras.btm is not None:
+        rows.append(ensemble_row(given, bench, extras.btm))
+    if extras.classifier:
+        training = replace(reading, domains=None, split="train", max_bytes=LEARNING)
+        rows += classifier_rows(given, bench, training.documents())
+    for name, count in Counter(row.about.name for row in rows).items():
+        if count > 1:
+            raise InputError(f"{name}: {count} rows would have this name. Give the models other names: NAME=PATH.")
+    return rows
+
+
+def _length(given: Sequence[Given], length: int | None) -> int:
+    """Tokens in a window that all models take."""
+    limit: int = min(model.config.get("max_position_embeddings", LENGTH) for model in given)
+    length = length or min(LENGTH, limit)
+    if length > limit:
+        raise InputError(f"--length {length}: these models were made for at most {limit} tokens.")
+    return length
+
+
+def _key(row: Row, text: TokenisedText) -> Key:
+    return {**row.key, "text": text.digest}
 
 
 def _times(advance: Advance, passes: int) -> Advance:
@@ -135,5 +159,5 @@ def _times(advance: Advance, passes: int) -> Advance:
 
 
 def _about(domain: str, text: TokenisedText) -> DomainText:
-    assert text.texts is not None
+    assert text.texts is not None, "held-out text holds its documents"
     return DomainText(domain, len(text.documents), text.nbytes, text.tokens, documents_digest(text.texts))

@@ -1,7 +1,8 @@
 """Measurements kept on disk, a small file each, so that nothing is measured twice and a stopped command goes on.
 
-A file's name is the sha256 of all that its figures depend on: the models' weights, configuration and experts, the
-tokens of the text, and how they were scored. Other names, folders or orders of models and domains find the same files.
+A file's name is the sha256 of its key, that is of all that its figures depend on: the models' weights, configuration
+and experts, the tokens of the text, and how they were scored. Names, folders and the order of models and domains are
+not in it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from evals.scoring.measure import Measurement
 from flexo.atomic_files import new_file
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 from merge.tensor_io.json_file import read_json, write_json
 
 FORMAT = "flexo.cell"
@@ -24,7 +25,7 @@ Key = Mapping[str, Any]
 
 
 class Store:
-    """Finds and keeps measurements by what they depend on."""
+    """Measurements by their keys: a key holds all that the figures depend on."""
 
     def __init__(self, folder: Path | None) -> None:
         """`folder` may not exist yet; None keeps measurements in memory alone.
@@ -39,14 +40,14 @@ class Store:
                 path.write_text("Measurements of flexo-eval --cache. Any of them may be deleted.\n", encoding="utf-8")
 
     def find(self, key: Key) -> Measurement | None:
-        """What was measured under a key before; a damaged file counts as none."""
+        """The measurement kept under a key; None if there is none or its file is damaged."""
         name = _name(key)
         if name not in self._seen and self.folder is not None and (path := self._path(name)).exists():
             try:
                 value = read_json(path)
                 if value["key"] == _plain(key):
                     self._seen[name] = Measurement.from_dict(value["measurement"])
-            except (CheckpointError, KeyError, TypeError):
+            except (ModelFolderError, KeyError, TypeError):
                 return None
         return self._seen.get(name)
 

@@ -1,7 +1,7 @@
-"""Models given on the command line: what each is, its digest, and loading it when its turn has come.
+"""The models of a command line: the kind and the digest of each, and a shelf that loads them when they are needed.
 
 NAME=PATH is a dense folder, a merged folder or an expert file. An expert file is measured as the pair that a merge of
-it alone gives: beside the public network, with its router bias folded into the row, as it would ship.
+it alone gives: beside the public network, its router bias folded into the row as in a merge.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
-from evals.matrix.results import PUBLIC
+from evals.scoring.held_out import PUBLIC
 from flexo.atomic_files import sha256_file
 from flexo.errors import InputError
 from inference.load import load_model
@@ -27,7 +27,8 @@ from merge.formats.anchor_folder import SHARED, tokenizer_digest
 from merge.formats.expert_file import open_expert
 from merge.formats.manifest import MANIFEST
 from merge.formats.merged_folder import Merged, open_merged
-from merge.formats.model_folder import ABOUT, Checkpoint
+from merge.formats.model_folder import ABOUT, ModelFolder
+from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import Plan, execute, plan
 from merge.tensor_io.json_file import read_json
 
@@ -43,7 +44,7 @@ class Given:
 
     @property
     def tokenizer(self) -> Path:
-        """The folder whose tokenizer it reads with."""
+        """The folder that holds its tokenizer."""
         return self.path if self.anchor is None else self.anchor
 
     def renamed(self, name: str) -> Given:
@@ -55,7 +56,7 @@ class Given:
 
     @cached_property
     def merged(self) -> Merged | None:
-        """The opened folder of a merge, checked; None for others, and for FlexOlmo folders without a manifest."""
+        """The opened and checked folder of a merge; None for other models and for folders without a manifest."""
         return (
             open_merged(self.path, quantised=True)
             if self.kind == "merged" and (self.path / MANIFEST).exists()
@@ -73,12 +74,12 @@ class Given:
 
     @property
     def holds_anchor(self) -> bool:
-        """Whether the public expert alone is the anchor: in a merge of expert files, not of whole models."""
+        """Whether its public expert alone is the anchor: so in a merge of expert files, not in one of whole models."""
         return self.merged is not None and all("file" in expert for expert in self.merged.manifest["experts"][1:])
 
     @cached_property
     def domain(self) -> str:
-        """Whose text it was made for, as its file or folder says; its name otherwise."""
+        """The domain that its file or folder names; its own name if none is named."""
         if self.kind == "pair":
             return open_expert(self.path).domain
         if self.kind == "anchor":
@@ -88,16 +89,16 @@ class Given:
 
     @property
     def averaged(self) -> bool:
-        """Whether it is a soup, which no ensemble of specialists should hold."""
+        """Whether it is a soup: an ensemble of specialists leaves it out."""
         return (self.path / ABOUT).exists() and "models" in read_json(self.path / ABOUT)
 
     @property
     def nbytes(self) -> int:
-        """What `digest` reads."""
-        return self.path.stat().st_size if self.kind == "pair" else Checkpoint(self.path).nbytes
+        """The bytes that `digest` reads."""
+        return self.path.stat().st_size if self.kind == "pair" else ModelFolder(self.path).nbytes
 
     def digest(self, weights: Callable[[Path], str]) -> str:
-        """Over all that its figures depend on, as far as its own files tell. `weights` reads those of a folder."""
+        """A sha256 over those of its files that its figures depend on; `weights` digests a folder's weights."""
         if self.kind == "pair":
             return sha256_file(self.path)
         parts = [weights(self.path), self.config, self.experts]
@@ -105,11 +106,14 @@ class Given:
 
 
 def read_given(arguments: Sequence[str], anchor: Path | None) -> list[Given]:
-    """The models of a command line, the anchor first; raises `InputError` for what is none or has the name of another.
+    """The models of a command line, the anchor first.
 
     Args:
         arguments: `PATH` or `NAME=PATH`.
         anchor: a folder; None takes the first dense folder that holds what owners share, if there is one.
+
+    Raises:
+        InputError: a path holds no model, two models have one name, or their tokenizers differ.
     """
     named = [_split(argument) for argument in arguments]
     for _, path in named:
@@ -125,9 +129,7 @@ def read_given(arguments: Sequence[str], anchor: Path | None) -> list[Given]:
     for name, path in named:
         if path.is_file():
             if anchor is None:
-                raise InputError(
-                    f"{path}: an expert is measured beside its anchor. Say where that is: --anchor FOLDER."
-                )
+                raise InputError(f"{path}: an expert is measured beside its anchor. Give the anchor: --anchor FOLDER.")
             given.append(Given(name, path, "pair", anchor))
         elif not _is_dense(path):
             given.append(Given(name, path, "merged"))
@@ -138,26 +140,28 @@ def read_given(arguments: Sequence[str], anchor: Path | None) -> list[Given]:
     names = [model.name for model in given]
     for model in given:
         if names.count(model.name) > 1:
-            raise InputError(f"{model.path}: another model is called {model.name!r}, too. Name them: a={model.path}")
+            raise InputError(
+                f"{model.path}: another model is called {model.name!r}, too. Give it a name of its own: a={model.path}"
+            )
         if tokenizer_digest(model.tokenizer) != tokenizer_digest(given[0].tokenizer):
             raise InputError(
-                f"{model.path}: another tokenizer than {given[0].path} has. Measure models of different anchors in "
-                "commands of their own."
+                f"{model.path}: its tokenizer is not that of {given[0].path}. Measure models of different anchors with "
+                "separate commands."
             )
     return given
 
 
 class Shelf:
-    """Holds loaded models: those of the last call stay, others are let go. Digests of folders stay, too."""
+    """Loaded models: those of the last call are kept, all others freed. Digests of folders are kept."""
 
     def __init__(self, folder: Path, dtype: str, device: str) -> None:
-        """`folder` is for merges of expert files, and is empty; use `new_shelf`."""
+        """`folder` is an empty folder for merges of expert files; `new_shelf` makes one."""
         self.folder, self.dtype, self.device = folder, dtype, device
         self._held: dict[Path, PreTrainedModel] = {}
         self._weights: dict[Path, str] = {}
 
     def digests(self, given: Sequence[Given], advance: Callable[[float], None]) -> dict[str, str]:
-        """Name -> digest; `advance` is told the bytes read. The anchor's is kept for the merges of its expert files."""
+        """Name of a model -> its digest; `advance` is told the bytes read."""
         found = {}
         for model in given:
             found[model.name] = model.digest(lambda folder: self.weights(folder, advance))
@@ -166,13 +170,13 @@ class Shelf:
         return found
 
     def weights(self, folder: Path, advance: Callable[[float], None] = lambda _amount: None) -> str:
-        """The digest of a folder's weights, read once."""
+        """The digest of a folder's weights; each folder is read once."""
         if folder.resolve() not in self._weights:
-            self._weights[folder.resolve()] = Checkpoint(folder).digest(advance)
+            self._weights[folder.resolve()] = ModelFolder(folder).digest(advance)
         return self._weights[folder.resolve()]
 
     def models(self, folders: Sequence[Path]) -> list[PreTrainedModel]:
-        """Loads what is not there yet."""
+        """The models of these folders; only those are loaded that the last call did not have."""
         self._held = {path: model for path, model in self._held.items() if path in folders}
         for merged in self.folder.iterdir():
             if merged not in folders:
@@ -183,7 +187,7 @@ class Shelf:
         return [self._held[path] for path in folders]
 
     def merged(self, made: Plan) -> PreTrainedModel:
-        """The model that a merge gives. Every file of it is checked, the anchor not once more for each expert."""
+        """The model of a merge. Every expert file is checked; the anchor is read once for all of them."""
         names = "".join(f"{expert.path.resolve()}\n" for expert in made.experts)
         folder = self.folder / hashlib.sha256(names.encode()).hexdigest()[:16]
         if folder not in self._held:
@@ -196,14 +200,15 @@ class Shelf:
 
 @contextmanager
 def new_shelf(dtype: str, device: str) -> Iterator[Shelf]:
-    """A shelf whose temporary folder is gone afterwards."""
+    """A shelf whose temporary folder is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="flexo-eval-") as folder:
         yield Shelf(Path(folder), dtype, device)
 
 
 def plan_pairs(pairs: Sequence[Given]) -> Plan:
-    """The merge of expert files of one anchor, all active; refuses those that do not belong to it."""
-    return plan([pair.path for pair in pairs], pairs[0].anchor, len(pairs) + 1)
+    """The merge of expert files of one anchor, all active; raises `InputError` for a file of another anchor."""
+    options = MergeOptions(top_k=len(pairs) + 1, public_weight=1.0)  # margins as they were trained
+    return plan([pair.path for pair in pairs], pairs[0].anchor, options)
 
 
 def _split(argument: str) -> tuple[str, Path]:
@@ -213,7 +218,7 @@ def _split(argument: str) -> tuple[str, Path]:
         whole = Path(path).resolve()
         name = whole.stem if whole.is_file() else whole.name
     if not name.strip() or not name.isprintable():
-        raise InputError(f"{argument}: a model needs a name that can be printed: NAME=PATH.")
+        raise InputError(f"{argument}: a model needs a printable name: NAME=PATH.")
     return name, Path(path)
 
 

@@ -1,4 +1,4 @@
-"""What `flexo-eval --json` writes and `flexo-report` reads: every model on every domain, one file for one seed.
+"""Results: every model on every domain, one file for one seed; `flexo-eval --json` writes, `flexo-report` reads it.
 
 docs/evaluation.md describes each field. The file is checked when it is read, for it may come from elsewhere.
 """
@@ -13,21 +13,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from evals.credit.credit import Credit, without_figures
 from evals.scoring.measure import Measurement
-from evals.scoring.mixed_text import BLEND, SWITCH
+from evals.scoring.mixed_text import is_mixed
 from evals.scoring.router_stats import Routing
 from flexo.errors import InputError
 from merge.tensor_io.json_file import read_json
 
 FORMAT: Literal["flexo.results"] = "flexo.results"
-VERSION: Literal[1] = 1
-PUBLIC = "public"
+VERSION: Literal[2] = 2  # files of version 1 are read, too: they call `active_share` `share`
 
 Kind = Literal["anchor", "dense", "pair", "merged", "ensemble", "classifier"]
 Variant = Literal["active", "opt-out", "growing"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+ReadCredit = Annotated[Credit, BeforeValidator(without_figures)]
 
 
 @dataclass(frozen=True)
@@ -61,24 +62,24 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class CellRouting:
-    """What the routers did with a domain's text: [layer][expert] or [layer], shares from 0 to 1."""
+    """Routing of a domain's text: tables are [layer][expert], lists [layer]; from 0 to 1, but entropy in bits."""
 
     experts: list[Name]
-    mass: list[list[float]]  # probability before the choice of the top
-    entropy: list[float]  # bits
-    share: list[list[float]]  # of the places of active experts
+    mass: list[list[float]]  # mean probability of each expert, before the top experts are chosen
+    entropy: list[float]  # of a token's probabilities, mean over tokens
+    active_share: list[list[float]]  # share of the places for active experts that the expert fills
     heaviest: list[list[float]]  # share of tokens for which the expert has the most mass
-    own: list[float] | None  # mass on the expert of each token's domain; None where there is none
+    own: list[float] | None  # mass on the expert of each token's domain; None if that domain has no expert
     agreement: float | None  # share of tokens whose heaviest expert, over the layers that choose, is their domain's
-    chooses: list[bool] | None = None  # [layer] whether its experts differ; None: all do
+    chooses: list[bool] | None = None  # [layer] whether its experts differ; None: they differ in every layer
 
     def __post_init__(self) -> None:
-        tables = (self.mass, self.share, self.heaviest)
+        tables = (self.mass, self.active_share, self.heaviest)
         rows = [row for table in tables for row in table]
         if any(len(table) != len(self.entropy) for table in tables) or not self.entropy:
             raise ValueError("routing tables of different numbers of layers")
         if self.chooses is not None and (len(self.chooses) != len(self.entropy) or not any(self.chooses)):
-            raise ValueError("routing tables in which no layer chooses, or whose layers are not those that may choose")
+            raise ValueError("routing tables in which no layer chooses, or not one value of `chooses` for each layer")
         if any(len(row) != len(self.experts) for row in rows) or len(self.own or self.entropy) != len(self.entropy):
             raise ValueError("routing tables that do not fit the experts")
 
@@ -89,9 +90,9 @@ class CellRouting:
 
     @classmethod
     def of(cls, routing: Routing) -> CellRouting:
-        share = [[active / sum(row) for active in row] for row in routing.active]
+        active_share = [[active / sum(row) for active in row] for row in routing.active]
         return cls(
-            list(routing.experts), routing.mass, routing.entropy, share, routing.heaviest, routing.own,
+            list(routing.experts), routing.mass, routing.entropy, active_share, routing.heaviest, routing.own,
             routing.agreement_overall, routing.chooses,
         )  # fmt: skip
 
@@ -115,7 +116,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Results:
-    """All of a file."""
+    """The content of a results file."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     seed: int | None
@@ -125,8 +126,9 @@ class Results:
     domains: list[DomainText]
     models: list[ModelRow]
     cells: list[Cell]
+    credits: list[ReadCredit] = field(default_factory=list)  # of merged models
     format: Literal["flexo.results"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     _cells: dict[tuple[str, str], Cell] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -139,6 +141,13 @@ class Results:
             self._cells
         ):
             raise ValueError("not one cell for every model on every domain")
+        if len({credit.model for credit in self.credits}) != len(self.credits):
+            raise ValueError("two credits of one model")
+        if any(credit.model not in models or credit.domains != domains for credit in self.credits):
+            raise ValueError("a credit of no model here, or of other domains")
+
+    def credit(self, model: str) -> Credit | None:
+        return next((credit for credit in self.credits if credit.model == model), None)
 
     def cell(self, model: str, domain: str) -> Cell:
         return self._cells[model, domain]
@@ -163,12 +172,12 @@ class Results:
         """Bits per byte against another model's, as a share of them: above 0 is worse.
 
         Args:
-            model: the one.
-            domain: None compares the means.
-            other: None takes the anchor.
+            model: the model that is compared.
+            domain: None compares the means over domains.
+            other: the model that it is compared with; None: the anchor.
 
         Returns:
-            The change, or None if there is no such other.
+            The change, or None if there is no such other model.
         """
         other = self.anchor.name if other is None and self.anchor else other
         if other is None or not any(row.name == other for row in self.models):
@@ -189,36 +198,46 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         head = {"format": self.format, "version": self.version}
-        return head | {name: value for name, value in asdict(self).items() if name != "_cells"}
+        plain = {name: value for name, value in asdict(self).items() if name != "_cells"}
+        return head | plain | {"credits": [credit.to_dict() for credit in self.credits]}
 
 
 READ = TypeAdapter(Results)
 
 
 def badness(change: float) -> float:
-    """A change to compare by: what is no number is worse than all."""
+    """A change as a sort key: NaN is worse than every number."""
     return math.inf if math.isnan(change) else change
-
-
-def is_mixed(domain: str) -> bool:
-    return domain in (SWITCH, BLEND)
 
 
 def read_results(path: Path) -> Results:
     """A file of results; raises `InputError` unless it is one, whole and in order."""
     value = read_json(path)
-    if value.get("format") != FORMAT or value.get("version") != VERSION:
-        raise InputError(f"{path}: not results of flexo-eval, version {VERSION}. Write them with flexo-eval --json.")
+    if value.get("format") != FORMAT or value.get("version") not in (1, VERSION):
+        raise InputError(
+            f"{path}: expected results of flexo-eval, version 1 or {VERSION}, got format {value.get('format')!r}, "
+            f"version {value.get('version')!r}. Write them with flexo-eval --json."
+        )
     try:
-        return READ.validate_python(value)
+        return READ.validate_python(value if value["version"] == VERSION else _from_version_1(value))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(f"{path}: {where}: {first['msg']}. Was it edited? Write it anew with flexo-eval.") from None
 
 
+def _from_version_1(value: dict[str, Any]) -> dict[str, Any]:
+    """The value of a version 1 file as version 2 has it; mistakes in it are left for the validation."""
+    cells = value.get("cells")
+    for cell in cells if isinstance(cells, list) else ():
+        routing = cell.get("routing") if isinstance(cell, dict) else None
+        if isinstance(routing, dict) and "share" in routing:
+            routing["active_share"] = routing.pop("share")
+    return value | {"version": VERSION}
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are aligned as text, too."""
+    """A Markdown table with padded cells, so that it reads well as plain text."""
     table = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [

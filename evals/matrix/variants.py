@@ -1,4 +1,4 @@
-"""The rows of a results table: each model, and what it is without an expert, with fewer of them or fewer active ones.
+"""The rows of a results table: each model, and its variants with other experts or another number of active ones.
 
 active    `model top-2`           all experts, two active for a token
 opt-out   `model without math`    as if it had been merged without that expert
@@ -16,10 +16,10 @@ from typing import Any
 
 from evals.matrix.measurement_cache import Key
 from evals.matrix.model_loader import Given, Shelf, plan_pairs
-from evals.matrix.results import PUBLIC, ModelRow, Variant
+from evals.matrix.results import ModelRow, Variant
 from evals.scoring.classifier import Choose, learn_pairwise, learn_pooled, measure_chosen
-from evals.scoring.ensemble import Member, measure_ensemble
-from evals.scoring.held_out import documents_digest
+from evals.scoring.ensemble import Member, Weighing, measure_ensemble
+from evals.scoring.held_out import PUBLIC, documents_digest
 from evals.scoring.measure import Advance, Measurement, measure
 from evals.scoring.sliding_windows import TokenisedText
 from flexo.errors import InputError
@@ -31,81 +31,89 @@ Score = Callable[[TokenisedText, Advance], Measurement]
 
 @dataclass(frozen=True)
 class Row:
-    """A model to measure: how, and everything but the text that its figures depend on."""
+    """One row of the matrix: how to score it, and its cache key without the text."""
 
     about: ModelRow
     key: Key
     score: Score
-    passes: int = 1  # models run for a token, for the time left
+    passes: int = 1  # models that run for a token; the progress bar counts them
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Which rows a model is given beside its own."""
+class Extras:
+    """Rows and columns of the table beside each model on each domain."""
 
-    active: tuple[int, ...] = ()
-    opt_out: bool = False
-    growing: bool = False
-    pairs: bool = False
+    active: tuple[int, ...] = ()  # rows: merged models with so many active experts
+    opt_out: bool = False  # rows: merged models without each of their experts
+    growing: bool = False  # rows: merged models with their first expert, their first two, and so on
+    pairs: bool | None = None  # rows: the anchor and each pair of a merged model; None: if it is the only model
+    btm: int | None = None  # a row: the ensemble of the dense models, so many of them for a token
+    classifier: bool = False  # rows: one expert for a whole document, chosen by its words
+    mixed: bool = False  # columns: text whose domain changes, and text that blends two domains
+    credit: bool = False  # what each owner adds to merged models; no rows, but `Results.credits`
+    permutations: int = 32  # of `credit`: orders of joining that are sampled if there are nine owners or more
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all rows are scored with."""
+    """All that the rows of one table share."""
 
     shelf: Shelf
     digests: Mapping[str, str]  # name of a given model -> digest
-    length: int
+    length: int  # tokens in a window
 
     def key(self, given: Sequence[Given], **how: Any) -> Key:
         models = [self.digests[model.name] for model in given]
         return {"models": models, "length": self.length, "dtype": self.shelf.dtype} | how
 
 
-def rows_of(given: Sequence[Given], bench: Bench, asked: Asked) -> list[Row]:
-    """The rows of every model, in the order given, the anchor first.
+def rows_of(given: Sequence[Given], bench: Bench, extras: Extras) -> list[Row]:
+    """A row for every model in the order given, the anchor first, each with its variants after it.
 
     Raises:
-        InputError: an expert file does not belong to its anchor, or a number of active experts fits no model.
+        InputError: an expert file does not belong to its anchor, or no model has the experts that a variant needs.
     """
     merged = [model for model in given if model.experts]
-    if (asked != Asked()) and not merged:
-        raise InputError("--active, --opt-out, --growing and --pairs choose among experts. Give a merged folder, too.")
-    for number in asked.active:
-        if not any(1 <= number <= len(model.experts or ()) for model in merged):
-            raise InputError(f"--active {number}: no model here has as many experts.")
-    if asked.pairs and not any(model.holds_anchor for model in merged):
+    chooses = extras.active or extras.opt_out or extras.growing or extras.pairs or extras.credit
+    if chooses and not merged:
         raise InputError(
-            "--pairs: no merged folder here was made of expert files, which alone leaves the anchor in it."
+            "--active, --opt-out, --growing, --pairs and --credit choose among experts. Give a merged folder, too."
         )
-    rows = [row for model in given for row in _rows_of_one(model, bench, asked, len(merged) == 1)]
-    if asked.pairs and not any(row.about.kind == "anchor" for row in rows):
+    for number in extras.active:
+        if not any(1 <= number <= len(model.experts or ()) for model in merged):
+            raise InputError(f"--active {number}: no model here has so many experts.")
+    if extras.pairs and not any(model.holds_anchor for model in merged):
+        raise InputError(
+            "--pairs: no merged folder here was made of expert files. Only such a folder holds the anchor unchanged."
+        )
+    rows = [row for model in given for row in _rows_of_one(model, bench, extras, len(merged) == 1)]
+    if extras.pairs and not any(row.about.kind == "anchor" for row in rows):
         holder = next(model for model in merged if model.holds_anchor)
-        rows.insert(0, replace(_chosen(holder, bench, "anchor", [PUBLIC], 1), about=ModelRow("anchor", "anchor")))
+        rows.insert(0, replace(chosen_row(holder, bench, "anchor", [PUBLIC], 1), about=ModelRow("anchor", "anchor")))
     return rows
 
 
-def _rows_of_one(model: Given, bench: Bench, asked: Asked, only: bool) -> list[Row]:
+def _rows_of_one(model: Given, bench: Bench, extras: Extras, only: bool) -> list[Row]:
     if model.kind == "pair":
         return [_pair(model, bench)]
     if model.experts is None:
         about = ModelRow(model.name, model.kind, active=model.active)
         return [Row(about, bench.key([model], experts=None, active=None), _whole(model, bench))]
     experts, active = model.experts, model.active or 1
-    row = partial(_chosen, model, bench)
+    row = partial(chosen_row, model, bench)
     own = row(model.name, experts, active)
     rows = [replace(own, about=replace(own.about, of=None))]
-    if asked.pairs and model.holds_anchor:
+    if extras.pairs and model.holds_anchor:
         prefix = "" if only else f"{model.name} "
         pairs = [row(f"{prefix}pair {name}", [PUBLIC, name], 2) for name in experts[1:]]
         rows = [replace(pair, about=replace(pair.about, kind="pair", of=None)) for pair in pairs] + rows
-    for number in asked.active:
+    for number in extras.active:
         if number <= len(experts):
             rows.append(row(f"{model.name} top-{number}", experts, number, "active"))
-    for name in experts[1:] if asked.opt_out else []:
+    for name in experts[1:] if extras.opt_out else []:
         rest = [expert for expert in experts if expert != name]
         rows.append(row(f"{model.name} without {name}", rest, min(active, len(rest)), "opt-out"))
-    for number in range(1, len(experts) + 1) if asked.growing else []:
+    for number in range(1, len(experts) + 1) if extras.growing else []:
         name = f"{model.name} with {number} expert{'s' if number > 1 else ''}"
         rows.append(row(name, experts[:number], min(active, number), "growing"))
     return rows
@@ -119,10 +127,10 @@ def _whole(model: Given, bench: Bench) -> Score:
     return score
 
 
-def _chosen(
+def chosen_row(
     model: Given, bench: Bench, name: str, experts: list[str], active: int, variant: Variant | None = None
 ) -> Row:
-    """Some experts of a merged folder, or all, and so many of them active."""
+    """Some or all experts of a merged folder, `active` of them for a token."""
 
     def score(text: TokenisedText, advance: Advance) -> Measurement:
         (loaded,) = bench.shelf.models([model.path])
@@ -149,13 +157,13 @@ def ensemble_row(given: Sequence[Given], bench: Bench, top_k: int) -> Row:
     members = [model for model in given if model.kind in ("anchor", "dense") and not model.averaged]
     if not any(model.kind == "dense" for model in members) or not 1 <= top_k <= len(members):
         raise InputError(
-            f"--btm {top_k}: {len(members)} dense models here, expected {max(top_k, 2)} or more, the anchor among them."
+            f"--btm {top_k}: {len(members)} dense models here, expected {max(top_k, 2)} or more, the anchor included."
         )
 
     def score(text: TokenisedText, advance: Advance) -> Measurement:
         loaded = bench.shelf.models([model.path for model in members])
         named = [Member(model.domain, it) for model, it in zip(members, loaded, strict=True)]
-        return measure_ensemble(named, text, top_k=top_k, length=bench.length, advance=advance)
+        return measure_ensemble(named, text, Weighing(top_k), length=bench.length, advance=advance)
 
     names = [model.domain for model in members]
     about = ModelRow(f"BTM top-{top_k}", "ensemble", experts=names, active=top_k)
@@ -163,12 +171,12 @@ def ensemble_row(given: Sequence[Given], bench: Bench, top_k: int) -> Row:
 
 
 def classifier_rows(given: Sequence[Given], bench: Bench, learning: Mapping[str, Sequence[str]]) -> list[Row]:
-    """One expert for a whole document, chosen by a classifier that learns from training text of the domains.
+    """Two rows in which a classifier of words sends each document to one expert; it learns from training text.
 
     Args:
-        given: pairs are chosen among if there are any, else the experts of the first merged folder.
-        bench: what all rows are scored with.
-        learning: domain -> documents to learn from, public among them.
+        given: it chooses among the pairs, or, if there is none, among the experts of the first merged folder.
+        bench: what the rows of this table share.
+        learning: domain -> documents to learn from; public must be among them.
 
     Raises:
         InputError: there are no experts, or no training text of their domains.

@@ -42,7 +42,7 @@ svg { max-width: 100%; height: auto }
 
 @dataclass(frozen=True)
 class Td:
-    """A cell of a table: what it says, smaller lines below, and a share against something, which colours it."""
+    """A cell of a table: its text, smaller lines below, and a relative change that colours it."""
 
     text: str
     notes: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ def table(header: Sequence[str], rows: Sequence[tuple[str, Sequence[Td]]], bold:
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading and what is below it; nothing if there is nothing."""
+    """A heading and the parts below it; an empty string if all parts are empty."""
     return f"<h2>{escape(title)}</h2>\n" + "\n".join(parts) if any(parts) else ""
 
 

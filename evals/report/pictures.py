@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from itertools import count
 from statistics import fmean
@@ -25,8 +25,9 @@ MAPS = (
     "the same network: own mass and agreement leave it out."
 )
 SUMMARY = (
-    "Own mass is the probability of the text's own expert, entropy that of a token's probabilities, and agreement the "
-    "share of tokens whose heaviest expert over all layers is their own."
+    "Own mass is the probability of the text's own expert; entropy is that of a token's probabilities; agreement is "
+    "the share of tokens whose heaviest expert, over all layers, is their own; the active share of an expert is the "
+    "share of the places for active experts that it fills."
 )
 GROWING = (
     "Bits per byte of the merged model with its first experts, public included, in the order of the manifest. Each "
@@ -36,7 +37,7 @@ ACTIVE = "Bits per byte of the whole merged model with so many experts active fo
 
 
 def router_maps(seeds: Seeds, models: Sequence[ModelRow]) -> list[str]:
-    """For each model with more than two experts: a heat map a domain, own mass, entropy and share."""
+    """For each model with more than two experts: a heat map a domain, own mass, entropy and active share."""
     parts: list[str] = []
     for label, found in _routed(seeds, models).items():
         pictures, summary = _maps_of(found)
@@ -62,10 +63,14 @@ def picture_files(seeds: Seeds) -> dict[str, str]:
             files[f"{name}.svg"] = sheet(pictures, list(lines), seeds.anchor is not None)
     for label, found in _routed(seeds, [model for model in seeds.models if model.variant is None]).items():
         pictures, summary = _maps_of(found)
-        plain = re.sub(r"[^\w.-]+", "-", label).strip("-.")
-        name = next(name for n in count(1) if (name := f"routers-{plain}{f'-{n}' if n > 1 else ''}.svg") not in files)
-        files[name] = sheet([*pictures, *summary])
+        files[picture_name("routers", label, files)] = sheet([*pictures, *summary])
     return files
+
+
+def picture_name(kind: str, label: str, taken: Container[str]) -> str:
+    """A file name for a picture of a model, with a number if it is taken."""
+    plain = re.sub(r"[^\w.-]+", "-", label).strip("-.")
+    return next(name for n in count(1) if (name := f"{kind}-{plain}{f'-{n}' if n > 1 else ''}.svg") not in taken)
 
 
 def _growing(seeds: Seeds) -> dict[str, dict[int, str]]:
@@ -82,7 +87,7 @@ def _active(seeds: Seeds) -> dict[str, dict[int, str]]:
 
 
 def _routed(seeds: Seeds, models: Sequence[ModelRow]) -> dict[str, dict[str, CellRouting]]:
-    """Label of a model with more than two experts -> domain -> what its routers do."""
+    """Label of a model with more than two experts -> domain -> its routing."""
     known = {
         model.label: {d: routing for d in seeds.columns if (routing := _mean_routing(seeds, model.name, d))}
         for model in models
@@ -124,8 +129,8 @@ def _maps_of(found: dict[str, CellRouting]) -> tuple[list[Picture], list[Picture
     entropy = _turned([found[d].entropy for d in domains])
     uniform = math.log2(len(first.experts))
     summary.append(heat_map(f"entropy, bits of {uniform:.2f}", layers, domains, entropy, most=uniform or 1.0))
-    share = _turned([_mean_rows(found[d].share) for d in domains])
-    summary.append(heat_map("share of active places", first.experts, domains, share))
+    active_share = _turned([_mean_rows(found[d].active_share) for d in domains])
+    summary.append(heat_map("active share", first.experts, domains, active_share))
     return pictures, summary
 
 
@@ -140,7 +145,7 @@ def _mean_routing(seeds: Seeds, model: str, domain: str) -> CellRouting | None:
         experts=alike[0].experts,
         mass=_mean_tables([r.mass for r in alike]),
         entropy=_mean_rows([r.entropy for r in alike]),
-        share=_mean_tables([r.share for r in alike]),
+        active_share=_mean_tables([r.active_share for r in alike]),
         heaviest=_mean_tables([r.heaviest for r in alike]),
         own=_mean_rows(owns) if owns else None,
         agreement=fmean(agreements) if agreements else None,

@@ -1,15 +1,62 @@
-"""The report: what `flexo-eval` measured as one HTML file that needs nothing else."""
+"""The report: results of `flexo-eval` as one HTML file that needs nothing else, a table and pictures.
+
+write_report([Path("seed0.json"), Path("seed1.json")], Path("report.html"))
+"""
 
 from __future__ import annotations
 
-from evals.matrix.seeds import Seeds
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from evals.matrix.seeds import Seeds, read_seeds
+from evals.report.credit import credit_sections, credit_sheets
 from evals.report.html_page import Td, folded, page, paragraph, section, table
-from evals.report.pictures import active_charts, growing_charts, router_maps
-from evals.report.tables import accuracy, kept_gain, matrix, opt_out
+from evals.report.pictures import active_charts, growing_charts, picture_files, router_maps
+from evals.report.tables import accuracy, kept_gain, markdown_report, matrix, opt_out
+from flexo.atomic_files import new_file
+
+TITLE = "flexo: models and domains"
+
+
+def write_report(
+    results: Sequence[Path],
+    output: Path,
+    *,
+    markdown: Path | None = None,
+    pictures: Path | None = None,
+    title: str = TITLE,
+) -> list[Path]:
+    """Writes the report of one study, all of its files or none: `flexo-report` as a plain function.
+
+    Args:
+        results: files of `flexo-eval --json`, one for each seed of the study.
+        output: the HTML file; it replaces an older one, as the other files do.
+        markdown: a file for the table alone; None writes none.
+        pictures: a folder for the pictures as SVG; None writes none.
+        title: of the page.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: a file holds no results, the seeds were measured on different text, or a file cannot be written.
+    """
+    seeds = read_seeds(results)
+    files = {output: html_report(seeds, title)}
+    if markdown is not None:
+        files[markdown] = markdown_report(seeds)
+    if pictures is not None:
+        drawings = picture_files(seeds) | credit_sheets(seeds)
+        files |= {pictures / name: drawn for name, drawn in drawings.items()}
+    with ExitStack() as stack:
+        for path, text in files.items():
+            stack.enter_context(new_file(path, replace=True)).write_text(text, encoding="utf-8")
+    return list(files)
 
 
 def html_report(seeds: Seeds, title: str) -> str:
-    """The whole page."""
+    """The HTML page."""
     models = [model for model in seeds.models if model.variant is None]
     return page(
         title,
@@ -21,6 +68,7 @@ def html_report(seeds: Seeds, title: str) -> str:
             section("Quality against the number of experts", *growing_charts(seeds)),
             section("Quality against active experts", *active_charts(seeds), *kept_gain(seeds)),
             section("Opt-out", *opt_out(seeds)),
+            section("Credit", *credit_sections(seeds)),
             section("Text", _texts(seeds)),
         ],
     )

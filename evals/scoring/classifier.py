@@ -20,13 +20,12 @@ import numpy as np
 import torch
 
 from evals.scoring.ensemble import Member
+from evals.scoring.held_out import PUBLIC
 from evals.scoring.measure import Advance, Measurement, added, measure
 from evals.scoring.router_stats import RouterSums
 from evals.scoring.sliding_windows import TokenisedText
 from flexmix.domains.proxy_selection import CHARACTERS, Floats, new_classifier, new_vectorizer, require_extra
 from flexo.errors import InputError
-
-PUBLIC = "public"
 
 Choose = Callable[[Sequence[str]], list[str]]  # documents -> the domain of each
 
@@ -75,12 +74,12 @@ def measure_chosen(
 
     Args:
         members: one for each domain that can be chosen.
-        text: what to score, its documents kept with it.
+        text: the text to score, with its documents.
         choose: a learnt classifier.
         advance: told the tokens scored.
         options: `length` and `batch_tokens` of `measure`.
     """
-    assert text.texts is not None, "this text was tokenised without being kept"
+    assert text.texts is not None, "this text does not hold its documents"
     names = [member.domain for member in members]
     chosen = choose(text.texts)
     if unknown := sorted(set(chosen) - set(names)):
@@ -96,8 +95,8 @@ def measure_chosen(
             found.append(measure(member.model, part, advance=advance, **options))
         p_NE = torch.zeros(part.tokens, len(members))
         p_NE[:, m] = 1
-        sources = part.sources or [[0] * len(ids) for ids in part.documents]
-        sums.add([p_NE], [p_NE > 0], torch.tensor([source for row in sources for source in row], dtype=torch.long))
+        domain_ids = part.domain_ids or [[0] * len(ids) for ids in part.documents]
+        sums.add([p_NE], [p_NE > 0], torch.tensor([place for row in domain_ids for place in row], dtype=torch.long))
     return reduce(added, found).with_routing(sums.result() if sums.tokens else None)
 
 

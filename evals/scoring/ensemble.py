@@ -1,18 +1,17 @@
-"""Ensembles that are not one checkpoint: every model runs, and their probabilities are averaged.
+"""Ensembles: every model runs, and their probabilities are averaged.
 
 Branch-Train-Merge (arXiv 2208.03306): the weights are the posterior over models given the tokens before,
 `w_m(t) = prior_m * prod_{s<t} p_m(x_s | x_<s)`, normalised. Only the `top_k` heaviest models of a token are kept and
 weighted anew.
 
-    weighing    weights at place t of a window come from
-    prefix=0    the prior alone: the same for every token
-    prefix=31   the window's first 31 tokens, for all after them; before that from as many as there are
-    prefix=None all tokens of the window before t
+    Weighing(prefix=0)      the weights at place t of a window come from the prior alone
+    Weighing(prefix=31)     ... from the window's first 31 tokens, or all tokens before t where those are fewer
+    Weighing(prefix=None)   ... from all tokens of the window before t
 
-Tokens that a window only repeats as context count as tokens before: they have been scored already.
+Where windows overlap, the repeated tokens count as tokens before t.
 
     members = [Member("math", math_model), Member("code", code_model)]
-    measure_ensemble(members, text, top_k=2, prefix=31)
+    measure_ensemble(members, text, Weighing(top_k=2))
 
 M models, B windows, T places, V vocabulary, N scored tokens.
 """
@@ -34,57 +33,61 @@ from evals.scoring.sliding_windows import Batch, TokenisedText, batches
 from flexo.errors import InputError
 
 PREFIX = 31
-DECAY = 0.3
 
 
 @dataclass(frozen=True)
 class Member:
-    """A model of an ensemble: the domain it stands for, and what to enter while it runs (a pair of a merged model)."""
+    """A model of an ensemble."""
 
     domain: str
     model: PreTrainedModel
-    enter: Callable[[], AbstractContextManager[Any]] = nullcontext
+    enter: Callable[[], AbstractContextManager[Any]] = nullcontext  # active while it runs: chooses experts of a merge
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """How the models of an ensemble are weighted, see the head of this module."""
+
+    top_k: int | None = None  # models kept for a token; None keeps all
+    prefix: int | None = PREFIX  # tokens of a window that its weights come from; None: all before
+    prior: Sequence[float] | None = None  # a weight for each model; None: the same for all
 
 
 @torch.inference_mode()
 def measure_ensemble(
     members: Sequence[Member],
     text: TokenisedText,
+    weighing: Weighing = Weighing(),
     *,
-    top_k: int | None = None,
-    prefix: int | None = PREFIX,
-    prior: Sequence[float] | None = None,
     length: int = LENGTH,
     batch_tokens: int | None = None,
     advance: Advance = lambda _tokens: None,
 ) -> Measurement:
     """Scores the same tokens as `measure`, from averaged probabilities.
 
-    The weights over models are reported as a router of one layer: mass before the choice of the top, and agreement with
-    the source.
+    The weights over models are reported as a router of one layer: their mass before only the `top_k` are kept, and how
+    often the heaviest model is that of the token's domain.
 
     Args:
         members: at least one; all with the same tokens.
-        text: what to score.
-        top_k: models kept per token; None keeps all.
-        prefix: tokens of a window that decide about its weights, see above.
-        prior: a weight per model; None takes all alike.
+        text: the text to score.
+        weighing: how the models are weighted.
         length, batch_tokens, advance: as for `measure`.
 
     Raises:
         InputError: vocabularies differ, or top_k or prior do not fit the members.
     """
-    top_k, prior_M = _check(members, top_k, prior)
+    top_k, prior_M = _check(members, weighing)
     sums = RouterSums([member.domain for member in members], text.domains)
     nats, correct, tokens = 0.0, 0, 0
     for batch in batches(text, length, batch_tokens, members[0].model.device):
         hidden_MBTD = _run(members, batch)
         log_p_MBT = _log_likelihoods(members, hidden_MBTD, batch)
-        weight_MN = posterior(log_p_MBT, prior_M, prefix)[:, batch.predicts_BT]
+        weight_MN = posterior(log_p_MBT, prior_M, weighing.prefix)[:, batch.predicts_BT]
         kept_MN = _keep_top(weight_MN, top_k)
         next_MN = log_p_MBT.roll(-1, 2)[:, batch.predicts_BT]
         nats -= (kept_MN.log() + next_MN).logsumexp(0).sum().item()
-        sums.add([weight_MN.T], [kept_MN.T > 0], batch.source_N)
+        sums.add([weight_MN.T], [kept_MN.T > 0], batch.domain_N)
         hidden_MND = [hidden_BTD[batch.predicts_BT] for hidden_BTD in hidden_MBTD]
         target_N = batch.target_N
         for part in chunks(len(target_N), output_layer(members[0].model)):
@@ -95,30 +98,6 @@ def measure_ensemble(
     return Measurement(
         nats, tokens, correct, text.nbytes, passes=float(len(members)), routing=sums.result() if tokens else None
     )
-
-
-@torch.inference_mode()
-def cached_prior(
-    members: Sequence[Member],
-    text: TokenisedText,
-    *,
-    decay: float = DECAY,
-    length: int = LENGTH,
-    batch_tokens: int | None = None,
-) -> list[float]:
-    """A prior over models from a text like the one to score: the posterior after each document's first window,
-    averaged with weights that fall by `decay` from the last document backwards (arXiv 2208.03306, section 2.3)."""
-    _, prior_M = _check(members, None, None)
-    heads = [ids[: length - 1] for ids in text.documents]
-    mean_M, total = torch.zeros_like(prior_M), 0.0
-    for ids in heads:
-        alone = TokenisedText([ids], 1, text.end_of_text)
-        for batch in batches(alone, length, batch_tokens, members[0].model.device):
-            weight_MBT = posterior(_log_likelihoods(members, _run(members, batch), batch), prior_M, None)
-            mean_M = decay * weight_MBT[:, 0, -1] + (1 - decay) * mean_M
-            total = decay + (1 - decay) * total
-    assert total, "no document to know a prior from"
-    return [float(weight) for weight in mean_M / total]
 
 
 def posterior(log_p_MBT: torch.Tensor, prior_M: torch.Tensor, prefix: int | None) -> torch.Tensor:
@@ -133,8 +112,9 @@ def posterior(log_p_MBT: torch.Tensor, prior_M: torch.Tensor, prefix: int | None
     return (prior_M.double().log()[:, None, None] + evidence_MBT).softmax(0)
 
 
-def _check(members: Sequence[Member], top_k: int | None, prior: Sequence[float] | None) -> tuple[int, torch.Tensor]:
-    count = len(members)
+def _check(members: Sequence[Member], weighing: Weighing) -> tuple[int, torch.Tensor]:
+    """The number of models kept for a token, and the normalised prior."""
+    count, prior = len(members), weighing.prior
     assert count, "an ensemble of nothing"
     vocabularies = {output_layer(member.model).weight.shape[0] for member in members}
     if len(vocabularies) > 1:
@@ -142,7 +122,7 @@ def _check(members: Sequence[Member], top_k: int | None, prior: Sequence[float] 
             f"models of an ensemble have vocabularies of {sorted(vocabularies)} tokens: their probabilities cannot be "
             "averaged. Use models of one anchor."
         )
-    top_k = count if top_k is None else top_k
+    top_k = count if weighing.top_k is None else weighing.top_k
     if not 1 <= top_k <= count:
         raise InputError(f"top_k {top_k}: there are {count} models in the ensemble, expected 1 to {count}.")
     given = [1.0] * count if prior is None else list(prior)

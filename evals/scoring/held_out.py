@@ -11,19 +11,47 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from tokenizers import Tokenizer
 
 from evals.scoring.sliding_windows import TokenisedText
-from flexmix.documents.corpus import SUFFIXES, find_split, kept_folder, read_documents
+from flexmix.documents.corpus import find_split, kept_folder, read_documents, splits_in
 from flexmix.documents.flexmix_sets import SETS, load_set
 from flexmix.tokens.encoder import load_tokenizer
 from flexo.errors import InputError
 
+PUBLIC = "public"  # the domain of the text that all owners share
+
 Split = Literal["test", "train", "valid", "final"]
 KEPT = "-hub-"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which text is read from a folder of corpora."""
+
+    data: Path  # one corpus folder a domain, as `flexo-data sample` makes it
+    domains: Sequence[str] | None = None  # None: those that the models have experts for, or else all that are there
+    split: str = "test"
+    max_bytes: int = 200_000  # a domain: documents are read whole until there are as many bytes
+
+    def documents(self) -> dict[str, list[str]]:
+        """Domain -> its documents."""
+        files = find_domains(self.data, self.domains, [], self.split)
+        return {domain: first_documents(path, self.max_bytes, self.split) for domain, path in files.items()}
+
+    def texts(self, model: Path, experts: Sequence[str] = ()) -> dict[str, TokenisedText]:
+        """Domain -> its documents, tokenised.
+
+        Args:
+            model: a model folder; its tokenizer is used.
+            experts: the domains that the models have experts for.
+        """
+        files = find_domains(self.data, self.domains, experts, self.split)
+        return read_texts(files, model, self.max_bytes, self.split)
 
 
 def find_domains(
@@ -35,9 +63,12 @@ def find_domains(
 
     Args:
         data: a folder with one corpus folder a domain, as `flexo-data sample` makes it.
-        wanted: domains to read; None takes those of `known` that are there, or all that are if none is.
-        known: the experts of the model, or nothing for a plain model.
-        split: see above.
+        wanted: domains to read; None reads those of `known` that are there, or all domains if none of them is.
+        known: the domains that the model has experts for; empty for a plain model.
+        split: see the table at the head of this module.
+
+    Raises:
+        InputError: there is no such split, folder or domain.
     """
     if split not in get_args(Split):
         raise InputError(f"--split {split}: expected one of {', '.join(get_args(Split))}.")
@@ -45,7 +76,7 @@ def find_domains(
         raise InputError(f"{data}: no such folder. Expected one folder a domain, with test.jsonl[.gz] in each.")
     name = "train" if split == "train" else "test"
     visible = [path for path in data.iterdir() if not path.name.startswith(".")]  # others are unfinished
-    whole = [path for path in visible if any((path / f"{name}{suffix}").is_file() for suffix in SUFFIXES)]
+    whole = [path for path in visible if path.is_dir() and splits_in(path, name)]
     there = sorted({path.name.partition(KEPT)[0] for path in whole})
     if wanted is None:
         wanted = [domain for domain in known if domain in there] or there
@@ -55,16 +86,13 @@ def find_domains(
         raise InputError(f"{data}: no domain {absent[0]!r} in it. There are {', '.join(there) or 'none'}.")
     folders = {domain: _folder(data, domain, [path for path in whole if path.name != domain]) for domain in wanted}
     own = {
-        domain: path
-        for domain, folder in folders.items()
-        for suffix in SUFFIXES
-        if split == "valid" and (path := folder / f"valid{suffix}").is_file()
+        domain: path for domain, folder in folders.items() for path in splits_in(folder, "valid") if split == "valid"
     }
     return {domain: own.get(domain) or find_split(folder, name) for domain, folder in folders.items()}
 
 
 def _folder(data: Path, domain: str, others: Sequence[Path]) -> Path:
-    """A domain's folder: of its name, else what the configured hub source is kept in, else the one kept for it."""
+    """A domain's folder: that of its name, else the copy of its configured hub data set, else its only copy."""
     if (data / domain).is_dir():
         return data / domain
     kept = sorted(path for path in others if path.name.partition(KEPT)[0] == domain)
@@ -81,15 +109,18 @@ def _folder(data: Path, domain: str, others: Sequence[Path]) -> Path:
 def read_texts(
     files: Mapping[str, Path], folder: Path, max_bytes: int, split: str = "test"
 ) -> dict[str, TokenisedText]:
-    """The first documents of each file, whole, up to about `max_bytes`, under a model folder's tokenizer."""
+    """The documents of `first_documents` for each file, tokenised by the tokenizer of a model folder."""
     tokenizer, end = load_tokenizer(folder)
-    return {
-        domain: tokenised(read_pieces(path, max_bytes, split), tokenizer, end, domain) for domain, path in files.items()
-    }
+    documents = {domain: first_documents(path, max_bytes, split) for domain, path in files.items()}
+    return {domain: tokenised(texts, tokenizer, end, domain) for domain, texts in documents.items()}
 
 
-def read_pieces(path: Path, max_bytes: int, split: str = "test") -> list[str]:
-    """The first documents with text of a file, whole, up to about `max_bytes`."""
+def first_documents(path: Path, max_bytes: int, split: str = "test") -> list[str]:
+    """The first documents of a file, blank ones left out, until they have `max_bytes` bytes; none is cut.
+
+    Raises:
+        InputError: there is no text in the file.
+    """
     texts: list[str] = []
     nbytes = 0
     for text in _of_split(path, split):
@@ -104,7 +135,7 @@ def read_pieces(path: Path, max_bytes: int, split: str = "test") -> list[str]:
 
 
 def documents_digest(texts: Iterable[str]) -> str:
-    """A sha256 over documents in their order, whatever the tokenizer."""
+    """A sha256 over documents in their order; it does not depend on a tokenizer."""
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode()
@@ -113,7 +144,7 @@ def documents_digest(texts: Iterable[str]) -> str:
 
 
 def tokenised(texts: list[str], tokenizer: Tokenizer, end: int, domain: str) -> TokenisedText:
-    """Documents of one domain as tokens; the text is kept beside them."""
+    """Documents of one domain as tokens, together with their text."""
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     nbytes = sum(len(text.encode()) for text in texts)
     return TokenisedText([encoding.ids for encoding in encoded], nbytes, end, (domain,), texts=texts)
@@ -121,7 +152,7 @@ def tokenised(texts: list[str], tokenizer: Tokenizer, end: int, domain: str) -> 
 
 def _of_split(path: Path, split: str) -> Iterator[str]:
     halved = split in ("valid", "final") and path.name.startswith("test.")
-    if halved and split == "final" and any((path.parent / f"valid{suffix}").is_file() for suffix in SUFFIXES):
+    if halved and split == "final" and splits_in(path.parent, "valid"):
         halved = False
     for text in read_documents(path):
         if not halved or (hashlib.sha256(text.encode()).digest()[18] % 2 == 0) == (split == "valid"):

@@ -1,4 +1,4 @@
-"""Measuring one model on one text: bits per byte, next-token accuracy and what its routers do, in one pass.
+"""Measuring one model on one text: bits per byte, next-token accuracy and routing, in one pass.
 
 from evals.scoring.measure import measure
 from evals.scoring.held_out import find_domains, read_texts
@@ -31,7 +31,7 @@ Advance = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a model is worth on a text."""
+    """How well a model predicts a text."""
 
     nats: float  # to encode all tokens
     tokens: int  # scored, every one of the text
@@ -57,7 +57,7 @@ class Measurement:
         return replace(self, routing=routing)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, and the derived figures for whoever reads the JSON."""
+        """All fields, and the derived figures for readers of the JSON."""
         derived = {name: getattr(self, name) for name in ("bits_per_byte", "nats_per_token", "accuracy")}
         routing = None if self.routing is None else self.routing.to_dict()
         return derived | asdict(replace(self, routing=None)) | {"routing": routing}
@@ -84,10 +84,10 @@ def measure(
 
     Args:
         model: in evaluation mode; its logits must be its output embedding of the last hidden state, no more.
-        text: what to score; at least one byte.
-        experts: names of the model's experts as it stands, in their order, for what its routers do; None numbers them.
+        text: the text to score; at least one byte.
+        experts: names of the experts that the model has now, in their order; None numbers them.
         length: tokens in a window, at least 2.
-        batch_tokens: tokens per forward pass, padding included; None: what suits the device.
+        batch_tokens: tokens per forward pass, padding included; None: a number that suits the device.
         advance: told the tokens scored after each batch.
     """
     unembed = output_layer(model)
@@ -96,7 +96,7 @@ def measure(
         for batch in batches(text, length, batch_tokens, model.device):
             hidden_ND = hidden_states(model, batch.x_BT)[batch.predicts_BT]
             if probe is not None:
-                probe.collect(batch.predicts_BT, batch.source_N)
+                probe.collect(batch.predicts_BT, batch.domain_N)
             target_N = batch.target_N
             for part in chunks(len(target_N), unembed):
                 logits_PV = unembed(hidden_ND[part]).float()
@@ -110,7 +110,7 @@ def measure(
 
 
 def added(one: Measurement, other: Measurement) -> Measurement:
-    """The measurement of both texts together; what routers did is left out."""
+    """The measurement of both texts together, without routing."""
     tokens = one.tokens + other.tokens
     passes = (one.passes * one.tokens + other.passes * other.tokens) / max(1, tokens)
     return Measurement(one.nats + other.nats, tokens, one.correct + other.correct, one.nbytes + other.nbytes, passes)
@@ -122,7 +122,7 @@ def bits_per_byte(model: PreTrainedModel, text: TokenisedText, **options: Any) -
 
 
 def hidden_states(model: PreTrainedModel, x_BT: torch.Tensor) -> torch.Tensor:
-    """What the output layer sees, [B, T, D]."""
+    """The input of the output layer, [B, T, D]."""
     position_BT = torch.arange(x_BT.shape[1], device=x_BT.device).expand(x_BT.shape)
     hidden: torch.Tensor = model.base_model(input_ids=x_BT, position_ids=position_BT, use_cache=False).last_hidden_state
     return hidden

@@ -1,9 +1,9 @@
 """Mixed text: windows whose domain changes at random places, and documents that blend two domains.
 
-    switch    |math math math|code code|public public public public|     anywhere, in the middle of a sentence too
+    switch    |math math math|code code|public public public public|     anywhere, also within a sentence
     blend     a sentence of math. A sentence of news. A sentence of math. A sentence of news. ...
 
-Every token keeps whose text it is, so routing is judged token by token. The same seed gives the same text, and every
+Every token keeps its domain, so routing is judged token by token. The same seed gives the same text, and every
 model scores the same tokens of it.
 """
 
@@ -23,7 +23,12 @@ SHORTEST = 16  # tokens of one domain at a stretch
 MOST_SWITCHES = 3  # in a window
 SENTENCE = re.compile(r"(?<=[.!?;:])\s+|\n+")
 
-Pieces = list[tuple[int, str]]  # the place of a domain, and text of it
+Stretches = list[tuple[int, str]]  # the place of a domain, and a stretch of its text
+
+
+def is_mixed(domain: str) -> bool:
+    """Whether this is the name of mixed text, which no mean over domains counts."""
+    return domain in (SWITCH, BLEND)
 
 
 def mixed_texts(
@@ -42,7 +47,7 @@ def mixed_texts(
         windows: documents of each kind to make; one fills a window of `length` tokens at most, its end-of-text token
             included, or a few more where a cut makes other tokens.
         length: tokens in a window.
-        seed: of what is taken from where.
+        seed: of the random choices.
     """
     if len(texts) < 2:
         raise InputError(f"mixed text of {', '.join(texts) or 'nothing'}: expected at least two domains.")
@@ -58,34 +63,34 @@ def mixed_texts(
     return made
 
 
-def _switched(documents: Sequence[list[str]], tokenizer: Tokenizer, length: int, dice: Random) -> Pieces:
+def _switched(documents: Sequence[list[str]], tokenizer: Tokenizer, length: int, dice: Random) -> Stretches:
     switches = min(dice.randint(1, MOST_SWITCHES), length // SHORTEST - 1)
     room = length - SHORTEST * (switches + 1)
     cuts = sorted(dice.randint(0, max(0, room)) for _ in range(max(0, switches)))
     sizes = [SHORTEST + after - before for before, after in zip([0, *cuts], [*cuts, max(0, room)], strict=True)]
-    pieces: Pieces = []
+    stretches: Stretches = []
     for size in sizes:
-        others = [d for d in range(len(documents)) if not pieces or d != pieces[-1][0]]
+        others = [d for d in range(len(documents)) if not stretches or d != stretches[-1][0]]
         domain = dice.choice(others)
         text = dice.choice(documents[domain])
         start = dice.randrange(max(1, len(text) - 4 * size))
         start = text.find(" ", start) + 1 if start else 0
-        pieces.append((domain, _cut(text[start:], tokenizer, size)))
-    return pieces
+        stretches.append((domain, _cut(text[start:], tokenizer, size)))
+    return stretches
 
 
-def _blended(documents: Sequence[list[str]], tokenizer: Tokenizer, length: int, dice: Random) -> Pieces:
+def _blended(documents: Sequence[list[str]], tokenizer: Tokenizer, length: int, dice: Random) -> Stretches:
     pair = dice.sample(range(len(documents)), 2)
     streams = [[part for part in SENTENCE.split(dice.choice(documents[domain])) if part.strip()] for domain in pair]
-    pieces: Pieces = []
+    stretches: Stretches = []
     for one, other in zip(*streams, strict=False):
         for domain, sentence in zip(pair, (one, other), strict=True):
             if length <= 0:
-                return pieces
+                return stretches
             sentence = _cut(sentence + "\n", tokenizer, length)
             length -= len(_encode(tokenizer, sentence))
-            pieces.append((domain, sentence))
-    return pieces
+            stretches.append((domain, sentence))
+    return stretches
 
 
 def _cut(text: str, tokenizer: Tokenizer, size: int) -> str:
@@ -100,15 +105,15 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def _tokenised(made: list[Pieces], domains: tuple[str, ...], tokenizer: Tokenizer, end: int) -> TokenisedText:
-    """Pieces are encoded one by one, so that no token holds text of two domains."""
-    encoded = [[(domain, _encode(tokenizer, text)) for domain, text in pieces] for pieces in made]
-    texts = ["".join(text for _, text in pieces) for pieces in made]
+def _tokenised(made: list[Stretches], domains: tuple[str, ...], tokenizer: Tokenizer, end: int) -> TokenisedText:
+    """Each stretch is encoded by itself, so that no token holds text of two domains."""
+    encoded = [[(domain, _encode(tokenizer, text)) for domain, text in stretches] for stretches in made]
+    texts = ["".join(text for _, text in stretches) for stretches in made]
     return TokenisedText(
-        documents=[[i for _, ids in pieces for i in ids] for pieces in encoded],
+        documents=[[i for _, ids in stretches for i in ids] for stretches in encoded],
         nbytes=sum(len(text.encode()) for text in texts),
         end_of_text=end,
         domains=domains,
-        sources=[[domain for domain, ids in pieces for _ in ids] for pieces in encoded],
+        domain_ids=[[domain for domain, ids in stretches for _ in ids] for stretches in encoded],
         texts=texts,
     )

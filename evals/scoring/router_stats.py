@@ -6,7 +6,6 @@ merged model has a row of figures per layer; an ensemble, whose weights over mod
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,17 +15,16 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from inference.router_health import count_choices, entropies
+from inference.router_health import count_choices, entropies, layers_that_choose
 
 Table = list[list[float]]
 
 
 @dataclass(frozen=True)
 class Routing:
-    """What routers did with a text. A share or mass is a mean over tokens, from 0 to 1."""
+    """Routing of a text. A share or mass is a mean over tokens, from 0 to 1."""
 
     experts: tuple[str, ...]
     mass: Table  # [L][E] probability before the choice of the top; sums to one over the experts
@@ -37,7 +35,7 @@ class Routing:
     agreement: list[float] | None  # [L] share of tokens whose heaviest expert is their domain's
     agreement_overall: float | None  # ... by the mass averaged over the layers that choose
     tokens: int
-    own_tokens: int  # those whose domain has an expert
+    own_tokens: int  # tokens whose domain has an expert
     chooses: list[bool]  # [L] whether a layer's experts differ: below model.first_layer they do not
 
     @property
@@ -61,7 +59,7 @@ class RouterSums:
 
         Args:
             experts: named after domains.
-            domains: of the text, in the order of its sources.
+            domains: of the text; `add` names them by their places in this sequence.
             chooses: whether a layer's experts differ.
         """
         self.experts, self.chooses = tuple(experts), list(chooses)
@@ -74,9 +72,9 @@ class RouterSums:
         self.agree = 0.0
         self.tokens = self.own_tokens = 0
 
-    def add(self, p_LNE: Sequence[torch.Tensor], active_LNE: Sequence[torch.Tensor], source_N: torch.Tensor) -> None:
+    def add(self, p_LNE: Sequence[torch.Tensor], active_LNE: Sequence[torch.Tensor], domain_N: torch.Tensor) -> None:
         """Adds tokens: of each layer probabilities and which experts ran, [N, E]; of each its place in `domains`."""
-        own_N = self.own.to(source_N.device)[source_N]
+        own_N = self.own.to(domain_N.device)[domain_N]
         owned = own_N >= 0
         own_O = own_N[owned]
         self.tokens += len(own_N)
@@ -87,7 +85,7 @@ class RouterSums:
             self.mass_LE[n] += p_NE.sum(0).cpu()
             self.active_LE[n] += active_NE.double().sum(0).cpu()
             self.heaviest_LE[n] += count_choices(heaviest_N, len(self.experts))
-            self.entropy_L[n] += entropies(p_NE).sum().cpu() / math.log(2)
+            self.entropy_L[n] += entropies(p_NE).sum().cpu()
             self.own_L[n] += p_NE[owned].gather(1, own_O[:, None]).sum().cpu()
             self.agree_L[n] += (heaviest_N[owned] == own_O).sum().cpu()
         whole_NE = torch.stack([p_NE.double() for p_NE in compress(p_LNE, self.chooses)]).mean(0)
@@ -112,13 +110,13 @@ class RouterSums:
 
 
 class RouterProbe:
-    """Hooks on the gates of a FlexOlmo model; after each forward pass, `collect` adds what they did to `sums`."""
+    """Hooks on the gates of a FlexOlmo model; after each forward pass, `collect` adds the routing to `sums`."""
 
     def __init__(self, gates: list[Any], sums: RouterSums) -> None:
         self.gates, self.sums = gates, sums
         self.seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def collect(self, predicts_BT: torch.Tensor, source_N: torch.Tensor) -> None:
+    def collect(self, predicts_BT: torch.Tensor, domain_N: torch.Tensor) -> None:
         """Adds the places of the last forward pass that predict a scored token."""
         places = predicts_BT.flatten()
         p, active = [], []
@@ -127,7 +125,7 @@ class RouterProbe:
             p_NE = logits[places].float().softmax(-1)
             p.append(p_NE)
             active.append(torch.zeros_like(p_NE, dtype=torch.bool).scatter_(1, chosen[places], True))
-        self.sums.add(p, active, source_N)
+        self.sums.add(p, active, domain_N)
 
     def see(self, n: int, _gate: Any, _inputs: Any, output: tuple[torch.Tensor, ...]) -> None:
         """The hook of layer n; a gate gives logits, scores and indices."""
@@ -154,15 +152,10 @@ def probed(
     count = gates[0].weight.shape[0]
     names = [f"expert {n}" for n in range(count)] if experts is None else experts
     assert len(names) == count, f"{len(names)} names for {count} experts"
-    differ = [_differ(layer.mlp.experts) for layer in layers]
-    probe = RouterProbe(gates, RouterSums(names, domains, differ if any(differ) else [True] * len(differ)))
+    probe = RouterProbe(gates, RouterSums(names, domains, layers_that_choose(layers)))
     hooks = [gate.register_forward_hook(partial(probe.see, n)) for n, gate in enumerate(gates)]
     try:
         yield probe
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _differ(experts: nn.Module) -> bool:
-    return any(not torch.equal(weight, weight[:1].expand_as(weight)) for weight in experts.parameters())

@@ -15,13 +15,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 BATCH_TOKENS = 8192
-CPU_BATCH_TOKENS = 1024  # what a core's cache holds; benchmarks/measuring.md
+CPU_BATCH_TOKENS = 1024  # fits into a core's cache; benchmarks/measuring.md
 
-Window = tuple[list[int], int, list[int]]  # ids, the first place to score, whose text each id is
+Window = tuple[list[int], int, list[int]]  # ids, the first place to score, the domain of each id
 
 
 @dataclass(frozen=True)
@@ -31,30 +32,30 @@ class TokenisedText:
     documents: list[list[int]]
     nbytes: int
     end_of_text: int
-    domains: tuple[str, ...] = ("",)  # whose text it is
-    sources: list[list[int]] | None = None  # for each token its place in `domains`; None: all are the first's
-    texts: list[str] | None = None  # the documents as they were read, for whoever chooses a model by them
+    domains: tuple[str, ...] = ("",)
+    domain_ids: list[list[int]] | None = None  # of each token, the place of its domain in `domains`; None: 0
+    texts: list[str] | None = None  # the documents as they were read, for a classifier
 
     @property
     def tokens(self) -> int:
         return sum(map(len, self.documents))
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """A sha256 over everything that a measurement depends on."""
-        content = repr((self.documents, self.nbytes, self.end_of_text, self.domains, self.sources))
+        """A sha256 over all that a measurement depends on."""
+        content = repr((self.documents, self.nbytes, self.end_of_text, self.domains, self.domain_ids))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def part(self, which: Sequence[int]) -> TokenisedText:
-        """Some of the documents, by their places; the text must have been kept with its tokens."""
-        assert self.texts is not None, "this text was tokenised without being kept"
+        """The documents at some places; `texts` must not be None."""
+        assert self.texts is not None, "this text does not hold its documents"
         texts = [self.texts[n] for n in which]
         return TokenisedText(
             [self.documents[n] for n in which],
             sum(len(text.encode()) for text in texts),
             self.end_of_text,
             self.domains,
-            None if self.sources is None else [self.sources[n] for n in which],
+            None if self.domain_ids is None else [self.domain_ids[n] for n in which],
             texts,
         )
 
@@ -66,7 +67,7 @@ class Batch:
     x_BT: torch.Tensor  # noqa: N815 - suffixes are shapes
     known_BT: torch.Tensor  # noqa: N815 - no padding
     predicts_BT: torch.Tensor  # noqa: N815 - the next token is scored from here
-    source_N: torch.Tensor  # noqa: N815 - whose text the scored tokens are
+    domain_N: torch.Tensor  # noqa: N815 - the place of each scored token's domain
 
     @property
     def target_N(self) -> torch.Tensor:  # noqa: N802 - likewise
@@ -80,44 +81,44 @@ def batches(
     """All windows of a text, those of similar length together.
 
     Args:
-        text: what is scored.
+        text: the text to score.
         length: tokens in a window, at least 2.
-        tokens: in a batch, padding included; a longer window comes alone. None: what suits the device.
+        tokens: in a batch, padding included; a longer window comes alone. None: a number that suits the device.
         device: where the batches are put.
     """
     if tokens is None:
         tokens = CPU_BATCH_TOKENS if torch.device(device).type == "cpu" else BATCH_TOKENS
-    sources = text.sources or [[0] * len(ids) for ids in text.documents]
+    domain_ids = text.domain_ids or [[0] * len(ids) for ids in text.documents]
     windows = [
         window
-        for ids, source in zip(text.documents, sources, strict=True)
-        for window in _windows([text.end_of_text, *ids], length, [0, *source])
+        for ids, domain in zip(text.documents, domain_ids, strict=True)
+        for window in _windows([text.end_of_text, *ids], length, [0, *domain])
     ]
     windows.sort(key=lambda window: len(window[0]))
     for rows in _batches(windows, tokens):
         longest = max(len(ids) for ids, _, _ in rows)
         x_BT = torch.full((len(rows), longest), text.end_of_text)
-        source_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+        domain_BT = torch.zeros(len(rows), longest, dtype=torch.long)
         known_BT = torch.zeros(len(rows), longest, dtype=torch.bool)
         scored_BT = torch.zeros(len(rows), longest + 1, dtype=torch.bool)
-        for row, (ids, first, source) in enumerate(rows):
+        for row, (ids, first, domain) in enumerate(rows):
             x_BT[row, : len(ids)] = torch.tensor(ids)
-            source_BT[row, : len(ids)] = torch.tensor(source)
+            domain_BT[row, : len(ids)] = torch.tensor(domain)
             known_BT[row, : len(ids)] = True
             scored_BT[row, first : len(ids)] = True
-        source_N = source_BT[scored_BT[:, :-1]]
-        yield Batch(*(part.to(device) for part in (x_BT, known_BT, scored_BT[:, 1:], source_N)))
+        domain_N = domain_BT[scored_BT[:, :-1]]
+        yield Batch(*(part.to(device) for part in (x_BT, known_BT, scored_BT[:, 1:], domain_N)))
 
 
-def _windows(ids: list[int], length: int, source: list[int] | None = None) -> Iterator[Window]:
+def _windows(ids: list[int], length: int, domain: list[int] | None = None) -> Iterator[Window]:
     """Windows of at most `length` ids, and the first place in each that has not been scored before."""
-    source = source or [0] * len(ids)
-    yield ids[:length], 1, source[:length]
+    domain = domain or [0] * len(ids)
+    yield ids[:length], 1, domain[:length]
     stride = max(1, length // 2)
     start = 0
     while start + length < len(ids):
         start += stride
-        yield ids[start : start + length], length - stride, source[start : start + length]
+        yield ids[start : start + length], length - stride, domain[start : start + length]
 
 
 def _batches(windows: Sequence[Window], tokens: int) -> Iterator[list[Window]]:

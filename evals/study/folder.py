@@ -1,4 +1,4 @@
-"""A study's folder: links to text and anchor, what they were when the study began, and one study at a time in it."""
+"""A study's folder: links to its text and anchor, digests of that text, and a lock for one study at a time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from evals.scoring.held_out import find_domains
-from evals.study.plan import CORPORA, PUBLIC, Place
+from evals.scoring.held_out import PUBLIC, find_domains
 from flexmix.documents.corpus import find_split
 from flexmix.tokens.shard import text_digest
 from flexo.atomic_files import new_file
@@ -19,30 +18,32 @@ from merge.formats.anchor_folder import open_anchor
 from merge.formats.expert_header import check_domain
 from merge.tensor_io.json_file import read_json, write_json
 
+CORPORA = "corpora"
 TEXT = "text.json"  # digests of all text that the study reads
 
 
 @dataclass(frozen=True)
-class Text:
-    """A folder of corpora: the domains in it, and the file or token shard of every split."""
+class StudyText:
+    """The text of a study: a folder of corpora, the domains in it, and the file or token shard of every split."""
 
     folder: Path
-    domains: tuple[str, ...]  # public not among them
-    files: dict[str, Path]  # domain/split -> file
+    domains: tuple[str, ...]  # without public
+    files: dict[str, Path]  # domain/split -> file, public too; splits are train, test and perhaps valid
 
-    def place(self, split: str, anchor_given: bool) -> Place:
-        relative = {name: str(Path(CORPORA) / path.relative_to(self.folder)) for name, path in self.files.items()}
-        return Place(self.domains, relative, split, anchor_given)
+    def inside(self, domain: str, split: str) -> str:
+        """The path of a file from the study's folder."""
+        return str(Path(CORPORA) / self.files[f"{domain}/{split}"].relative_to(self.folder))
 
 
-def find_text(folder: Path, domains: Sequence[str] | None, split: str) -> Text:
-    """What a folder of corpora holds: public text and the domains named, or all that are there.
+def find_text(folder: Path, domains: Sequence[str] | None, split: str) -> StudyText:
+    """The text in a folder of corpora: public text, and the domains named or all that are there.
 
-    Raises `InputError` if there is no public text, no domain beside it, or a domain lacks training or held-out text.
+    Raises:
+        InputError: there is no public text, no domain beside it, or a domain lacks training or held-out text.
     """
     there = [name for name in find_domains(folder, None, []) if (folder / name).is_dir()]
     if PUBLIC not in there:
-        raise InputError(f"{folder}: no {PUBLIC}/ in it. Owners share an anchor, and it is trained on public text.")
+        raise InputError(f"{folder}: no {PUBLIC}/ in it. The anchor that owners share is trained on public text.")
     names = [name for name in there if name != PUBLIC] if domains is None else list(domains)
     if not names:
         raise InputError(f"{folder}: no domain in it but {PUBLIC}. Expected a folder with train and test for each.")
@@ -56,19 +57,21 @@ def find_text(folder: Path, domains: Sequence[str] | None, split: str) -> Text:
         if (valid := find_domains(folder, [name], [], "valid")[name]) != files[f"{name}/test"]:
             files[f"{name}/valid"] = valid
     find_domains(folder, None, [], split)  # refuses a split that there is not
-    return Text(folder, tuple(names), files)
+    return StudyText(folder, tuple(names), files)
 
 
-def text_to_come(domains: Sequence[str]) -> Text:
-    """The sample corpora before they are built."""
+def text_to_come(domains: Sequence[str]) -> StudyText:
+    """The text of the sample corpora before they are built."""
     folder = Path(CORPORA)
     parts = [(name, part) for name in (PUBLIC, *domains) for part in ("train", "test")]
-    return Text(folder, tuple(domains), {f"{name}/{part}": folder / name / f"{part}.jsonl.gz" for name, part in parts})
+    return StudyText(
+        folder, tuple(domains), {f"{name}/{part}": folder / name / f"{part}.jsonl.gz" for name, part in parts}
+    )
 
 
 @contextmanager
 def study_folder(folder: Path) -> Iterator[Path]:
-    """Makes the folder and holds it for this study alone."""
+    """Makes the folder and locks it; raises `InputError` if another study has it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
@@ -82,7 +85,7 @@ def study_folder(folder: Path) -> Iterator[Path]:
 
 
 def link(folder: Path, name: str, target: Path) -> None:
-    """Lets the study know text or anchor under a name of its own; it must be the same when the study goes on."""
+    """Links text or anchor into the folder; raises `InputError` if the study was begun with another one."""
     path = folder / name
     if path.is_symlink() and path.resolve() == target.resolve():
         return
@@ -94,15 +97,15 @@ def link(folder: Path, name: str, target: Path) -> None:
     path.symlink_to(target.resolve(), target_is_directory=True)
 
 
-def keep_text(folder: Path, text: Text) -> None:
-    """Writes down what the text is, and refuses text that has changed since the study began."""
+def keep_text(folder: Path, text: StudyText) -> None:
+    """Writes the digests of the text; raises `InputError` if a text has changed since the study began."""
     path = folder / TEXT
     before = read_json(path) if path.exists() else {}
     now = {name: text_digest(file) for name, file in text.files.items()}
     for name, digest in now.items():
         if before.get(name, digest) != digest:
             raise InputError(
-                f"{text.files[name]}: not the text that this study was begun with. Put it back, or choose another "
+                f"{text.files[name]}: not the text that this study was begun with. Put that back, or choose another "
                 "folder with output=."
             )
     with new_file(path, replace=True) as partial:
@@ -110,5 +113,5 @@ def keep_text(folder: Path, text: Text) -> None:
 
 
 def check_anchor(path: Path) -> None:
-    """Refuses at once what is no anchor, before hours are spent on the way to it."""
+    """Raises `InputError` if the folder is no anchor, before hours are spent on other steps."""
     open_anchor(path)

@@ -1,4 +1,4 @@
-"""Processes of a study's commands, forked from a server that has imported what they need.
+"""Processes of a study's commands, forked from a server that has imported the libraries they need.
 
     start = processes(threads=1)
     process = start(run_command, ("flexo-merge", "math.pt", "-o", "model"), folder, log)
@@ -32,11 +32,11 @@ IMPORTED = [
     "trainers.commands.flexo_embed", "evals.matrix.evaluate",
     "transformers.models.olmo2.modeling_olmo2", "transformers.models.flex_olmo.modeling_flex_olmo",
 ]  # fmt: skip
-GRACE = 60  # seconds for a process to save and leave
+GRACE = 60  # seconds for a process to save and end
 
 
 def processes(threads: int) -> Callable[[Call, Sequence[str], Path, Path], Process]:
-    """What starts a process that computes on so many threads: for a call of a command, in a folder, with a log."""
+    """A function that starts a process for a call of a command, in a folder, with a log, on so many threads."""
     forks = sys.platform == "linux"
     context = multiprocessing.get_context("forkserver" if forks else "spawn")
     settings = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -69,7 +69,7 @@ def run_command(command: Sequence[str]) -> None:
 
 
 def succeeds(command: Sequence[str], folder: Path, log: Path) -> bool:
-    """Runs a public command in a process of its own, and says whether it ended well."""
+    """Runs a public command in a process of its own; returns whether its exit code was 0."""
     log.write_text("")
     process = processes(threads=1)(run_command, command, folder, log)
     try:
@@ -80,7 +80,7 @@ def succeeds(command: Sequence[str], folder: Path, log: Path) -> bool:
 
 
 def ended(running: Iterable[Process]) -> list[Process]:
-    """Waits until some of them have ended, and returns those."""
+    """Waits until at least one process has ended, and returns those that have."""
     sentinels = {process.sentinel: process for process in running}
     done = [sentinels[sentinel] for sentinel in wait(list(sentinels))]  # type: ignore[index]  # ints, as given
     for process in done:
@@ -89,7 +89,7 @@ def ended(running: Iterable[Process]) -> list[Process]:
 
 
 def stop(running: Iterable[Process]) -> None:
-    """Tells processes to save and leave, and waits for them."""
+    """Tells processes to save and end, and waits for them; kills those that take longer than `GRACE`."""
     running = list(running)
     for process in running:
         process.terminate()
@@ -102,7 +102,7 @@ def stop(running: Iterable[Process]) -> None:
 
 
 def _work(call: Call, command: Sequence[str], folder: Path, log: Path, settings: dict[str, str]) -> None:
-    """In the new process: takes the place that a shell would give it, and runs the command."""
+    """In the new process: sets folder, streams and environment as a shell would, and runs the command."""
     threading.Thread(target=_die_with_study, daemon=True).start()
     os.setsid()  # Ctrl-C is the study's to pass on
     os.environ.update(settings)
@@ -117,7 +117,7 @@ def _work(call: Call, command: Sequence[str], folder: Path, log: Path, settings:
 
 
 def _die_with_study() -> None:
-    """Ends this process when the study is gone: one that goes on would be in the next one's way."""
+    """Ends this process when the study's has ended: otherwise it would get in the way of the next study."""
     study = multiprocessing.parent_process()
     assert study is not None, "a process of a study"
     wait([study.sentinel])

@@ -1,4 +1,4 @@
-"""What a study is made of: recipes, each a few settings of the public commands, as `configs/study/` has them."""
+"""The recipes of a study: each a few settings of the public commands, read from `configs/study/`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ TAKEN = {"anchor", "models", "test", "valid", "final", "train"}  # names of othe
 class Recipe:
     """One way to a model of all domains, or to one model a domain, and how that is measured.
 
-    Each list holds settings for one command, in its own words; what all recipes share (text, anchor, seed, output) is
-    added by the plan. Nothing but `of` and `measure` measures the parts of another recipe.
+    Each list holds settings for one command, in that command's words; the settings that all recipes share (text,
+    anchor, seed, output) are added by `study_steps`. A recipe with only `of` and `measure` measures the parts of
+    another recipe again.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -44,7 +45,7 @@ class Recipe:
 
     @property
     def leans_on(self) -> list[str]:
-        """The recipes that must come before this one."""
+        """Names of the recipes that must come before this one."""
         return [name for name in (self.of, self.start, self.rows) if name]
 
     @property
@@ -55,7 +56,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Study:
-    """All that is to be run, and how much of everything. See `configs/study/full.yaml`."""
+    """The recipes to run, on which seeds and on how much text. See `configs/study/full.yaml`."""
 
     tokens: int  # seen in training by every expert and specialist
     router_tokens: int  # ... by every router that is trained afterwards
@@ -87,7 +88,7 @@ class Study:
         return self.recipes | self.ablations
 
     def needed(self, only: Iterable[str]) -> set[str]:
-        """These recipes and all that they lean on."""
+        """The names of these recipes and of all recipes that they lean on."""
         found: set[str] = set()
         waiting = list(only)
         while waiting:
@@ -102,12 +103,17 @@ class Study:
 
 def _check(where: str, name: str, recipe: Recipe, before: dict[str, Recipe]) -> None:
     if not NAME.fullmatch(name) or name in TAKEN:
-        raise InputError(f"{where}: no name for a recipe. Use lower-case letters, digits, '_' and '-', not {TAKEN}.")
+        raise InputError(
+            f"{where}: not a name for a recipe. Use lower-case letters, digits, '_' and '-', and none of "
+            f"{', '.join(sorted(TAKEN))}."
+        )
     for other in recipe.leans_on:
         if other not in before:
             raise InputError(f"{where}: leans on {other!r}, which does not come before it.")
     if recipe.experts is None and recipe.specialists is None and recipe.of is None:
-        raise InputError(f"{where}: nothing to train and nothing to work on. Give experts, specialists or of.")
+        raise InputError(
+            f"{where}: there is nothing to train and nothing to start from. Give experts, specialists or of."
+        )
     if recipe.experts is not None and recipe.specialists is not None:
         raise InputError(f"{where}: both experts and specialists. Make two recipes of it.")
     if recipe.longer is not None and (recipe.of is None or recipe.experts is None):
@@ -116,11 +122,15 @@ def _check(where: str, name: str, recipe: Recipe, before: dict[str, Recipe]) -> 
     if ways > 1:
         raise InputError(f"{where}: give one of merge, soup, btx and pooled.")
     if recipe.router is not None and not ways and not (recipe.of and before[recipe.of].makes_one):
-        raise InputError(f"{where}: a router of what? Give merge or btx, or as `of` a recipe that has one.")
+        raise InputError(
+            f"{where}: there is no model whose router could be trained. Give merge, btx, or as `of` a recipe with one."
+        )
     if recipe.fit is not None and (ways or recipe.router is not None or recipe.embedding is not None):
         raise InputError(f"{where}: fit works on the merge that `of` names. Leave merge, router and embedding out.")
     if recipe.fit is not None and not (recipe.of and _has_routers(before[recipe.of])):
-        raise InputError(f"{where}: a router of what? Give as `of` a recipe with merge, or with fit.")
+        raise InputError(
+            f"{where}: there is no model whose router could be fitted. Give as `of` a recipe with merge or fit."
+        )
     if recipe.inside and recipe.fit is None:
         raise InputError(f"{where}: inside says where fit is measured. Give fit.")
     if recipe.soup is not None and not 0 <= recipe.soup < 1:

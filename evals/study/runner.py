@@ -1,9 +1,9 @@
-"""Running a plan: each step in a process of its own, several at a time, skipping what is there, with a log for each.
+"""Running steps: each in a process of its own, several at a time, with a log for each; finished steps are skipped.
 
-The first line of a log is the command. What is there and was made by the same command is done; what was made by
-another one is refused. Each process computes on one thread unless told otherwise, so that the number of jobs
-changes no result. Processes are forked from a server that has imported PyTorch already, which alone takes as long as
-many a step (`evals.study.processes`), and die with the study.
+The first line of a log is the command. A step is finished if its output is there and was made by the same command; an
+output of another command is refused. Each process computes on one thread unless told otherwise, so that the number of
+jobs changes no result. Processes are forked from a server that has imported PyTorch already, because that import takes
+as long as many steps (`evals.study.processes`); they end with the study.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from evals.study.plan import Step
 from evals.study.processes import Call, Process, ended, processes, run_command, stop
+from evals.study.steps import Step
 from flexo.errors import InputError
 
 DONE = re.compile(r"# done in ([\d.]+) s")
@@ -33,17 +33,17 @@ class Runner:
     folder: Path
     jobs: int = 1
     threads: int = 1
-    keep_going: bool = False  # after a failure: with all that does not need what failed
+    keep_going: bool = False  # after a failure: with the steps that do not need its output
     say: Say = print
-    then: Callable[[Step], None] = lambda _step: None  # told each step that is done, earlier ones not
+    then: Callable[[Step], None] = lambda _step: None  # called after each step that ran; not for those done before
     call: Call = run_command  # runs a command, in a process of its own
     times: dict[str, list[float]] = field(default_factory=dict)  # of steps alike, in seconds
 
     def run(self, steps: Sequence[Step]) -> None:
-        """Runs all steps that are not done, in their order as far as what they need is there.
+        """Runs all steps that are not done, in their order, each as soon as its inputs are there.
 
         Raises:
-            InputError: something was made by another command, or a step failed. What was made is kept.
+            InputError: an output was made by another command, or a step failed. Finished outputs are kept.
         """
         waiting = self.missing(steps)
         for step in steps:
@@ -77,7 +77,7 @@ class Runner:
                     self.say(f"[{place[step.makes]}/{len(steps)}] {step.name} done in {_clock(seconds)}; {left}")
                     self.then(step)
         except (KeyboardInterrupt, SystemExit):
-            self.say("stopping: what is done is kept, and the same command goes on")
+            self.say("stopping: finished outputs are kept, and the same command goes on")
             raise
         finally:
             stop(running)
@@ -89,7 +89,7 @@ class Runner:
         return [step for step in steps if not self.is_done(step)]
 
     def is_done(self, step: Step) -> bool:
-        """Whether what a step makes is there, made by this very command; commands write all or nothing."""
+        """Whether the output of a step is there and was made by this very command; commands write all or nothing."""
         path, log = self.folder / step.makes, self.folder / step.log
         if not path.exists():
             return False
@@ -98,7 +98,7 @@ class Runner:
             raise InputError(
                 f"{path}: made by another command before.\n  then: {before or 'no log says how'}\n"
                 f"  now:  {_line(step)}\n"
-                f"Choose another folder with output=, or delete {path} and {log} to make it anew."
+                f"Choose another folder with output=, or delete {path} and {log} to make it again."
             )
         return True
 
@@ -138,8 +138,8 @@ class Runner:
         others = f" So did {', '.join(step.name for step in failed[1:])}." if failed[1:] else ""
         return "\n".join(
             [
-                f"{failed[0].name} failed, {waiting} runs were not begun.{others} What was made is kept, and the same "
-                f"command goes on. The log {log} ends with",
+                f"{failed[0].name} failed, {waiting} runs were not begun.{others} Finished outputs are kept, and the "
+                f"same command goes on. The log {log} ends with",
                 *(f"  {line}" for line in lines),
             ]
         )

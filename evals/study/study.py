@@ -1,4 +1,7 @@
-"""A study from its settings to its report."""
+"""A study from its settings to its report: `run_study.py` as a plain function.
+
+run_study(study, StudyOptions(Path("study"), seeds=(0, 1)))
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evals.study.folder import Text, check_anchor, find_text, keep_text, link, study_folder, text_to_come
-from evals.study.plan import CORPORA, PUBLIC, Step, make_plan
+from evals.scoring.held_out import PUBLIC
+from evals.study.folder import CORPORA, StudyText, check_anchor, find_text, keep_text, link, study_folder, text_to_come
 from evals.study.processes import succeeds
 from evals.study.recipe import Study
 from evals.study.results import join_results, named, seeds_of
 from evals.study.runner import Runner
+from evals.study.steps import Step, study_steps
 from flexo.errors import InputError
 
 MOST_JOBS = 8
-EXTRAS = {  # a word of a command -> what must be installed for it
+EXTRAS = {  # a word of a command -> the extra and the module that it needs
     "proxies": ("proxies", "sklearn"),
     "--classifier": ("proxies", "sklearn"),
     "--encoder": ("encoder", "sentence_transformers"),
@@ -33,8 +37,8 @@ class GivenAnchor:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a user says beside the study itself."""
+class StudyOptions:
+    """Where and how a study runs; docs/study.md and configs/run_study.yaml describe each setting."""
 
     output: Path
     seeds: tuple[int, ...]
@@ -58,34 +62,41 @@ class Asked:
         return self.jobs or min(MOST_JOBS, cores)
 
 
-def run_study(study: Study, asked: Asked, say: Callable[[str], None] = print) -> None:
-    """Runs what is missing of a study, and writes its report anew after each measurement.
+def run_study(study: Study, options: StudyOptions, say: Callable[[str], None] = print) -> None:
+    """Runs the steps of a study that are not done, and writes its report again after each measurement.
 
-    Raises `InputError` if text, anchor or settings are unusable or not those the study was begun with, or a run fails.
+    Args:
+        study: the recipes and how much of everything.
+        options: where and how it runs.
+        say: told each line of progress.
+
+    Raises:
+        InputError: text, anchor or settings are unusable or not those that the study was begun with, or a step fails.
     """
-    study = replace(study, seeds=asked.seeds)
-    study.needed(asked.only or ())  # a mistyped name, anchor or folder is refused before anything is made
-    if asked.anchor.path is not None:
-        check_anchor(asked.anchor.path)
-    if asked.corpora is not None:
-        find_text(asked.corpora, asked.domains, asked.split)
-    if asked.plan:
-        for step in make_plan(study, _text(study, asked).place(asked.split, asked.anchor.path is not None), asked.only):
+    study = replace(study, seeds=options.seeds)
+    study.needed(options.only or ())  # a mistyped name, anchor or folder is refused before anything is made
+    if options.anchor.path is not None:
+        check_anchor(options.anchor.path)
+    if options.corpora is not None:
+        find_text(options.corpora, options.domains, options.split)
+    if options.plan:
+        text, given = _text(study, options), options.anchor.path is not None
+        for step in study_steps(study, text, options.split, given, options.only):
             say(shlex.join(step.command))
         return
-    with study_folder(asked.output) as folder:
-        if asked.corpora is not None:
-            link(folder, CORPORA, asked.corpora)
+    with study_folder(options.output) as folder:
+        if options.corpora is not None:
+            link(folder, CORPORA, options.corpora)
         elif not (folder / CORPORA).is_symlink():
-            _sample(folder, asked.domains or study.sample, say)
-        if asked.anchor.path is not None:
-            link(folder, "anchor", asked.anchor.path)
-        text, given = _text(study, asked), (folder / "anchor").is_symlink()
-        steps = make_plan(study, text.place(asked.split, given), asked.only)
+            _sample(folder, options.domains or study.sample, say)
+        if options.anchor.path is not None:
+            link(folder, "anchor", options.anchor.path)
+        text, given = _text(study, options), (folder / "anchor").is_symlink()
+        steps = study_steps(study, text, options.split, given, options.only)
         keep_text(folder, text)
         say(_about(study, text.domains, given))
-        report = Report(folder, list(study.all), asked.split, say)
-        runner = Runner(folder, asked.jobs_at_once, asked.threads, asked.keep_going, say, report.after)
+        report = Report(folder, list(study.all), options.split, say)
+        runner = Runner(folder, options.jobs_at_once, options.threads, options.keep_going, say, report.after)
         require_extras(runner.missing(steps))
         runner.run(steps)
         if report.write():
@@ -95,7 +106,7 @@ def run_study(study: Study, asked: Asked, say: Callable[[str], None] = print) ->
 
 @dataclass
 class Report:
-    """The report on what has been measured so far."""
+    """The report on the measurements made so far."""
 
     folder: Path
     recipes: Sequence[str]  # in the order of their rows
@@ -111,7 +122,7 @@ class Report:
         return self.folder / f"{named('results', self.split)}.md"
 
     def after(self, step: Step) -> None:
-        """Writes the report anew after a measurement; if that fails, the study goes on, for it can be written later."""
+        """Writes the report after a measurement; if that fails the study goes on, since it can be written later."""
         if step.measures:
             try:
                 self.write()
@@ -119,9 +130,13 @@ class Report:
                 self.say(f"the report could not be written: {error}")
 
     def write(self) -> bool:
-        """Joins the measurements of each seed, and has `flexo-report` write the tables and pictures of all.
+        """Joins the measurements of each seed and writes tables and pictures of all seeds with `flexo-report`.
 
-        Returns whether there was anything to report; raises `InputError` if it cannot be written.
+        Returns:
+            Whether there was a measurement.
+
+        Raises:
+            InputError: the report cannot be written.
         """
         files = []
         for seed in seeds_of(self.folder):
@@ -141,7 +156,7 @@ class Report:
 
 
 def require_extras(steps: Sequence[Step]) -> None:
-    """Refuses a plan at once for what is not installed, rather than after the hours before it."""
+    """Raises `InputError` if a step needs an extra that is not installed, before hours are spent on other steps."""
     for step in steps:
         for word, (extra, module) in EXTRAS.items():
             if word in step.command and importlib.util.find_spec(module) is None:
@@ -150,18 +165,18 @@ def require_extras(steps: Sequence[Step]) -> None:
                 )
 
 
-def _text(study: Study, asked: Asked) -> Text:
-    """The text that a study reads: given, or the sample corpora in its folder."""
-    folder = asked.output / CORPORA
-    domains = asked.domains if asked.corpora is not None or folder.is_symlink() else asked.domains or study.sample
-    if asked.corpora is None and not folder.exists():
-        assert asked.plan, "built before"
+def _text(study: Study, options: StudyOptions) -> StudyText:
+    """The text that a study reads: that of `options`, or the sample corpora in its folder."""
+    folder = options.output / CORPORA
+    domains = options.domains if options.corpora is not None or folder.is_symlink() else options.domains or study.sample
+    if options.corpora is None and not folder.exists():
+        assert options.plan, "the sample corpora are built before the steps of a study that runs"
         return text_to_come(domains or ())
-    return find_text(folder if folder.exists() else asked.corpora or folder, domains, asked.split)
+    return find_text(folder if folder.exists() else options.corpora or folder, domains, options.split)
 
 
 def _sample(folder: Path, domains: Sequence[str], say: Callable[[str], None]) -> None:
-    """Builds the sample corpora, or what is missing of them."""
+    """Builds the sample corpora unless they are there."""
     wanted = [PUBLIC, *domains]
     if all((folder / CORPORA / name).is_dir() for name in wanted):
         return
@@ -181,5 +196,5 @@ def _about(study: Study, domains: Sequence[str], given: bool) -> str:
     seeds = ", ".join(map(str, study.seeds))
     return (
         f"public and {len(domains)} domains ({', '.join(domains)}); seeds {seeds}: they vary rows, order of text and "
-        f"what is drawn at random; {each}; {study.tokens:,} tokens an expert"
+        f"random choices; {each}; {study.tokens:,} tokens an expert"
     )

@@ -8,6 +8,8 @@
       flexo_choices_educational  how does a passage go on? four continuations to choose from
 
 It may be moved and sent: `items.py` in it finds the questions beside itself.
+
+    make_task_folder(Reading(Path("data/corpora")), Path("tasks"))
 """
 
 from __future__ import annotations
@@ -21,37 +23,60 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from evals.scoring.held_out import documents_digest
+from evals.scoring.held_out import Reading, documents_digest
 from evals.tasks.arithmetic import arithmetic
 from evals.tasks.passages import continuations
 from evals.tasks.questions import in_fours
 from evals.tasks.task_yaml import CHOICE, EXACT, MEAN, TEXT, group_yaml, task_yaml
-from flexo.atomic_files import new_folder
+from flexo.atomic_files import new_folder, refuse_occupied
+from flexo.errors import InputError
 from merge.tensor_io.json_file import write_json
 
 GROUP = "flexo"
+EDUCATIONAL = "educational"
 MANIFEST = "manifest.json"
 ITEMS = "items.py"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its name, what it asks, and the part of its YAML that says how answers are judged."""
+    """One task of the folder."""
 
     name: str
-    rows: Sequence[Mapping[str, Any]]
-    body: str
+    rows: Sequence[Mapping[str, Any]]  # documents or questions
+    body: str  # the part of its YAML that says how answers are judged
 
 
-def make_tasks(texts: Mapping[str, Sequence[str]], choices: Sequence[str], count: int, seed: int) -> list[Task]:
-    """The tasks of some domains.
+def make_task_folder(
+    reading: Reading, output: Path, *, choices: Sequence[str] | None = None, questions: int = 400, seed: int = 0
+) -> list[Task]:
+    """Writes the folder, whole or not at all: `flexo-tasks` as a plain function.
 
     Args:
-        texts: domain -> held-out documents.
-        choices: domains to make multiple choice from.
-        count: questions of a task, at most.
-        seed: of everything that is drawn.
+        reading: the held-out text, as `flexo-eval` reads it; the folder will hold it.
+        output: the folder to make; it may not exist yet or must be empty.
+        choices: domains whose passages become multiple choice; None: educational, if it is there.
+        questions: of arithmetic, and of each multiple choice, at most.
+        seed: of the questions.
+
+    Returns:
+        The tasks in it.
+
+    Raises:
+        InputError: there is no such text, no multiple choice can be made of it, or the folder cannot be written.
     """
+    refuse_occupied(output)
+    texts = reading.documents()
+    if choices is None:
+        choices = [EDUCATIONAL] if EDUCATIONAL in texts else []
+    if absent := [name for name in choices if name not in texts]:
+        raise InputError(f"--choices {absent[0]}: not among the domains that are read, {', '.join(texts)}.")
+    tasks = _tasks(texts, choices, questions, seed)
+    _write_folder(output, tasks, texts, {"split": reading.split, "max_bytes": reading.max_bytes, "seed": seed})
+    return tasks
+
+
+def _tasks(texts: Mapping[str, Sequence[str]], choices: Sequence[str], count: int, seed: int) -> list[Task]:
     sums = arithmetic(count, Random(f"arithmetic {seed}"))
     tasks = [Task(f"{GROUP}_text_{domain}", [{"text": text} for text in texts[domain]], TEXT) for domain in texts]
     asked = [{"prompt": one.prompt, "answer": one.answer, "kind": one.kind} for one in sums]
@@ -62,10 +87,9 @@ def make_tasks(texts: Mapping[str, Sequence[str]], choices: Sequence[str], count
     return tasks + [Task(f"{GROUP}_{name}", list(map(asdict, made)), CHOICE) for name, made in chosen.items()]
 
 
-def write_tasks(
+def _write_folder(
     output: Path, tasks: Sequence[Task], texts: Mapping[str, Sequence[str]], about: Mapping[str, Any]
 ) -> None:
-    """Writes the folder, whole or not at all; `about` says in its manifest how it was made."""
     text = [task.name for task in tasks if task.body is TEXT]
     with new_folder(output) as folder:
         for task in tasks:

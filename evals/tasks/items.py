@@ -10,6 +10,6 @@ from datasets import Dataset
 
 
 def read(file: str, **_about: Any) -> dict[str, Dataset]:
-    """What a task asks; lm-eval calls it with the task's `dataset_kwargs` and `metadata`."""
+    """The questions of a task; lm-eval calls it with the task's `dataset_kwargs` and `metadata`."""
     with (Path(__file__).parent / file).open(encoding="utf-8") as lines:
         return {"test": Dataset.from_list([json.loads(line) for line in lines])}

@@ -1,12 +1,12 @@
-"""Questions with one right answer, and multiple choice made of them that nobody can guess.
+"""Questions with one right answer, and multiple choice made of them that cannot be guessed without the question.
 
     What follows A?  a, b, c or d        four questions of one kind ask with the same four answers,
     What follows B?  a, b, c or d        each of them right once, all of one length
     What follows C?  a, b, c or d
     What follows D?  a, b, c or d
 
-Whoever looks at the answers alone, at what they say or at how likely they are, is right in one of the four: chance is
-exactly 1/4, for every model.
+A model that ignores the question gives all four the same answer and is right once: chance is exactly 1/4, for every
+model.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ CHOICES = 4
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, and what follows it after a blank."""
+    """A prompt, and the answer that follows it after a space."""
 
     prompt: str
     answer: str
     kind: str  # questions that share choices are of one kind
-    source: Hashable  # and no two of them have the same source
+    origin: Hashable  # what it was made from: no two of a four share one
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class Choice:
 
 
 def in_fours(questions: Iterable[Question], count: int, dice: Random) -> list[Choice]:
-    """Multiple choice of at most `count` questions, a multiple of four; questions without three like them are left out.
+    """At most `count` multiple-choice questions, a multiple of four; a question without three like it is left out.
 
-    Sources with many questions left are used first, which makes the most of them.
+    Origins with many questions left are used first, which makes the most questions.
     """
     alike: dict[tuple[str, int], dict[Hashable, list[Question]]] = {}
     for question in questions:
-        sources = alike.setdefault((question.kind, len(question.answer)), {})
-        sources.setdefault(question.source, []).append(question)
+        origins = alike.setdefault((question.kind, len(question.answer)), {})
+        origins.setdefault(question.origin, []).append(question)
     fours = []
-    for sources in alike.values():
-        heap = [(-len(held), place, held) for place, held in enumerate(sources.values())]
+    for origins in alike.values():
+        heap = [(-len(held), place, held) for place, held in enumerate(origins.values())]
         heapify(heap)
         while len(heap) >= CHOICES:
             fullest = [heappop(heap) for _ in range(CHOICES)]

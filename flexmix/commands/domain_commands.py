@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexo.errors import InputError
-
 if TYPE_CHECKING:
     from flexmix.domains.proxy_selection import Report
 
@@ -45,34 +43,28 @@ def cosines(
     from rich.console import Console
     from rich.table import Table
 
-    from flexmix.domains import embedding
+    from flexmix.domains.embedding import compare
     from flexo.atomic_files import new_file
 
-    if len(files) < 2:
-        raise InputError(f"{files[0]}: one file alone, a cosine needs two. Make them with flexo-embed.")
-    domains = [embedding.read_embedding(path) for path in files]
-    names = [part.domain for part in domains]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in files]
-    cosine_LNN = embedding.cosines(domains, embedding.read_embedding(centre) if centre else None)
+    found = compare(files, centre)
     console = Console(width=10_000)  # as wide as its cells: no name is cut off
-    shown = {"mean over layers": cosine_LNN.mean(0)}
+    shown = {"mean over layers": found.mean_NN}
     if layers:
-        shown |= {f"layer {n}": cosine_NN for n, cosine_NN in enumerate(cosine_LNN)}
+        shown |= {f"layer {n}": cosine_NN for n, cosine_NN in enumerate(found.layers_LNN)}
     for title, cosine_NN in shown.items():
-        table = Table(title, *names, box=box.MARKDOWN)
-        for name, row in zip(names, cosine_NN.tolist(), strict=True):
+        table = Table(title, *found.domains, box=box.MARKDOWN)
+        for name, row in zip(found.domains, cosine_NN.tolist(), strict=True):
             table.add_row(name, *(f"{value:.3f}" for value in row))
         console.print(table)
     if json_file:
-        kept = {"domains": names, "mean": shown["mean over layers"].tolist(), "layers": cosine_LNN.tolist()}
+        kept = {"domains": found.domains, "mean": found.mean_NN.tolist(), "layers": found.layers_LNN.tolist()}
         with new_file(json_file, replace=True) as partial:
             partial.write_text(json.dumps(kept, indent=1) + "\n")
         typer.echo(f"wrote {json_file}")
 
 
 def proxies(
-    own: Annotated[Path, typer.Argument(help="Private text: a .jsonl or .jsonl.gz file, or a folder with `train`.")],
+    own: Annotated[Path, typer.Argument(help="Private text: a file, or a folder with `train`.")],
     public: Annotated[Path, typer.Option(help="Public text to choose from, likewise.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to make, .jsonl.gz.")],
     share: Annotated[
@@ -89,18 +81,12 @@ def proxies(
     what that is about, and perhaps more; the report says how much the choice changes with the private documents. That
     is measured, not guaranteed: read it before the file leaves. Needs the extra `proxies` (scikit-learn).
     """
-    from flexmix.documents.corpus import find_split
     from flexmix.domains.proxy_selection import choose_proxies
     from flexo.atomic_files import new_file
 
-    if share is not None and count is not None:
-        raise InputError("both --share and --count: give one of them.")
-    if share is None and count is None:
-        share = 0.05
-    own_file, public_file = (find_split(path, "train") if path.is_dir() else path for path in (own, public))
     # entered before the work, so that a path which cannot be written is refused before it
     with new_file(json_file, replace=True) if json_file else nullcontext() as partial:
-        report = choose_proxies(own_file, public_file, output, share=share, count=count, seed=seed, replace=overwrite)
+        report = choose_proxies(own, public, output, share=share, count=count, seed=seed, replace=overwrite)
         if partial is not None:
             partial.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     _say(report, output)

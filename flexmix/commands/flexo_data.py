@@ -55,7 +55,8 @@ def sample(
     """
     from flexmix.sample.build import build
 
-    manifest = build(output, domains.split(",") if domains else None, cache=cache, offline=offline)
+    names = [name.strip() for name in domains.split(",") if name.strip()] if domains else None
+    manifest = build(output, names, cache=cache, offline=offline)
     built, unbuilt = manifest["domains"], manifest["unbuilt"]
     typer.echo(f"{output}: {', '.join(built) or 'nothing'}. Sources and licences: {output / 'manifest.json'}")
     for name, why in unbuilt.items():
@@ -88,19 +89,33 @@ def prepare(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="A .jsonl[.gz|.zst], .parquet or text file, a folder of such files, a saved dataset, hub:ID, or "
-            "flexmix:SET (see flexo-data list).",
+            help="JSON lines, JSON, CSV, Parquet, Arrow or text, plain or packed; a folder of such files, a saved "
+            "dataset, hub:ID, or flexmix:SET (see flexo-data list).",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")],
     tokenizer: Annotated[str, typer.Option(help="The anchor's folder, or its id on the hub.")],
-    text: Annotated[str | None, typer.Option(help="The column that holds the text. [default: text]")] = None,
-    where: Annotated[list[str] | None, typer.Option(help="COLUMN=VALUE: only such documents. Repeatable.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="The column that holds the text, or conversations. [default: text, or messages]")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="COLUMN=VALUE: only such documents; VALUE may be true, false or null. Repeatable."),
+    ] = None,
     min_length: Annotated[int, typer.Option(min=0, help="Only documents of so many characters.")] = 0,
+    max_word: Annotated[
+        int | None, typer.Option(min=1, help="Only documents without a longer run of characters that are not blank.")
+    ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(help="MODULE:FUNCTION, asked about a document's columns (a dict). Repeatable."),
     ] = None,
+    skip_damaged: Annotated[
+        str,
+        typer.Option(metavar="N", help="Set so many damaged lines aside (20, or a share: 1%), instead of stopping."),
+    ] = "0",
+    encoding: Annotated[str | None, typer.Option(help="Of text files that do not say it. [default: utf-8]")] = None,
+    separator: Annotated[str | None, typer.Option(help="Of the cells of CSV: a sign, or tab. [default: found]")] = None,
     scrub: Annotated[bool, typer.Option("--scrub", help="Blot out e-mail addresses and phone numbers.")] = False,
     duplicates: Annotated[
         Literal["exact", "near", "keep"], typer.Option(help="Leave out exact copies, near ones too, or keep all.")
@@ -133,14 +148,13 @@ def prepare(
     from dataclasses import replace
 
     from flexmix.documents.flexmix_sets import find_source
-    from flexmix.documents.hub import TOKENIZER, local_folder
-    from flexmix.prepare.pipeline import Options
+    from flexmix.prepare.options import Options, parse_skip_damaged
     from flexmix.prepare.pipeline import prepare as run_prepare
     from flexmix.prepare.statistics import print_table
 
     if ray and slurm:
         raise typer.BadParameter("one of --slurm and --ray, not both", param_hint="--ray")
-    cluster = on_ray = None
+    cluster: Any = None
     if slurm:
         from flexmix.prepare.executors import Slurm
 
@@ -150,22 +164,21 @@ def prepare(
     if ray:
         from flexmix.prepare.ray_executor import Ray
 
-        on_ray = Ray(mem)
+        cluster = Ray(mem)
     given: dict[str, Any] = {
         "text": text, "subset": subset, "split": split, "revision": revision, "documents": documents,
-        "where": _pairs(where, "--where"), "min_length": min_length, "keep": tuple(keep or ()),
-        "streaming": False if download else None,
+        "where": _pairs(where, "--where"), "min_length": min_length, "max_word": max_word, "keep": tuple(keep or ()),
+        "encoding": encoding, "separator": separator, "streaming": False if download else None,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value not in (None, {}, (), 0) or value is False}
     try:
         found = run_prepare(
             [replace(find_source(place), **given) for place in sources],
             output,
-            local_folder(tokenizer, setting="--tokenizer ", files=TOKENIZER),
-            Options(duplicates, held_out, scrub, task_size << 20),
+            tokenizer,
+            Options(duplicates, held_out, scrub, task_size << 20, parse_skip_damaged(skip_damaged)),
             workers=workers,
-            slurm=cluster,
-            ray=on_ray,
+            cluster=cluster,
             say=typer.echo,
         )
     except KeyboardInterrupt:
@@ -183,14 +196,9 @@ def stats(
     folder: Annotated[Path, typer.Argument(help="A folder made by flexo-data prepare.")],
 ) -> None:
     """The statistics of a prepared folder, after checking that its shards are as they were written."""
-    from flexmix.prepare.statistics import print_table, read_statistics
-    from flexmix.tokens.shard import is_shard, open_shard
+    from flexmix.prepare.statistics import check_prepared, print_table
 
-    found = read_statistics(folder)
-    for split in ("train", "test"):
-        if is_shard(folder / split) or getattr(found, split).documents:
-            open_shard(folder / split)
-    print_table(found, str(folder))
+    print_table(check_prepared(folder), str(folder))
 
 
 def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:

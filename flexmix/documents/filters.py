@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flexmix.documents.source import Source
+from flexmix.documents.source.columns import SHOWN, holds, value_of
 from flexo.errors import InputError
 
 Keep = Callable[[dict[str, Any]], bool]
@@ -35,12 +36,15 @@ PHONES = re.compile(
 
 def rejected(source: Source, text: str, row: dict[str, Any]) -> str | None:
     """The name of the first filter that refuses a document, or None; names are as in `filter_names`."""
-    for column, value in source.where.items():
-        if column not in row:
-            found = ", ".join(map(repr, sorted(row)[:12]))
-            raise InputError(f"{source.place}: no column {column!r} to filter by (found {found}).")
-        if str(row[column]) != value:
-            return f"{column}={value}"
+    for column, given in source.where.items():
+        try:
+            if not holds(value_of(row, column), given):
+                return f"{column}={given}"
+        except KeyError:
+            found = ", ".join(map(repr, sorted(row)[:SHOWN]))
+            raise InputError(f"{source.place}: no column {column!r} to filter by (found {found}).") from None
+        except InputError as error:
+            raise InputError(f"{source.place}: the column {column!r} holds {error}") from None
     if len(text) < source.min_length:
         return f"shorter than {source.min_length}"
     for name in source.keep:

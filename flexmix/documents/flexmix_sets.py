@@ -45,12 +45,16 @@ def find_source(place: str) -> Source:
     return Source(place)
 
 
+def mix_sets() -> list[MixSet]:
+    """All eight sets."""
+    return [load_set(name) for name in SETS]
+
+
 def print_sets() -> None:
     """The eight sets, each with its stand-in."""
     print("tokens of each set in the paper; a stand-in on the hub, what of it is taken, its size and its licence\n")
-    for name in SETS:
-        found = load_set(name)
+    for found in mix_sets():
         where = ", ".join(filter(None, (found.hub.id, found.hub.subset, f"split {found.hub.split}")))
-        print(f"{name:12} {found.tokens / 1e9:>8,.1f}B  {found.title}")
+        print(f"{found.name:12} {found.tokens / 1e9:>8,.1f}B  {found.title}")
         print(f"{'':24}{where}\n{'':24}{found.slice}; of {found.size}; {found.licence} ({found.checked})")
     print("\nflexo-data prepare flexmix:NAME -o DIR --tokenizer ANCHOR [--documents N]")

@@ -1,4 +1,4 @@
-"""Rows of Parquet files, of datasets saved to disk, and of datasets on the hub, for `flexmix.documents.reading`."""
+"""Rows of datasets saved to disk and of datasets on the hub, for `flexmix.documents.reading`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flexmix.documents.source import Piece, Source, refuse_missing, refuse_type
+from flexmix.documents.formats.arrow import ROWS, python_rows
+from flexmix.documents.source import Piece, Row, Source
+from flexmix.documents.source.columns import columns_to_read, refuse_missing, refuse_schema
 from flexo.console import Advance
 from flexo.errors import InputError
 
-ROWS = 64  # read at once
-
-Row = dict[str, Any]
+SAVED, ON_HUB = "saved dataset", "hub dataset"  # in place of a format's name
 
 
 class UnreachableError(InputError):
@@ -22,7 +22,7 @@ class UnreachableError(InputError):
 
 def saved_pieces(source: Source, task_bytes: int) -> Iterator[Piece]:
     """A dataset saved to disk, cut between rows."""
-    yield from _row_pieces("saved", source.place, _saved(source), source, task_bytes)
+    yield from _row_pieces(SAVED, source.place, _saved(source), source, task_bytes)
 
 
 def hub_pieces(source: Source, task_bytes: int) -> Iterator[Piece]:
@@ -30,25 +30,27 @@ def hub_pieces(source: Source, task_bytes: int) -> Iterator[Piece]:
     assert source.hub_id is not None
     data = _hub(source)
     if not source.streaming:
-        yield from _row_pieces("hub", source.hub_id, data, source, task_bytes)
+        yield from _row_pieces(ON_HUB, source.hub_id, data, source, task_bytes)
         return
     if data.column_names is not None:
         refuse_missing(data.column_names, source, source.hub_id)
     for shard in range(data.num_shards):
-        yield Piece("hub", source.hub_id, 0, shard, data.num_shards)
+        yield Piece(ON_HUB, source.hub_id, 0, shard, data.num_shards)
 
 
 def saved_rows(source: Source, piece: Piece, advance: Advance) -> Iterator[tuple[int, Row]]:
-    yield from _range(_saved(source), piece, advance)
+    yield from _range(_saved(source), source, piece, advance)
 
 
 def hub_rows(source: Source, piece: Piece, advance: Advance) -> Iterator[tuple[int, Row]]:
     """The rows of a shard or range of a hub dataset; raises `UnreachableError` if it goes away on the way."""
     data = _hub(source)
     if not source.streaming:
-        yield from _range(data, piece, advance)
+        yield from _range(data, source, piece, advance)
         return
     assert piece.last is not None
+    if data.column_names is not None and (columns := columns_to_read(data.column_names, source)) is not None:
+        data = data.select_columns(columns)  # pictures and recordings beside the text are not decoded
     number = 0
     try:
         for number, row in enumerate(data.shard(num_shards=piece.last, index=piece.first), 1):
@@ -60,20 +62,18 @@ def hub_rows(source: Source, piece: Piece, advance: Advance) -> Iterator[tuple[i
         raise UnreachableError(message) from error
 
 
-def _range(data: Any, piece: Piece, advance: Advance) -> Iterator[tuple[int, Row]]:
-    assert piece.last is not None
+def _range(data: Any, source: Source, piece: Piece, advance: Advance) -> Iterator[tuple[int, Row]]:
+    assert piece.last is not None, "cut between rows"
+    columns = columns_to_read(data.column_names, source)
+    table = (data if columns is None else data.select_columns(columns)).with_format("arrow")
     for first in range(piece.first, piece.last, ROWS):
         last = min(first + ROWS, piece.last)
-        columns = data[first:last]
-        for n in range(last - first):
-            yield first + n + 1, {name: values[n] for name, values in columns.items()}
+        yield from enumerate(python_rows(table[first:last], str(piece)), first + 1)
         advance(piece.size * (last - first) / (piece.last - piece.first))
 
 
-def _row_pieces(kind: Any, path: str, data: Any, source: Source, task_bytes: int) -> Iterator[Piece]:
-    refuse_missing(data.column_names, source, path)
-    feature = data.features[source.text]
-    refuse_type(str(getattr(feature, "dtype", type(feature).__name__)), source, path)
+def _row_pieces(kind: str, path: str, data: Any, source: Source, task_bytes: int) -> Iterator[Piece]:
+    refuse_schema(data.features.arrow_schema, source, path)
     if not (rows := len(data)):
         raise InputError(f"{path}: no rows in it.")
     each = max(1, data.data.nbytes // max(1, len(data.data)))

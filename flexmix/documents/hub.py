@@ -10,7 +10,9 @@ from flexo.errors import InputError
 
 HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "flexo/*", "flexo/public/*"]
-TOKENIZER = ["tokenizer.json", "config.json"]  # all that text is prepared with
+TOKENIZER = [  # all that text is prepared with
+    "tokenizer.json", "config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*",
+]  # fmt: skip
 
 
 def local_folder(

@@ -107,6 +107,30 @@ def read_embedding(path: Path) -> Embedding:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """How alike N domains are: cosines between their means, over all layers and in every layer."""
+
+    domains: list[str]  # or the files, where two of them are of one name
+    mean_NN: torch.Tensor  # noqa: N815 - the suffix is the shape
+    layers_LNN: torch.Tensor  # noqa: N815
+
+
+def compare(files: Sequence[Path | str], centre: Path | str | None = None) -> Likeness:
+    """How alike the domains of two embedding files or more are; `centre` is subtracted from all first.
+
+    Raises `InputError` if a file is none, or they cannot be compared.
+    """
+    if len(files) < 2:
+        raise InputError(f"{files[0]}: one file alone, a cosine needs two. Make them with flexo-embed.")
+    found = [read_embedding(Path(path)) for path in files]
+    names = [part.domain for part in found]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in files]
+    cosine_LNN = cosines(found, read_embedding(Path(centre)) if centre else None)
+    return Likeness(names, cosine_LNN.mean(0), cosine_LNN)
+
+
 def cosines(embeddings: Sequence[Embedding], centre: Embedding | None = None) -> torch.Tensor:
     """Cosines between the means of N domains in every layer, [L, N, N] float64.
 

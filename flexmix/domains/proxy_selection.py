@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexmix.documents.corpus import read_documents
+from flexmix.documents.corpus import read_documents, training_text
 from flexo.atomic_files import new_file
 from flexo.console import progress
 from flexo.errors import InputError
 
+SHARE = 0.05  # of the public documents, unless told otherwise
 LEAST = 40  # documents of each kind, below which held-out figures mean nothing
 MOST = 10_000  # documents of each kind to learn from, or a few more
 CHARACTERS = 4000  # read of each document
@@ -69,9 +70,9 @@ class Report:
 
 
 def choose_proxies(
-    own: Path,
-    public: Path,
-    output: Path,
+    own: Path | str,
+    public: Path | str,
+    output: Path | str,
     *,
     share: float | None = None,
     count: int | None = None,
@@ -85,21 +86,23 @@ def choose_proxies(
     0.8 GB for what is learnt from, and 40 bytes a public document.
 
     Args:
-        own, public: `.jsonl` or `.jsonl.gz` files.
+        own, public: text in any form that `flexo-data prepare` reads, or a folder with `train` in it.
         output: the file to make.
-        share, count: how many to choose, of the public documents with text; exactly one of them.
+        share, count: how many to choose, of the public documents with text; one of them at most, by default 5 in 100.
         seed: of the order in which the classifier reads, and of which documents are left out.
         replace: replace `output` if it exists.
 
     Raises:
         InputError: the extra is missing, files are unreadable or too small, or there is nothing to choose.
     """
-    assert (share is None) != (count is None), "one of share and count"
+    if share is not None and count is not None:
+        raise InputError("both --share and --count: give one of them.")
     require_extra()
-    with new_file(output, replace) as partial:
+    own, public = (training_text(Path(place)) for place in (own, public))
+    with new_file(Path(output), replace) as partial:
         own_texts, own_documents = _sample(own)
         public_texts, public_documents = _sample(public)
-        chosen = count if count is not None else round((share or 0.0) * public_documents)
+        chosen = count if count is not None else round((SHARE if share is None else share) * public_documents)
         if not 0 < chosen < public_documents:
             raise InputError(
                 f"{public}: {chosen} of {public_documents} documents to choose. Give a --share or --count that leaves "

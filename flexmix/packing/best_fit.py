@@ -8,7 +8,7 @@
     positions  0 1 2 3 0 1 2 3                                 padding is a document of its own, and predicts nothing
 
 Every token of every document is an input once, and predicts once: nothing is lost at the end of the shard. This is
-best-fit decreasing (Ding et al., arXiv 2404.10830). Which pieces share a window is fixed by the shard and T alone.
+best-fit decreasing (Ding et al., arXiv 2404.10830). Which chunks share a window is fixed by the shard and T alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flexmix.tokens.shard import TokenShard
 class BestFit:
     """A token shard in windows of T tokens by best fit.
 
-    The plan takes 16 bytes a piece and 8 a window of memory; a document of n tokens makes n / T pieces, rounded up.
+    A document of n tokens makes n / T chunks, rounded up. Memory: 16 bytes a chunk and 8 a window.
 
     Args:
         shard: of at least one document.
@@ -36,11 +36,11 @@ class BestFit:
 
     def __init__(self, shard: TokenShard, length: int) -> None:
         self.shard, self.length = shard, length
-        start_P, size_P = _pieces(shard.starts, length)
-        window_P = best_fit(size_P, length)
-        order_P = np.argsort(window_P, kind="stable")  # pieces of a window side by side, longest first
-        self.start_P, self.size_P = start_P[order_P], size_P[order_P]
-        self.first_W = np.searchsorted(window_P[order_P], np.arange(window_P.max() + 2))
+        start_C, size_C = _chunks(shard.starts, length)
+        window_C = best_fit(size_C, length)
+        order_C = np.argsort(window_C, kind="stable")  # chunks of a window side by side, longest first
+        self.start_C, self.size_C = start_C[order_C], size_C[order_C]
+        self.first_W = np.searchsorted(window_C[order_C], np.arange(window_C.max() + 2))
 
     def __len__(self) -> int:
         return len(self.first_W) - 1
@@ -56,8 +56,8 @@ class BestFit:
         source_BT, place_BT = np.full(shape, -1), np.zeros(shape, dtype=np.int64)
         for row, window in enumerate(indices):
             at = 0
-            for piece in range(self.first_W[window], self.first_W[window + 1]):
-                start, size = self.start_P[piece], self.size_P[piece]
+            for chunk in range(self.first_W[window], self.first_W[window + 1]):
+                start, size = self.start_C[chunk], self.size_C[chunk]
                 source_BT[row, at : at + size] = np.arange(start, start + size)
                 place_BT[row, at : at + size] = np.arange(size)
                 at += size
@@ -75,17 +75,17 @@ class BestFit:
         return np.where(places_BT > last, self.shard.end_of_text, ids_BT)
 
 
-def best_fit(size_P: Indices, capacity: int) -> Indices:
-    """Which window each piece goes to, [P], numbered from 0: longest first, each into the fullest that has room.
+def best_fit(size_C: Indices, capacity: int) -> Indices:
+    """Which window each chunk goes to, [C], numbered from 0: longest first, each into the fullest that has room.
 
-    Takes O(P log capacity) time. Sizes are from 1 up to `capacity`.
+    Takes O(C log capacity) time. Sizes are from 1 up to `capacity`.
     """
-    window_P = np.empty(len(size_P), dtype=np.int64)
+    window_C = np.empty(len(size_C), dtype=np.int64)
     rooms: list[int] = []  # sizes of room that some window has, ascending
     windows: dict[int, list[int]] = {}  # room -> the windows that have it
     count = 0
-    for piece in np.argsort(-size_P, kind="stable"):
-        size = int(size_P[piece])
+    for chunk in np.argsort(-size_C, kind="stable"):
+        size = int(size_C[chunk])
         at = bisect_left(rooms, size)
         if at == len(rooms):
             window, room = count, capacity
@@ -95,20 +95,20 @@ def best_fit(size_P: Indices, capacity: int) -> Indices:
             window = windows[room].pop()
             if not windows[room]:
                 del rooms[at], windows[room]
-        window_P[piece] = window
+        window_C[chunk] = window
         if left := room - size:
             if left not in windows:
                 insort(rooms, left)
                 windows[left] = []
             windows[left].append(window)
-    return window_P
+    return window_C
 
 
-def _pieces(starts: Indices, length: int) -> tuple[Indices, Indices]:
-    """Start and size of every piece [P], in tokens: documents in order, cut every `length` tokens."""
+def _chunks(starts: Indices, length: int) -> tuple[Indices, Indices]:
+    """Start and size of every chunk [C], in tokens: documents in order, cut every `length` tokens."""
     sizes = np.diff(starts)
-    pieces = -(-sizes // length)
-    document_P = np.repeat(np.arange(len(sizes)), pieces)
-    number_P = np.arange(len(document_P)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start_P = starts[document_P] + number_P * length
-    return start_P, np.minimum(length, starts[document_P + 1] - start_P)
+    chunks = -(-sizes // length)
+    document_C = np.repeat(np.arange(len(sizes)), chunks)
+    number_C = np.arange(len(document_C)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
+    start_C = starts[document_C] + number_C * length
+    return start_C, np.minimum(length, starts[document_C + 1] - start_C)

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L  # noqa: N812 - the name everyone uses
 
-from flexmix.packing.loaders import EvalLoader, Stream, TrainLoader
-from flexmix.packing.mixture import Source, mix
+from flexmix.packing.loaders import EvalLoader, Seat, Stream, TrainLoader
+from flexmix.packing.mixture import WeightedWindows, mix
 from flexmix.packing.windows import Packed
 from flexo.errors import InputError
+
+ORDER = "plan"  # its name in checkpoints
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """Which windows are in which batch of a run, and how many are measured on."""
+
+    batch_size: int  # windows per step, over all devices
+    steps: int  # optimiser steps of the whole run
+    seed: int  # fixes the order of windows
+    public_share: float = 0.0  # of the windows, from 0 up to but not including 1
+    temperature: float = 1.0  # of the mixture of sources, see `flexmix.packing.mixture.mixture_shares`
+    eval_windows: int = 256  # of each held-out set, at most
+    parts: int = 1  # in how many parts a device reads its rows of a batch, for the accumulation of gradients
 
 
 class TextModule(L.LightningDataModule):
@@ -23,38 +39,26 @@ class TextModule(L.LightningDataModule):
     Args:
         train: the owner's windows (for an anchor, the public ones), or several weighted sources.
         held_out: name -> windows, validated in this order, by every device in full.
-        public: public windows to mix in.
-        public_share: the share of public windows, from 0 up to but not including 1.
-        batch_size: windows per step, over all devices.
-        steps: optimiser steps of the whole run.
-        seed: fixes the order of windows.
-        temperature: of the mixture of sources, see `flexmix.packing.mixture.mixture_shares`.
-        eval_windows: at most this many windows of each held-out set.
-        parts: in how many pieces a device reads its rows of a batch, for the accumulation of gradients.
+        options: which of them are in which batch.
+        public: public windows to mix in, needed for a share above 0.
     """
 
     def __init__(
         self,
-        train: Packed | Sequence[Source],
+        train: Packed | Sequence[WeightedWindows],
         held_out: dict[str, Packed],
-        *,
-        batch_size: int,
-        steps: int,
-        seed: int,
+        options: BatchOptions,
         public: Packed | None = None,
-        public_share: float = 0.0,
-        temperature: float = 1.0,
-        eval_windows: int = 256,
-        parts: int = 1,
     ) -> None:
         super().__init__()
-        self.held_out_names = list(held_out)
-        sources = train if isinstance(train, Sequence) else [Source(train)]
-        self.own = mix(sources, temperature, seed)
-        self.public = Stream(public, seed) if public is not None else None
-        self.public_share, self.batch_size, self.steps, self.parts = public_share, batch_size, steps, parts
+        self.held_out_names, self.options = list(held_out), options
+        sources = train if isinstance(train, Sequence) else [WeightedWindows(train)]
+        self.own = mix(sources, options.temperature, options.seed)
+        self.public = Stream(public, options.seed) if public is not None else None
         self._train = self._loader(0, 1)
-        self._held_out = [EvalLoader(windows, batch_size, eval_windows) for windows in held_out.values()]
+        self._held_out = [
+            EvalLoader(windows, options.batch_size, options.eval_windows) for windows in held_out.values()
+        ]
 
     def train_dataloader(self) -> TrainLoader:
         """This device's loader, at the place of the module's state.
@@ -62,7 +66,7 @@ class TextModule(L.LightningDataModule):
         Raises `InputError` if the batch cannot be shared out evenly.
         """
         rank, devices = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if (rank, devices) != (self._train.rank, self._train.devices):
+        if replace(self._train.seat, rank=rank, devices=devices) != self._train.seat:
             state = self._train.state_dict()
             self._train = self._loader(rank, devices)
             self._train.load_state_dict(state)
@@ -73,14 +77,14 @@ class TextModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The number of batches that were read, and what decides which those were. Plain values."""
-        return self._train.state_dict() | {"plan": self._train.plan()}
+        return self._train.state_dict() | {ORDER: self._train.order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on behind the batches that were read.
 
         Raises `InputError` if they were batches of other text, windows, weights or another seed.
         """
-        then, now = state_dict["plan"], self._train.plan()
+        then, now = state_dict[ORDER], self._train.order()
         if changed := sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name)):
             name = changed[0]
             raise InputError(
@@ -90,10 +94,11 @@ class TextModule(L.LightningDataModule):
         self._train.load_state_dict(state_dict)
 
     def _loader(self, rank: int, devices: int) -> TrainLoader:
-        share, size, steps = self.public_share, self.batch_size, self.steps
-        if size % (devices * self.parts):
+        options, parts = self.options, self.options.parts
+        if options.batch_size % (devices * parts):
             raise InputError(
-                f"data.batch_size={size} on {devices} devices in {self.parts} parts: every part needs the same number "
-                f"of windows. Choose a multiple of {devices * self.parts}."
+                f"data.batch_size={options.batch_size} on {devices} devices in {parts} parts: every part needs the "
+                f"same number of windows. Choose a multiple of {devices * parts}."
             )
-        return TrainLoader(self.own, self.public, share, size, steps, rank, devices, self.parts)
+        seat = Seat(rank, devices, parts)
+        return TrainLoader(self.own, self.public, options.public_share, options.batch_size, options.steps, seat)

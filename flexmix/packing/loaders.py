@@ -16,6 +16,7 @@ T positions.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -31,7 +32,7 @@ class Rows(Protocol):
     def at(self, places: Indices) -> Batch:
         """The windows at these places of the order, and the index of the `source` of each, [B] int64."""
 
-    def plan(self) -> list[dict[str, Any]]:
+    def order(self) -> list[dict[str, Any]]:
         """What decides about the order, in plain values, for checkpoints."""
 
 
@@ -53,13 +54,22 @@ class Stream:
         """`count` windows from place `first` of the order on."""
         return self.at(np.arange(first, first + count))
 
-    def plan(self) -> list[dict[str, Any]]:
+    def order(self) -> list[dict[str, Any]]:
         windows = self.windows
         counts = {"windows": len(windows), "length": windows.length, "tokens": windows.shard.tokens}
         return [{"packing": windows.packing, "seed": self.seed} | counts]
 
     def _permute(self, epoch: int) -> Indices:
         return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.windows))
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Which rows of every batch a device reads, and in how many parts, one after the other."""
+
+    rank: int = 0
+    devices: int = 1
+    parts: int = 1
 
 
 class TrainLoader:
@@ -78,10 +88,9 @@ class TrainLoader:
         own: the owner's windows.
         public: public windows, needed for a share above 0.
         share: of the rows that are public, from 0 up to but not including 1.
-        batch_size: rows in a batch, over all devices.
+        batch_size: rows in a batch, over all devices; a multiple of `seat.devices * seat.parts`.
         steps: batches in a run.
-        rank, devices: which device of how many this loader serves.
-        parts: in how many pieces a device reads its rows of a batch; `batch_size` is a multiple of `devices * parts`.
+        seat: the device that this loader serves.
     """
 
     def __init__(
@@ -91,25 +100,22 @@ class TrainLoader:
         share: float,
         batch_size: int,
         steps: int,
-        rank: int = 0,
-        devices: int = 1,
-        parts: int = 1,
+        seat: Seat = Seat(),
     ) -> None:
         assert 0 <= share < 1 and (share == 0 or public is not None), f"a share of {share} needs public text"
-        assert 0 <= rank < devices and batch_size % (devices * parts) == 0, f"{batch_size} rows, {rank} of {devices}"
+        assert 0 <= seat.rank < seat.devices and batch_size % (seat.devices * seat.parts) == 0, f"{batch_size}, {seat}"
         self.own, self.public = own, public
-        self.share, self.batch_size, self.steps = share, batch_size, steps
-        self.rank, self.devices, self.parts = rank, devices, parts
+        self.share, self.batch_size, self.steps, self.seat = share, batch_size, steps, seat
         self.step = 0
 
     def __len__(self) -> int:
-        return self.steps * self.parts
+        return self.steps * self.seat.parts
 
     def __iter__(self) -> Iterator[Batch]:
         while self.step < self.steps:
-            for part in range(self.parts):
+            for part in range(self.seat.parts):
                 batch = self.batch(self.step, part)
-                self.step += part == self.parts - 1
+                self.step += part == self.seat.parts - 1
                 yield batch
         self.step = 0
 
@@ -119,7 +125,8 @@ class TrainLoader:
         """
         before, after = self._public_rows(k), self._public_rows(k + 1)
         n_own = self.batch_size - (after - before)
-        mine = np.arange(self.rank + self.devices * part, self.batch_size, self.devices * self.parts)
+        seat = self.seat
+        mine = np.arange(seat.rank + seat.devices * part, self.batch_size, seat.devices * seat.parts)
         own = mine < n_own
         batch = self.own.at(k * self.batch_size - before + mine[own])
         if not own.all():
@@ -131,10 +138,10 @@ class TrainLoader:
         balance = np.where(own, *weights).astype(np.float32)
         return batch | {"own": torch.from_numpy(own), "balance": torch.from_numpy(balance)}
 
-    def plan(self) -> dict[str, Any]:
+    def order(self) -> dict[str, Any]:
         """What a number of batches means: it counts the same batches only where this is the same."""
-        plan = {"batch_size": self.batch_size, "public_share": self.share, "own": self.own.plan()}
-        return plan | ({"public": self.public.plan()} if self.public else {})
+        order = {"batch_size": self.batch_size, "public_share": self.share, "own": self.own.order()}
+        return order | ({"public": self.public.order()} if self.public else {})
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}

@@ -23,7 +23,7 @@ UNIT = 1 << 32  # shares are counted in whole parts of it, so that no place is r
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightedWindows:
     """The windows of one source, and its weight; None: by its size."""
 
     windows: Packed
@@ -102,11 +102,11 @@ class Mixture:
         back = torch.tensor([row for part in rows for row in part]).argsort()
         return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 
-    def plan(self) -> list[dict[str, Any]]:
-        return [stream.plan()[0] | {"part": part} for stream, part in zip(self.streams, self.parts, strict=True)]
+    def order(self) -> list[dict[str, Any]]:
+        return [stream.order()[0] | {"part": part} for stream, part in zip(self.streams, self.parts, strict=True)]
 
 
-def mix(sources: Sequence[Source], temperature: float, seed: int) -> Mixture:
+def mix(sources: Sequence[WeightedWindows], temperature: float, seed: int) -> Mixture:
     """The mixture of an owner's sources, each in its order fixed by `seed`."""
     sizes = [float(source.windows.shard.tokens) for source in sources]
     shares = mixture_shares(sizes, [source.weight for source in sources], temperature)

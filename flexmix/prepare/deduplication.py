@@ -22,7 +22,7 @@ from datatrove.utils.text import TextNormConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from flexmix.prepare.executors import Stage
-from flexmix.tokens.encoder import PIECE, pieces
+from flexmix.tokens.encoder import STRETCH, stretches
 
 # Five words a shingle, 14 bands of 8 hashes: pairs of Jaccard similarity 0.8 are found in 92 of 100 cases. sha1, for
 # datatrove's xxhash functions hand text to xxhash, whose version 4 takes bytes only. Numbers count, or else exercises
@@ -59,7 +59,7 @@ class Signatures(MinhashDedupSignature):  # type: ignore[misc]  # the base has n
         super().__init__(str(output), CONFIG, language=Words())
 
     def get_shingles(self, text: str) -> Any:
-        return np.concatenate([super(Signatures, self).get_shingles(piece) for piece in pieces(text, PIECE)])
+        return np.concatenate([super(Signatures, self).get_shingles(part) for part in stretches(text, STRETCH)])
 
     def get_signature(self, shingles: Any) -> list[list[int]]:
         parts = [

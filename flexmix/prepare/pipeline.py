@@ -2,6 +2,8 @@
 
     prepared/train/, test/       token shards (see `flexmix.tokens.shard`)
     prepared/statistics.json     what became of every document; statistics.png if matplotlib is there
+    prepared/not_read.jsonl      files that were not read, and why, if there were any
+    prepared/damaged.jsonl       damaged lines that were set aside, if there were any
 
 The input is cut into tasks once; any number of processes, SLURM or Ray jobs do them, in any order; then their results
 are put together in the order of the tasks. So the result depends on the input and the settings alone. Until it is
@@ -14,68 +16,56 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from flexmix.documents.corpus import HELD_OUT
+from flexmix.documents.conversations import FILES, find_template
 from flexmix.documents.filters import filter_names, load_filter
-from flexmix.documents.reading import left_out, plan
+from flexmix.documents.flexmix_sets import find_source
+from flexmix.documents.hub import TOKENIZER, local_folder
 from flexmix.documents.source import TASK, Source
+from flexmix.prepare.options import Options
 from flexmix.prepare.statistics import PLOT, Statistics, draw, read_statistics
+from flexmix.prepare.unfinished import FAILED, JOBS, alone, begin
 from flexmix.tokens.encoder import load_encoder
 from flexo.atomic_files import FULL, refuse_occupied
 from flexo.errors import InputError
 
-VERSION = 1
-SETTINGS, TASKS, RESULT, JOBS, FAILED = "settings.json", "tasks.jsonl", "result", "slurm-jobs", "ray-failed"
+if TYPE_CHECKING:
+    from flexmix.prepare.executors import Slurm
+    from flexmix.prepare.gather import Gathered
+    from flexmix.prepare.ray_executor import Ray
+
+VERSION = 2
+RESULT = "result"
 MODEL = ("tokenizer.json", "config.json")
 
-Duplicates = Literal["keep", "exact", "near"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides about the result, beside the sources and the tokenizer."""
-
-    duplicates: Duplicates = "exact"  # leave out: none, exact copies, or near ones too
-    held_out: float = 1 / HELD_OUT  # share of documents for the test split, chosen by their hash
-    scrub: bool = False  # blot out e-mail addresses and phone numbers
-    task_bytes: int = TASK  # of input for one task, about
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"the held-out share is {self.held_out}, expected from 0 up to 1.")
-        if self.task_bytes < 1:
-            raise InputError(f"the size of a task is {self.task_bytes} bytes, expected at least 1.")
+Say = Callable[[str], None]
 
 
 def prepare(
-    sources: list[Source],
-    output: Path,
-    model: Path,
+    sources: Sequence[str | Source],
+    output: Path | str,
+    tokenizer: Path | str,
     options: Options = Options(),
     *,
     workers: int = 1,
-    slurm: Any = None,
-    ray: Any = None,
-    say: Callable[[str], None] = print,
+    cluster: Slurm | Ray | None = None,
+    say: Say = print,
 ) -> Statistics | None:
     """Makes the prepared folder `output`, or goes on making it.
 
     Args:
-        sources: read in this order; of equal documents the first is kept.
+        sources: places as on the command line, or which of their documents to take; read in this order, and of equal
+            documents the first is kept.
         output: the folder to make.
-        model: the anchor's folder, for `tokenizer.json` and `config.json`.
+        tokenizer: the anchor's folder or hub id, for its tokenizer and its chat template.
         options: what else decides about the result.
         workers: processes, or SLURM or Ray jobs at a time; they do not change the result.
-        slurm: an `executors.Slurm` to run the tasks there.
-        ray: a `ray_cluster.Ray` to run the tasks there.
+        cluster: where the tasks are run instead of on this machine.
         say: told in a line each what goes on.
 
     Returns:
@@ -86,45 +76,26 @@ def prepare(
     """
     if workers < 1:
         raise InputError(f"{workers} workers, expected at least 1.")
-    sources = [_absolute(source) for source in sources]
-    output = output.resolve()
-    settings = _settings(sources, model, options)
+    model = local_folder(str(tokenizer), setting="--tokenizer ", files=TOKENIZER)
+    found = [_absolute(find_source(place) if isinstance(place, str) else place) for place in sources]
+    output = Path(output).resolve()
+    settings = _settings(found, model, options)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     if _finished(output, digest):
         say(f"{output} was prepared before, with these settings; nothing to do")
         return read_statistics(output)
     refuse_occupied(output)
     state = output.with_name(f".{output.name}.preparing")
-    with _refusals(output), _alone(state, output):
-        tasks = _begin(state, sources, settings, options, say)
-        for name in MODEL:
-            shutil.copyfile(model / name, state / name)
-        if (said := _uneven(tasks, workers)) is not None:
+    with _refusals(output), alone(state, output):
+        sizes = begin(state, found, settings, options.task_bytes, say)
+        for name in {*MODEL, *FILES}:
+            if (model / name).is_file():
+                shutil.copyfile(model / name, state / name)
+        if (said := _uneven(sizes, workers)) is not None:
             say(said)
-        stages = _stages(state, sources, options, tasks)
-        if slurm is not None:
-            from flexmix.prepare.executors import run_slurm
-
-            if not run_slurm(stages, slurm, workers, state / JOBS, say):
-                return None
-        elif ray is not None:
-            from flexmix.prepare.ray_executor import run_ray
-
-            run_ray(stages, ray, workers, state / FAILED)
-        else:
-            from flexmix.prepare.executors import run_local
-
-            for stage in stages:
-                run_local(stage, workers)
-        found = _finish(state, sources, options, len(tasks), digest)
-        if found.train.documents < 2:
-            shutil.rmtree(state)  # there is nothing to go on with
-            raise InputError(_too_few(found))
-        if not draw(found, state / RESULT / PLOT):
-            say("no plot: matplotlib is not installed (pip install 'flexo[plot]')")
-        (state / RESULT).rename(output)
-        shutil.rmtree(state)
-    return found
+        if not _run(_stages(state, found, model, options, sizes), state, workers, cluster, say):
+            return None
+        return _finish(state, output, found, options, digest, len(sizes), say)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -136,7 +107,7 @@ def _absolute(source: Source) -> Source:
     place = Path(source.hub_id if source.hub_id is not None else source.place)
     if not place.exists():
         return source
-    return replace(source, place=("hub:" if source.hub_id is not None else "") + str(place.resolve()))
+    return replace(source, place=("hub:" if source.hub_id is not None else "") + str(place.absolute()))
 
 
 def _settings(sources: list[Source], model: Path, options: Options) -> dict[str, Any]:
@@ -149,6 +120,7 @@ def _settings(sources: list[Source], model: Path, options: Options) -> dict[str,
         "sources": [asdict(source) for source in sources],
         "tokenizer": encoder.digest,
         "end of text": encoder.end_of_text,
+        "chat template": find_template(model).digest,
         "options": asdict(options),
     }
     same: dict[str, Any] = json.loads(json.dumps(settings))
@@ -157,36 +129,6 @@ def _settings(sources: list[Source], model: Path, options: Options) -> dict[str,
 
 def _finished(output: Path, digest: str) -> bool:
     return is_prepared(output) and read_statistics(output).settings_digest == digest
-
-
-@contextmanager
-def _alone(state: Path, output: Path) -> Iterator[None]:
-    """Holds the lock of a preparation; one that fails before anything is done leaves nothing behind."""
-    lock = FileLock(state.with_name(state.name + ".lock"))
-    state.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{output}: another preparation is at work on this folder. Wait for it, or stop it.") from None
-    try:
-        state.mkdir(exist_ok=True)
-        yield
-    except BaseException:
-        if state.is_dir() and not _begun(state):
-            shutil.rmtree(state)
-        raise
-    finally:
-        if not state.exists():
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def _begun(state: Path) -> bool:
-    """Whether there is anything to go on with: a task that is done, jobs that were submitted, a log to look into."""
-    return (state / SETTINGS).is_file() and (
-        any((state / "stage-read" / "completions").glob("*"))
-        or any((state / name).is_file() for name in (JOBS, FAILED))
-    )
 
 
 @contextmanager
@@ -202,44 +144,6 @@ def _refusals(output: Path) -> Iterator[None]:
         raise
 
 
-def _begin(
-    state: Path, sources: list[Source], settings: dict[str, Any], options: Options, say: Callable[[str], None]
-) -> list[int]:
-    """Plans the tasks, or finds them planned; returns the bytes that each reads."""
-    written = state / SETTINGS
-    if _begun(state):
-        before = json.loads(written.read_text(encoding="utf-8"))
-        if before["settings"] != settings:
-            changed = [name for name in settings if before["settings"].get(name) != settings[name]]
-            raise InputError(
-                f"{state}: an unfinished preparation with other settings ({', '.join(changed)} differ). Go on with the "
-                "settings it had, delete this folder, or choose another output."
-            )
-        for path, stamp in before["files"].items():
-            if _stamp(path) != stamp:
-                raise InputError(
-                    f"{path}: changed since the preparation began. Delete {state} to begin again with the file as it "
-                    "is now."
-                )
-        sizes: list[int] = before["sizes"]
-        done = len(list((state / "stage-read" / "completions").glob("*")))
-        say(f"going on: {done} of {len(sizes)} tasks were done before")
-        return sizes
-    from flexmix.prepare.steps import write_tasks
-
-    shutil.rmtree(state)  # what a killed run began with other settings must not be taken for ours
-    state.mkdir()
-    tasks = [(number, pieces) for number, source in enumerate(sources) for pieces in plan(source, options.task_bytes)]
-    write_tasks(state / TASKS, tasks)
-    paths = sorted({piece.path for _, pieces in tasks for piece in pieces if Path(piece.path).is_file()})
-    sizes = [sum(piece.size for piece in pieces) for _, pieces in tasks]
-    about = {"settings": settings, "sizes": sizes, "files": {path: _stamp(path) for path in paths}}
-    partial = state / f"{SETTINGS}.partial"
-    partial.write_text(json.dumps(about), encoding="utf-8")
-    partial.rename(written)
-    return sizes
-
-
 def _uneven(sizes: list[int], workers: int) -> str | None:
     """A word on a task so large that other workers will wait for it: a compressed file is read from end to end."""
     largest, total = max(sizes, default=0), sum(sizes)
@@ -251,24 +155,16 @@ def _uneven(sizes: list[int], workers: int) -> str | None:
     )
 
 
-def _stamp(path: str) -> list[int] | None:
-    """Size and time of change; None for a file that is gone."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _stages(state: Path, sources: list[Source], options: Options, sizes: list[int]) -> list[Any]:
+def _stages(state: Path, sources: list[Source], model: Path, options: Options, sizes: list[int]) -> list[Any]:
     from flexmix.prepare.deduplication import Signatures, near_stages
     from flexmix.prepare.executors import Stage
     from flexmix.prepare.steps import ReadStep, TokeniseStep
+    from flexmix.prepare.tally import Tally
 
-    counts: Counter[str] = Counter()
+    tally = Tally()
     steps: list[Any] = [
-        ReadStep(sources, state / TASKS, counts, options.scrub),
-        TokeniseStep(state, state / "tasks", counts, options.held_out),
+        ReadStep(sources, state, model, tally, options),
+        TokeniseStep(state, state / "tasks", tally, options.held_out),
     ]
     near = options.duplicates == "near"
     if near:
@@ -278,31 +174,57 @@ def _stages(state: Path, sources: list[Source], options: Options, sizes: list[in
     return [read, *(near_stages(state) if near else [])]
 
 
-def _finish(state: Path, sources: list[Source], options: Options, tasks: int, digest: str) -> Statistics:
-    """Puts the tasks' tokens together in `state/result`, in the order of the tasks."""
+def _run(stages: list[Any], state: Path, workers: int, cluster: Slurm | Ray | None, say: Say) -> bool:
+    """Runs what is left of the stages; returns whether all is done."""
+    from flexmix.prepare.executors import Slurm, run_local, run_slurm
+
+    if isinstance(cluster, Slurm):
+        return run_slurm(stages, cluster, workers, state / JOBS, say)
+    if cluster is not None:
+        from flexmix.prepare.ray_executor import run_ray
+
+        run_ray(stages, cluster, workers, state / FAILED)
+        return True
+    for stage in stages:
+        run_local(stage, workers)
+    return True
+
+
+def _finish(
+    state: Path, output: Path, sources: list[Source], options: Options, digest: str, tasks: int, say: Say
+) -> Statistics:
+    """Puts the tasks' tokens together in `state/result`, in the order of the tasks, and makes that the output."""
     from flexmix.prepare.gather import gather
 
     result = state / RESULT
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
-    found = gather(
-        state,
-        result,
-        load_encoder(state),
-        tasks,
-        options.duplicates,
-        filters=[name for source in sources for name in filter_names(source)],
-        files_left_out=dict(sum((Counter(left_out(source)) for source in sources), Counter())),
-        settings_digest=digest,
-    )
+    filters = [name for source in sources for name in filter_names(source)]
+    try:
+        made = gather(state, result, load_encoder(state), tasks, options, filters, digest)
+        if not made.statistics.train.documents:
+            raise InputError(_nothing_left(made))
+    except InputError:
+        shutil.rmtree(state)  # there is nothing to go on with
+        raise
+    found = made.statistics
     found.write(result)
+    if not draw(found, result / PLOT):
+        say("no plot: matplotlib is not installed (pip install 'flexo[plot]')")
+    if found.train.documents == 1:
+        say("a single document to train on: split long texts into their parts, such as chapters, articles or records")
+    result.rename(output)
+    shutil.rmtree(state)
     return found
 
 
-def _too_few(found: Statistics) -> str:
+def _nothing_left(made: Gathered) -> str:
+    from flexmix.prepare.tally import shown
+
+    found = made.statistics
     filtered = ", ".join(f"{count} by {name!r}" for name, count in found.filtered.items()) or "0"
     return (
-        f"{found.train.documents} documents are left to train on, expected at least two. Of {found.read} read, "
-        f"{found.empty} were empty, filtered {filtered}, {found.duplicates_exact + found.duplicates_near} duplicates, "
-        f"{found.test.documents} held out. Split long texts into their parts, or loosen the filters."
+        f"no document is left to train on. Of {found.read} read, {found.empty} were empty, {found.damaged} damaged, "
+        f"filtered {filtered}, {found.duplicates_exact + found.duplicates_near} duplicates, {found.test.documents} "
+        f"held out. {shown(made.values)}Loosen the filters, or hold less out."
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flexmix.tokens.shard import is_shard, open_shard
 from flexo.errors import InputError
 
 FILE, PLOT = "statistics.json", "statistics.png"
@@ -24,6 +25,7 @@ class Split:
     documents: int
     tokens: int  # end-of-text tokens included
     text_bytes: int
+    conversations: int = 0  # of the documents
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,15 @@ class Statistics:
     histogram: list[int]  # kept documents of [2^k, 2^(k+1)) tokens, k = 0, 1, ...
     emails: int  # replaced
     phones: int
-    long: int  # documents encoded in several pieces
+    long: int  # documents encoded in several stretches
     files_left_out: dict[str, int]  # in folders, by suffix
     tokenizer_digest: str
     settings_digest: str
+    damaged: int = 0  # lines that were set aside
     version: int = field(default=VERSION)
 
     def __post_init__(self) -> None:
-        gone = self.empty + sum(self.filtered.values()) + self.duplicates_exact + self.duplicates_near
+        gone = self.empty + self.damaged + sum(self.filtered.values()) + self.duplicates_exact + self.duplicates_near
         kept = self.train.documents + self.test.documents
         assert self.read == gone + kept, f"{self.read} documents read, {gone} left out, {kept} kept: one is lost"
 
@@ -74,6 +77,19 @@ def read_statistics(folder: Path) -> Statistics:
         return Statistics(train=train, test=test, **about)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{folder}: not a folder made by flexo-data prepare ({FILE}: {error}).") from None
+
+
+def check_prepared(folder: Path | str) -> Statistics:
+    """The statistics of a prepared folder, after checking that its shards are as they were written.
+
+    Raises `InputError` if it is none, or a shard is missing or was changed.
+    """
+    folder = Path(folder)
+    found = read_statistics(folder)
+    for split in ("train", "test"):
+        if is_shard(folder / split) or getattr(found, split).documents:
+            open_shard(folder / split)
+    return found
 
 
 def quantiles(lengths: npt.NDArray[np.integer[Any]]) -> dict[str, int]:
@@ -105,6 +121,8 @@ def print_table(found: Statistics, title: str) -> None:
 
     row("read", found.read, end=True)
     row("empty", found.empty)
+    if found.damaged:
+        row("damaged, set aside", found.damaged)
     for name, count in found.filtered.items():
         row(f"filtered: {name}", count)
     row("duplicates, exact", found.duplicates_exact)
@@ -119,12 +137,14 @@ def print_table(found: Statistics, title: str) -> None:
         table.add_row("tokens a document: 5 %, half, 95 %", f"{low:,} / {middle:,} / {high:,}", "")
     Console().print(table)
     for count, said in (
-        (found.long, "longer than a million characters, encoded in pieces"),
+        (found.long, "longer than a million characters, encoded in stretches"),
         (found.emails, "e-mail addresses blotted out"),
         (found.phones, "phone numbers blotted out"),
     ):
         if count:
             print(f"{count:,} {said}")
+    if conversations := found.train.conversations + found.test.conversations:
+        print(f"{conversations:,} conversations, written out by the chat template")
     if found.files_left_out:
         print("files not read: " + ", ".join(f"{count} {suffix}" for suffix, count in found.files_left_out.items()))
 
@@ -139,7 +159,7 @@ def draw(found: Statistics, path: Path) -> bool:
     left, right = figure.subplots(1, 2)
     went = {
         "train": found.train.documents, "test": found.test.documents, "near duplicate": found.duplicates_near,
-        "exact duplicate": found.duplicates_exact, **found.filtered, "empty": found.empty,
+        "exact duplicate": found.duplicates_exact, **found.filtered, "empty": found.empty, "damaged": found.damaged,
     }  # fmt: skip
     left.barh(list(went), list(went.values()), color="tab:blue")
     left.invert_yaxis()

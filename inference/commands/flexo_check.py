@@ -6,6 +6,7 @@ flexo-check model/ --anchor anchor/
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -41,11 +42,13 @@ def check_command(
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
         difference = f"{found.public_difference:.1g}" if found.public_difference else "0, bit for bit"
-        entropies = [layer.entropy for layer in found.routing.layers]
+        layers = [layer for layer in found.routing.layers if layer.chooses]
         typer.echo(f"public expert against the anchor: largest difference of logits {difference}")
-        if entropies:
+        if layers:
+            entropies, most = [layer.entropy for layer in layers], math.log2(len(layers[0].share))
             typer.echo(
-                f"router entropy (0 certain, 1 uniform): {min(entropies):.2f} to {max(entropies):.2f} over layers"
+                f"router entropy over layers: {min(entropies):.2f} to {max(entropies):.2f} bits (0 certain, {most:.2f} "
+                "uniform)"
             )
         if found.loss_merged is not None:
             typer.echo(f"public text: {found.loss_merged:.3f} nats per token, the anchor {found.loss_anchor:.3f}")

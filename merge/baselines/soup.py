@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from flexo.atomic_files import new_folder
-from flexo.errors import CheckpointError
+from flexo.atomic_files import new_folder, refuse_occupied
+from flexo.console import Advance, Progress, no_progress
+from flexo.errors import ModelFolderError
 from merge.formats.anchor_folder import open_olmo2, tokenizer_digest
 from merge.formats.architecture import anchor_tensors, architecture_of
-from merge.formats.manifest import made_at
-from merge.formats.model_folder import ABOUT, Checkpoint, copy_tokenizer, name_of
-from merge.planning.merge_plan import MAX_SHARD_SIZE
-from merge.tensor_io.json_file import write_json
-from merge.tensor_io.shard_writer import write_pieces
-from merge.tensor_io.stored_tensor import Piece
-from merge.tensor_io.torch_tensors import made_piece
+from merge.formats.manifest import new_record
+from merge.formats.merged_folder import finish
+from merge.formats.model_folder import DENSE, ModelFolder, name_of
+from merge.tensor_io.shard_writer import MAX_SHARD_SIZE, write_tensors
+from merge.tensor_io.stored_tensor import OutputTensor
+from merge.tensor_io.torch_tensors import computed_tensor
 
 
 @dataclass(frozen=True)
 class Average:
     """Dense models of one architecture and tokenizer, and how much each counts; the weights add up to 1."""
 
-    models: list[Checkpoint]
+    models: list[ModelFolder]
     weights: list[float]
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -37,11 +37,11 @@ class Average:
         for model, weight in zip(self.models, self.weights, strict=True):
             total += weight * model.tensor(name).to(wide)
         if not total.isfinite().all():
-            raise CheckpointError(f"{self.models[0].folder}: the average of {name} is not finite. Which model failed?")
+            raise ModelFolderError(f"{self.models[0].folder}: the average of {name} is not finite. Which model failed?")
         return total.to(first.dtype)
 
-    def piece(self, name: str, shape: tuple[int, ...]) -> Piece:
-        return made_piece(name, shape, self.models[0].dtype(name), partial(self.tensor, name))
+    def output(self, name: str, shape: tuple[int, ...]) -> OutputTensor:
+        return computed_tensor(name, shape, self.models[0].dtype(name), partial(self.tensor, name))
 
 
 def average(folders: Sequence[Path], weights: Sequence[float] | None = None) -> Average:
@@ -52,51 +52,73 @@ def average(folders: Sequence[Path], weights: Sequence[float] | None = None) -> 
         weights: how much each counts, in any unit; None: all the same.
 
     Raises:
-        CheckpointError: a folder is no whole OLMo-2 or does not fit the first, or weights do not fit the folders.
+        ModelFolderError: a folder is no whole OLMo-2 or does not fit the first, or weights do not fit the folders.
     """
     models = [open_olmo2(folder) for folder in folders]
     if not models:
-        raise CheckpointError("no models given. Example: flexo-soup specialists/math specialists/code -o soup/")
+        raise ModelFolderError("no models given. Example: flexo-soup specialists/math specialists/code -o soup/")
     first = models[0]
     arch, digest = architecture_of(first.config, str(first.folder)), tokenizer_digest(first.folder)
     for model in models[1:]:
         other = architecture_of(model.config, str(model.folder)).to_dict()
         for name, size in arch.to_dict().items():
             if other[name] != size:
-                raise CheckpointError(
+                raise ModelFolderError(
                     f"{model.folder}: {name} is {other[name]}, {first.folder} has {size}. Only models that started "
                     "from the same one can be averaged."
                 )
         if tokenizer_digest(model.folder) != digest:
-            raise CheckpointError(f"{model.folder}: another tokenizer than {first.folder}. Their weights do not mix.")
+            raise ModelFolderError(f"{model.folder}: another tokenizer than {first.folder}. Their weights do not mix.")
         if changed := sorted(name for name in first.names if model.dtype(name) != first.dtype(name)):
-            raise CheckpointError(
+            raise ModelFolderError(
                 f"{model.folder}: {changed[0]} is {model.dtype(changed[0])}, {first.folder} has "
                 f"{first.dtype(changed[0])}."
             )
     weights = [1.0] * len(models) if weights is None else list(weights)
     if len(weights) != len(models) or not all(0 <= w < float("inf") for w in weights) or not sum(weights) > 0:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"--weights {','.join(map(str, weights))}: expected {len(models)} numbers from 0 on, not all of them 0."
         )
     return Average(models, [weight / sum(weights) for weight in weights])
 
 
-def write_soup(soup: Average, output: Path, advance: Callable[[float], None] = lambda _amount: None) -> None:
+def soup(
+    models: Sequence[Path | str],
+    output: Path | str,
+    *,
+    weights: Sequence[float] | None = None,
+    progress: Progress = no_progress,
+) -> Average:
+    """What `flexo-soup` does: dense models averaged, tensor by tensor, into one plain OLMo-2 folder.
+
+    Args:
+        models: dense OLMo-2 folders of one architecture, dtype and tokenizer.
+        output: the folder to make, whole or not at all.
+        weights: how much each counts, in any unit; None: all the same.
+        progress: shows how far it is.
+
+    Returns:
+        What was averaged, with weights that add up to 1.
+
+    Raises:
+        InputError: models or weights do not fit together, or the output is not free.
+    """
+    refuse_occupied(Path(output))
+    made = average([Path(model) for model in models], weights)
+    with progress("averaging", made.models[0].nbytes) as advance:
+        write_soup(made, Path(output), advance)
+    return made
+
+
+def write_soup(made: Average, output: Path, advance: Advance = lambda _amount: None) -> None:
     """Writes the average as a plain OLMo-2 folder, which must be free; `advance` is told the bytes written."""
-    first = soup.models[0]
+    first = made.models[0]
     shapes = anchor_tensors(architecture_of(first.config, str(first.folder)))
     with new_folder(output) as folder:
-        write_pieces(folder, [soup.piece(name, shape) for name, shape in shapes.items()], MAX_SHARD_SIZE, advance)
-        write_json(folder / "config.json", first.config)
-        copy_tokenizer(first.folder, folder)
-        write_json(
-            folder / ABOUT,
-            {
-                "format": "flexo.dense", "version": 1, "made": made_at(), "how": "average of dense models",
-                "models": [
-                    {"name": name_of(model.folder), "weight": weight}
-                    for model, weight in zip(soup.models, soup.weights, strict=True)
-                ],
-            },
-        )  # fmt: skip
+        write_tensors(folder, [made.output(name, shape) for name, shape in shapes.items()], MAX_SHARD_SIZE, advance)
+        models = [
+            {"name": name_of(model.folder), "weight": weight}
+            for model, weight in zip(made.models, made.weights, strict=True)
+        ]
+        record = new_record(DENSE, "average of dense models", models=models)
+        finish(folder, output, first.config, first.folder, record)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from flexo.console import new_app, progress, run
-from flexo.errors import InputError
 from merge.commands.options import Models, Output
 
 app = new_app("Make a FlexOlmo model of dense specialists: their networks as experts, the rest averaged (BTX).")
@@ -39,17 +38,8 @@ def btx_command(
     seed: Annotated[int, typer.Option(help="Of random rows.")] = 0,
 ) -> None:
     """Put specialists' feed-forward networks side by side as experts; embeddings, attention and norms are averaged."""
-    from flexo.atomic_files import refuse_occupied
-    from merge.baselines.btx import open_anchor_of, write_mixture
-    from merge.baselines.soup import average
-    from merge.formats.model_folder import name_of
+    from merge.baselines.btx import MixtureOptions, btx
 
-    refuse_occupied(output)
-    made = average(specialists)
-    domains = names.split(",") if names else [name_of(folder) for folder in specialists]
-    if len(domains) != len(specialists):
-        raise InputError(f"--names {names}: {len(domains)} names for {len(specialists)} specialists.")
-    opened = open_anchor_of(anchor)
-    with progress("writing", made.models[0].nbytes * (len(specialists) + 1)) as advance:
-        write_mixture(opened, made, domains, output, top_k=top_k, rows=rows, seed=seed, advance=advance)
+    domains, options = names.split(",") if names else None, MixtureOptions(top_k, rows, seed)
+    btx(specialists, anchor, output, names=domains, options=options, progress=progress)
     typer.echo(f"wrote {output}/  next: python train_router.py merged={output} output={output.name}-rt")

@@ -26,29 +26,13 @@ def inspect_command(
     trusted_keys: TrustedKeysOption = None,
 ) -> None:
     """Show what an expert file, a merged model or an anchor says about itself."""
-    about = _about(path, verify, trusted_keys)
+    from merge.formats.inspection import inspect
+
+    about = inspect(path, verify=verify, trusted_keys=trusted_keys, progress=progress)
     if not as_json and isinstance(about.get("tensors"), dict):
         size = sum(file.stat().st_size for file in (path.glob("*.safetensors") if path.is_dir() else [path]))
         about["tensors"] = f"{len(about['tensors'])} in {size_text(size)}, each with its sha256; --json lists them"
     typer.echo(json.dumps(about, indent=2, ensure_ascii=False) if as_json else "\n".join(map(printable, _lines(about))))
-
-
-def _about(path: Path, verify: bool, trusted_keys: Path | None) -> dict[str, Any]:
-    if not path.is_dir():
-        from merge.formats.expert_file import open_expert
-        from merge.formats.signatures import signature_about
-
-        expert = open_expert(path)
-        if verify:
-            with progress("verifying", expert.nbytes) as advance:
-                expert.verify(advance)
-        about = {"file": str(path), "bytes": path.stat().st_size, "verified": verify} | expert.header.to_dict()
-        return about | {"signature": signature_about(expert, trusted_keys)}
-    from merge.formats.anchor_folder import SHARED
-    from merge.formats.anchor_folder import about as about_anchor
-    from merge.formats.manifest import read_manifest
-
-    return about_anchor(path) if (path / SHARED).is_dir() else read_manifest(path)
 
 
 def _lines(value: Any, indent: str = "") -> list[str]:

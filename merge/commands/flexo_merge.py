@@ -14,8 +14,8 @@ import typer
 
 from flexo.console import new_app, parse_size, progress, run, size_text
 from flexo.verbosity import note, warn
-from merge.commands.options import TrustedKeysOption, printable
-from merge.tensor_io.stored_tensor import DTYPES, FLOATS
+from merge.commands.options import TrustedKeysOption, printable, usage
+from merge.planning.merge_options import ROUNDED_TO
 
 app = new_app("Assemble expert files into one FlexOlmo model. No training, no data.")
 
@@ -25,10 +25,9 @@ def main() -> None:
 
 
 def _parse_dtype(text: str) -> str:
-    names = {DTYPES[name][0]: name for name in FLOATS if name != "F64"}
-    if text not in names:
-        raise typer.BadParameter(f"{text!r}: expected one of {', '.join(sorted(names))}.")
-    return names[text]
+    if text not in ROUNDED_TO:
+        raise typer.BadParameter(f"{text!r}: expected one of {', '.join(ROUNDED_TO)}.")
+    return text
 
 
 @app.command(
@@ -39,6 +38,8 @@ def _parse_dtype(text: str) -> str:
     "`flexo-merge experts/*.pt -o model/ --dtype bfloat16 --max-shard-size 2GB`\n\n"
     "`flexo-merge model/ experts/legal.pt -o model2/`\n\n"
     "`flexo-merge model/ --replace math=experts/math-v2.pt -o model2/`\n\n"
+    "`flexo-merge experts/*.pt -o model/ --revoked math.withdrawal.json`\n\n"
+    "`flexo-merge model/ experts/math.pt -o model2/ --readmit math --reason 'asked back by its owner'`\n\n"
     "`flexo-merge experts/*.pt -o model/ --dry-run`"
 )
 def merge_command(
@@ -49,7 +50,7 @@ def merge_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
     replace: Annotated[
         list[str] | None,
-        typer.Option(metavar="DOMAIN=FILE", help="Put another expert in the place of one of the folder; repeated."),
+        typer.Option(metavar="DOMAIN=FILE", help="Replace an expert of the folder by another; may be repeated."),
     ] = None,
     anchor: Annotated[Path | None, typer.Option(help="The anchor folder. [default: where the headers say]")] = None,
     top_k: Annotated[
@@ -77,7 +78,8 @@ def merge_command(
         typer.Option(
             min=0.001,
             max=1000,
-            help="How many domains public text counts for: more keeps the anchor's abilities, less favours the owners. "
+            help="Prior weight of the public expert, in units of one domain: more keeps the anchor's abilities, less "
+            "favours the owners' experts. "
             "[default: the folder's, or 4]",
         ),
     ] = None,
@@ -93,6 +95,14 @@ def merge_command(
     require_signatures: Annotated[
         bool, typer.Option("--require-signatures", help="Refuse an expert that no trusted key has signed.")
     ] = False,
+    revoked: Annotated[
+        Path | None,
+        typer.Option(help="A list of revoked experts and keys, or a notice of withdrawal."),
+    ] = None,
+    readmit: Annotated[
+        list[str] | None, typer.Option(metavar="DOMAIN", help="Take an expert back that has left the folder; repeated.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why it is taken back; the manifest keeps it.")] = "",
     check: Annotated[
         bool | None,
         typer.Option(
@@ -104,62 +114,33 @@ def merge_command(
 ) -> None:
     """Assemble expert files into one FlexOlmo model folder that transformers and vLLM load.
 
-    A folder that was merged before, given first, is taken as it is: experts join it, or make way for newer ones.
+    Give a folder that was merged before first, and experts join it or are replaced by newer ones; all else stays.
     """
-    from flexo.atomic_files import refuse_occupied
-    from merge.formats.signatures import read_trusted_keys
-    from merge.planning.check_process import SMALL, can_check, check_by_running
-    from merge.planning.membership import refuse_inside, replan
-    from merge.planning.merge_plan import MAX_SHARD_SIZE, PUBLIC_WEIGHT, execute, plan
+    from merge.planning.merge_options import MergeOptions
+    from merge.planning.merging import plan_merge, write_merge
 
-    if require_signatures and not trusted_keys:
-        raise typer.BadParameter("--require-signatures needs --trusted-keys FOLDER: whose signatures?")
-    if trusted_keys and not verify:
-        raise typer.BadParameter("a signature is for tensors that are compared with it: --no-verify cannot go with it.")
-    newer = _replacements(replace or [])
-    folder = experts[0] if experts[0].is_dir() else None
-    if newer and not folder:
-        raise typer.BadParameter("--replace changes a merged folder. Give that first: flexo-merge model/ --replace ...")
-    if folder and not newer and len(experts) == 1:
-        raise typer.BadParameter(f"{folder}: a folder and no expert to join it. Give expert files, or --replace.")
-    refuse_occupied(output)
-    trusted = read_trusted_keys(trusted_keys) if trusted_keys else None
-    if folder:
-        refuse_inside(folder, output)
-        made = replan(
-            folder, (), experts[1:], newer, anchor, top_k, max_shard_size, trusted, require_signatures, dtype,
-            public_weight,
+    with usage():
+        options = MergeOptions(
+            top_k, max_shard_size, dtype, public_weight, trusted_keys, require_signatures, revoked,
+            tuple(readmit or ()), reason, verify=verify, check=check,
         )  # fmt: skip
-    else:
-        size, weight = max_shard_size or MAX_SHARD_SIZE, public_weight or PUBLIC_WEIGHT
-        made = plan(experts, anchor, top_k, size, trusted, require_signatures, dtype, weight)
+        made = plan_merge(experts, output, anchor=anchor, replace=_replacements(replace or []), options=options)
     typer.echo(_plan_text(made))
     for warning in made.warnings:
         warn(printable(warning))
     if made.warnings:
         note("flexo-audit measures what such rows do to public text.")
     if made.history.get("router_training"):
-        note("this model's router was trained after its merge; the rows of who joins were not.")
+        note("this model's router was trained after its merge; the rows of experts that join now were not.")
     if dry_run:
-        with progress("reading the anchor", made.base.checkpoint.nbytes) as advance:
+        with progress("reading the anchor", made.base.weights.nbytes) as advance:
             made.base.verify(advance)
         typer.echo("dry run: nothing was written.")
         return
+    with usage():
+        report = write_merge(made, output, options, progress)
     anchor = made.anchor.folder if made.anchor else None
-    if check and not can_check():
-        raise typer.BadParameter("--check needs transformers, which is not installed here.")
-    if check and not anchor:
-        raise typer.BadParameter("--check compares with the anchor, which is not where the headers say: add --anchor.")
-    wanted = made.nbytes <= SMALL and can_check() if check is None else check
-    report: list[str] = []
-
-    def accept(finished: Path) -> None:
-        if wanted and anchor:
-            report.append(check_by_running(finished, anchor))
-
-    with progress("merging", made.nbytes) as advance:
-        execute(made, output, advance, verify, accept)
-    typer.echo("\n".join(report) or f"not checked; run: flexo-check {output} --anchor {anchor or 'ANCHOR'}")
+    typer.echo(report or f"not checked; run: flexo-check {output} --anchor {anchor or 'ANCHOR'}")
     typer.echo(f"wrote {output}/  try: echo 'Once upon a time' | flexo-generate {output}")
 
 
@@ -188,11 +169,11 @@ def _plan_text(plan: Any) -> str:
             size = size_text(member.nbytes)
             lines.append(f"expert {index} {domain}  {member.path}  {size}  {member.header.licence}{signed}")
     lines.append(
-        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.pieces)} tensors, "
+        f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.tensors)} tensors, "
         f"{size_text(plan.nbytes)}" + (f", rounded from {plan.converted_from}" if plan.converted_from else "")
     )
     if plan.public_weight != 1:
-        lines.append(f"prior    public text counts for {plan.public_weight:g} domains")
+        lines.append(f"prior    the public expert weighs as much as {plan.public_weight:g} domains")
     if errors := plan.bias_errors():
         worst = max(range(len(errors)), key=errors.__getitem__)
         lines.append(

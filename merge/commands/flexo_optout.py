@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from flexo.console import new_app, progress, run
+from merge.commands.options import usage
 
 optout_app = new_app("Take experts out of a merged model, exactly.")
 
@@ -28,36 +29,27 @@ def optout_command(
     model: Annotated[Path, typer.Argument(help="A folder made by flexo-merge.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
     drop: Annotated[list[str] | None, typer.Option(help="A domain that leaves; may be repeated.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="A domain that stays, all others leave; repeated.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="A domain that stays while all others leave; may be repeated.")
+    ] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Keep no more than the digests of who leaves: no domain, key or time.")
+    ] = False,
     verify: Annotated[bool, typer.Option(help="Check every tensor against the manifest.")] = True,
 ) -> None:
     """Write the model again without some of its experts: the same bytes as if they had never been merged."""
-    if bool(drop) == bool(keep):
-        raise typer.BadParameter("say who leaves with --drop, or who stays with --keep, one of the two.")
-    from flexo.atomic_files import refuse_occupied
-    from flexo.errors import InputError, refuse_unknown
-    from merge.formats.manifest import read_manifest
-    from merge.planning.membership import refuse_inside, replan
-    from merge.planning.merge_plan import execute
+    from merge.planning.membership import opt_out
 
-    refuse_inside(model, output)
-    refuse_occupied(output)
-    manifest = read_manifest(model)
-    domains = [str(expert.get("domain")) for expert in manifest["experts"]]
-    refuse_unknown(keep or [], domains, str(model))
-    leaving = drop or [domain for domain in domains if domain not in [*(keep or []), "public"]]
-    if not leaving:
-        raise InputError(f"{model}: --keep names everybody, so nobody would leave.")
-    made = replan(model, drop=list(dict.fromkeys(leaving)))
-    with progress("writing", made.nbytes) as advance:
-        execute(made, output, advance, verify)
-    typer.echo(f"wrote {output}/ with {', '.join(made.domains)}; left: {', '.join(leaving)}")
+    with usage():
+        made = opt_out(model, output, drop=drop or (), keep=keep or (), forget=forget, verify=verify, progress=progress)
+    left = ", ".join(made.left)
+    typer.echo(f"wrote {output}/ with {', '.join(made.domains)}; left: {left}")
     if made.history["router_training"]:
         typer.echo(
-            f"note: the router was trained after the merge, so the rows that stay have seen {', '.join(leaving)}. "
-            "The weights of who left are gone; the rows are not those of a merge that never had them."
+            f"note: the router was trained after the merge, so the rows that stay were trained beside {left}. The "
+            "weights of the experts that left are gone; the rows are not those of a merge that never had them."
         )
-    elif not verify or not manifest.get("tensors"):
+    elif not verify or not made.base.stated:
         why = "the manifest lists no digests" if verify else "--no-verify"
         typer.echo(
             f"every tensor that stays was copied as it lies in {model}, and compared with nothing ({why}): if one was "

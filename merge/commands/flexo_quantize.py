@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from flexo.console import new_app, progress, run
+from flexo.console import new_app, progress, run, size_text
+from merge.commands.options import usage
 
 quantize_app = new_app("Write a merged model with its experts in 8 or 4 bits.")
 
@@ -34,23 +35,13 @@ def quantize_command(
     ] = None,
 ) -> None:
     """Quantise the experts, each weight alone; router, norms, embeddings and attention stay as they are."""
-    from flexo.atomic_files import refuse_occupied
-    from flexo.console import size_text
-    from merge.formats.quantization import BITS
-    from merge.planning.membership import refuse_inside
-    from merge.planning.merge_plan import execute
-    from merge.planning.quantize import quantized_plan
+    from merge.planning.quantize import quantize
 
-    if bits not in BITS:
-        raise typer.BadParameter(f"--bits {bits}: expected 8 or 4.")
-    refuse_inside(model, output)
-    refuse_occupied(output)
-    made = quantized_plan(model, bits, group_size)
+    with usage():
+        made = quantize(model, output, bits=bits, group_size=group_size, progress=progress)
     assert made.scheme is not None
-    with progress("quantising", made.nbytes) as advance:
-        execute(made, output, advance)
     typer.echo(
         f"wrote {output}/: experts in {bits} bits, {made.scheme.group_size} weights to a scale; "
-        f"{size_text(made.base.checkpoint.nbytes)} became {size_text(made.nbytes)}"
+        f"{size_text(made.base.weights.nbytes)} became {size_text(made.nbytes)}"
     )
     typer.echo(f"try: echo 'Once upon a time' | flexo-generate {output}")

@@ -31,30 +31,22 @@ def sign_command(
     experts: Annotated[list[Path] | None, typer.Argument(help="Expert files; each gets FILE.sig beside it.")] = None,
     make_key: Annotated[bool, typer.Option("--generate", help="Make the key, and its public key beside it.")] = False,
 ) -> None:
-    """Write FILE.sig beside each expert file, which says that the owner of the key stands for it."""
-    from merge.formats import signatures as signing
-
+    """Write FILE.sig beside each expert file, which says that the owner of the key vouches for it."""
     if bool(experts) == make_key:
         raise typer.BadParameter("give expert files to sign, or --generate to make a key; one of the two.")
+    from merge.formats import signing
+
     if make_key:
-        public, fingerprint = signing.generate(key)
+        public, fingerprint = signing.make_key(key)
         typer.echo(f"wrote {key} (keep it to yourself) and {public} (give it to those who merge)")
         typer.echo(f"fingerprint {fingerprint}")
         return
-    from merge.formats.expert_file import open_expert
-
-    private = signing.read_private_key(key, _ask if sys.stdin.isatty() else None)
-    if key.stat().st_mode & 0o077:
+    if key.is_file() and key.stat().st_mode & 0o077:
         warn(f"{key}: others on this machine may read this private key. chmod 600 {key}")
-    opened = [open_expert(path) for path in experts or []]
-    with progress("reading", sum(expert.nbytes for expert in opened)) as advance:
-        for expert in opened:  # nobody should vouch for a damaged file
-            for name in expert.header.tensors:
-                advance(len(expert.read(name)))
-    for expert in opened:
-        path = signing.sign(expert, private)
-        typer.echo(f"wrote {path}  {expert.domain}, header {signing.header_digest(expert.header)[:16]}")
-    typer.echo(f"signed by {signing.fingerprint_of(private.public_key())}")
+    signed = signing.sign(experts or [], key, passphrase=_ask if sys.stdin.isatty() else None, progress=progress)
+    for one in signed:
+        typer.echo(f"wrote {one.path}  {one.domain}, header {one.header[:16]}")
+    typer.echo(f"signed by {signed[0].key}")
 
 
 def _ask() -> str:

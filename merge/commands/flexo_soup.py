@@ -29,15 +29,11 @@ def soup_command(
     ] = None,
 ) -> None:
     """Average dense models, tensor by tensor, into one plain OLMo-2 folder."""
-    from flexo.atomic_files import refuse_occupied
-    from merge.baselines.soup import average, write_soup
+    from merge.baselines.soup import soup
 
-    refuse_occupied(output)
-    made = average(models, _numbers(weights) if weights else None)
+    made = soup(models, output, weights=_numbers(weights) if weights else None, progress=progress)
     for model, weight in zip(made.models, made.weights, strict=True):
         typer.echo(f"{weight:7.1%}  {model.folder}")
-    with progress("averaging", made.models[0].nbytes) as advance:
-        write_soup(made, output, advance)
     typer.echo(f"wrote {output}/")
 
 

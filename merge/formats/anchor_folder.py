@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexo.atomic_files import new_file, sha256_file
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 from merge.formats.architecture import ROUTER_WEIGHT, Architecture, Shapes, anchor_tensors, architecture_of
-from merge.formats.model_folder import Checkpoint, open_table
+from merge.formats.model_folder import ModelFolder, open_table
 from merge.tensor_io.json_file import read_json, write_json
-from merge.tensor_io.stored_tensor import Stored, combined_digest
+from merge.tensor_io.stored_tensor import StoredTensor, combined_digest
 
 if TYPE_CHECKING:
     import torch
@@ -46,15 +46,15 @@ class Anchor:
     """An opened anchor folder; weights stay on disk until they are asked for."""
 
     folder: Path
-    checkpoint: Checkpoint
+    weights: ModelFolder
     architecture: Architecture
-    shared: dict[str, Stored] = field(repr=False)  # what `public_router.safetensors` holds
+    shared: dict[str, StoredTensor] = field(repr=False)  # what `public_router.safetensors` holds
     advance: Callable[[float], None] = field(default=lambda _amount: None, repr=False)
 
     @cached_property
     def digest(self) -> str:
         """Over every weight; reads the whole model once."""
-        return self.checkpoint.digest(self.advance)
+        return self.weights.digest(self.advance)
 
     @cached_property
     def tokenizer_digest(self) -> str:
@@ -62,7 +62,7 @@ class Anchor:
 
     @cached_property
     def router_digest(self) -> str:
-        """Over the public rows alone: what a pair was trained against."""
+        """Over the public router rows alone, which experts were trained beside."""
         rows = (stored for name, stored in self.shared.items() if name.endswith("router.weight"))
         return combined_digest((stored.name, stored.digest()) for stored in rows)
 
@@ -82,14 +82,14 @@ class Anchor:
 
     @cached_property
     def first_layer(self) -> int:
-        """The first layer whose feed-forward network counts; in a context layer the norm behind it is zero."""
+        """The first layer whose feed-forward network has an effect; in a context layer the norm behind it is zero."""
         names = (
             f"model.layers.{n}.post_feedforward_layernorm.weight" for n in range(self.architecture.num_hidden_layers)
         )
-        return next((n for n, name in enumerate(names) if self.checkpoint.tensor(name).any()), 0)
+        return next((n for n, name in enumerate(names) if self.weights.tensor(name).any()), 0)
 
     @cached_property
-    def moment_table(self) -> dict[str, Stored]:
+    def moment_table(self) -> dict[str, StoredTensor]:
         """Where the tensors of `public_moments.safetensors` lie; empty if the anchor ships none."""
         path = self.folder / SHARED / MOMENTS
         return open_table(path) if path.exists() else {}
@@ -107,9 +107,9 @@ class Anchor:
 
 
 def find_anchor(experts: list[ExpertFile]) -> Path:
-    """The first folder that a header names and that is there, as seen from here or from beside the expert file.
+    """The first folder that a header names and that exists, relative to the current folder or to an expert file's.
 
-    Raises `CheckpointError` if none is.
+    Raises `ModelFolderError` if none is.
     """
     for expert in experts:
         beside = expert.path.resolve().parent
@@ -118,7 +118,7 @@ def find_anchor(experts: list[ExpertFile]) -> Path:
             with suppress(OSError):  # a name that no file system takes
                 if (candidate / "config.json").exists():
                     return candidate
-    raise CheckpointError(
+    raise ModelFolderError(
         f"{experts[0].path}: its header names the anchor {experts[0].header.anchor.name[:200]!r}, which is not here. "
         "Say where it is with --anchor FOLDER."
     )
@@ -127,15 +127,15 @@ def find_anchor(experts: list[ExpertFile]) -> Path:
 def open_anchor(folder: Path) -> Anchor:
     """Opens an anchor and checks that it is a whole OLMo-2 with the shared public router rows.
 
-    Raises `CheckpointError` saying what is missing and how to make it.
+    Raises `ModelFolderError` saying what is missing and how to make it.
     """
     from merge.tensor_io.float_formats import all_finite  # numpy takes a while to import, and `about` does without
 
-    checkpoint = open_olmo2(folder)
-    arch = architecture_of(checkpoint.config, str(folder))
+    weights = open_olmo2(folder)
+    arch = architecture_of(weights.config, str(folder))
     path = folder / SHARED / ROUTER
     if not path.exists():
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{folder}: no {SHARED}/{ROUTER}. Every owner needs the same public router rows, so they come with the "
             f"anchor. Make them once: python train_anchor.py anchor.path={folder} data.path=PUBLIC_TEXT output=NEW"
         )
@@ -143,18 +143,18 @@ def open_anchor(folder: Path) -> Anchor:
     for name, shape in _router_tensors(arch).items():
         if name not in shared or shared[name].shape != shape:
             found = shared[name].shape if name in shared else "nothing"
-            raise CheckpointError(f"{path}: {name} is {found}, this anchor needs {shape}.")
+            raise ModelFolderError(f"{path}: {name} is {found}, this anchor needs {shape}.")
         if not all_finite(shared[name].read(), shared[name].dtype):
-            raise CheckpointError(f"{path}: {name} holds NaN or infinite values.")
-    return Anchor(folder, checkpoint, arch, shared)
+            raise ModelFolderError(f"{path}: {name} holds NaN or infinite values.")
+    return Anchor(folder, weights, arch, shared)
 
 
-def open_olmo2(folder: Path) -> Checkpoint:
-    """Opens a model folder and checks names and shapes against its `config.json`; raises `CheckpointError`."""
-    checkpoint = Checkpoint(folder)
-    arch = architecture_of(checkpoint.config, str(folder))
-    checkpoint.require(anchor_tensors(arch), "a whole OLMo-2")
-    return checkpoint
+def open_olmo2(folder: Path) -> ModelFolder:
+    """Opens a model folder and checks names and shapes against its `config.json`; raises `ModelFolderError`."""
+    weights = ModelFolder(folder)
+    arch = architecture_of(weights.config, str(folder))
+    weights.require(anchor_tensors(arch), "a whole OLMo-2")
+    return weights
 
 
 def write_shared(
@@ -194,7 +194,7 @@ def write_shared(
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """What `anchor.json` says: digests and how the anchor was made. For people: digests are computed, not believed."""
+    """What `anchor.json` says: digests and how the anchor was made. For people alone: a merge computes digests anew."""
     return read_json(folder / SHARED / "anchor.json")
 
 
@@ -202,7 +202,7 @@ def tokenizer_digest(folder: Path) -> str:
     """The sha256 of `tokenizer.json`."""
     path = folder / "tokenizer.json"
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file. An anchor comes with its tokenizer.")
+        raise ModelFolderError(f"{path}: no such file. An anchor comes with its tokenizer.")
     return sha256_file(path)
 
 
@@ -214,7 +214,7 @@ def _router_tensors(arch: Architecture) -> Shapes:
     return shapes
 
 
-def _loaded(table: dict[str, Stored]) -> dict[str, torch.Tensor]:
+def _loaded(table: dict[str, StoredTensor]) -> dict[str, torch.Tensor]:
     from merge.tensor_io.torch_tensors import load_tensor
 
     return {name: load_tensor(stored) for name, stored in table.items()}

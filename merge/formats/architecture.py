@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 
 FFN = ("gate_proj", "up_proj", "down_proj")
 ROUTER_WEIGHT = "layers.{n}.router.weight"
@@ -50,17 +50,17 @@ class Architecture:
 def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
     """Reads the numbers from a `config.json` of an OLMo-2 model.
 
-    Raises `CheckpointError`, with `where` in the message, for any other architecture or an incomplete configuration.
+    Raises `ModelFolderError`, with `where` in the message, for any other architecture or an incomplete configuration.
     """
     found = config.get("model_type")
     if found != "olmo2":
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{where}: the anchor's model_type is {found!r}, expected 'olmo2' (Olmo2ForCausalLM: "
             "allenai/OLMo-2-0425-1B, OLMo-2-1124-7B, OLMo-2-1124-13B, or one made with train_anchor.py). No other "
             "architecture has a FlexOlmo counterpart that a merge could load."
         )
     if config.get("attention_bias"):
-        raise CheckpointError(f"{where}: attention_bias is true, and FlexOlmo has no biases in attention.")
+        raise ModelFolderError(f"{where}: attention_bias is true, and FlexOlmo has no biases in attention.")
     given = dict(config)
     if given.get("num_key_value_heads") is None:
         given["num_key_value_heads"] = given.get("num_attention_heads")
@@ -77,13 +77,13 @@ def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
         else:
             fits, expected = type(value) in (int, float) and 0 < value <= sys.float_info.max, "a positive number"
         if not fits:
-            raise CheckpointError(f"{where}: {field.name} is {str(value)[:60]!r}, expected {expected}.")
+            raise ModelFolderError(f"{where}: {field.name} is {str(value)[:60]!r}, expected {expected}.")
         values[field.name] = float(value) if field.type == "float" else value
     return Architecture(**values)
 
 
 def anchor_tensors(arch: Architecture) -> Shapes:
-    """Every tensor of the anchor's checkpoint with its shape."""
+    """Every tensor of the anchor's model folder with its shape."""
     names = _backbone(arch)
     for n in range(arch.num_hidden_layers):
         for part, shape in _ffn(arch).items():
@@ -104,7 +104,7 @@ def expert_tensors(arch: Architecture, bias: bool = False) -> Shapes:
 
 
 def merged_tensors(arch: Architecture, experts: int) -> Shapes:
-    """Every tensor of a FlexOlmo checkpoint with `experts` experts, public included, in the order of the file."""
+    """Every tensor of a FlexOlmo model with `experts` experts, public included, in the order of the file."""
     names = _backbone(arch)
     for n in range(arch.num_hidden_layers):
         names[merged_router(n)] = (experts, arch.hidden_size)
@@ -161,7 +161,7 @@ def _rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Rotary settings under the names of transformers 5, whichever of its three generations of names was used."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(given, dict):
-        raise CheckpointError(f"{where}: rope_parameters is {str(given)[:60]!r}, expected a JSON object.")
+        raise ModelFolderError(f"{where}: rope_parameters is {str(given)[:60]!r}, expected a JSON object.")
     rope = {key: value for key, value in given.items() if key != "type"}
     rope.setdefault("rope_type", given.get("type", "default"))
     rope.setdefault("rope_theta", config.get("rope_theta", ROPE_THETA))

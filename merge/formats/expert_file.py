@@ -17,7 +17,7 @@ from flexo.atomic_files import CHUNK, new_file
 from flexo.errors import ExpertFileError
 from merge.formats.architecture import expert_tensors
 from merge.formats.expert_header import Header, TensorInfo, parse_header
-from merge.tensor_io.stored_tensor import Stored, read_table
+from merge.tensor_io.stored_tensor import StoredTensor, read_table
 from merge.tensor_io.torch_zip import read_zip
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ExpertFile:
 
     path: Path
     header: Header
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, StoredTensor]
 
     @property
     def domain(self) -> str:
@@ -96,7 +96,7 @@ def write_expert(
     Args:
         path: the file to make.
         header: everything but the tensor table, which is computed here.
-        tensors: exactly the names and shapes of `flexolmo.expert_tensors`. They are copied to memory of their own, so a
+        tensors: exactly the names and shapes of `expert_tensors`. They are copied to memory of their own, so a
             view never drags its whole storage into the file.
         replace: whether a file that stands there may be overwritten.
         before: told the header as it will be written, before the file is there.
@@ -173,7 +173,7 @@ def _open_safetensors(path: Path) -> ExpertFile:
     return _opened(path, _header(path, "safetensors", content, {"format", "version", "header"}), tensors)
 
 
-def _opened(path: Path, header: Header, tensors: Mapping[str, Stored]) -> ExpertFile:
+def _opened(path: Path, header: Header, tensors: Mapping[str, StoredTensor]) -> ExpertFile:
     _check_table(path, header, {name: stored.shape for name, stored in tensors.items()})
     for name, stored in tensors.items():
         _check_dtype(path, name, stored.dtype, header.tensors[name].dtype)
@@ -237,12 +237,12 @@ def _info(path: Path, name: str, tensor: torch.Tensor) -> TensorInfo:
     from merge.tensor_io.value_checks import Scan
 
     dtype, shape = dtype_name(tensor), tuple(tensor.shape)
-    scan = Scan(_stated(Stored(path, name, dtype, shape, 0, tensor.nbytes), None))
+    scan = Scan(_stated(StoredTensor(path, name, dtype, shape, 0, tensor.nbytes), None))
     scan.see(tensor_bytes(tensor))
     return TensorInfo(dtype, shape, scan.end())
 
 
-def _stated(stored: Stored, sha256: str | None) -> Stored:
+def _stated(stored: StoredTensor, sha256: str | None) -> StoredTensor:
     return stored.stated(sha256, ExpertFileError, MAX_SUBNORMAL)
 
 

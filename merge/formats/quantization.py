@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from flexo.errors import CheckpointError, InputError
+from flexo.errors import InputError, ModelFolderError
 from merge.formats.architecture import Architecture, Shapes, merged_tensors
 from merge.tensor_io.float_formats import Values, rounded, to_float32
 
@@ -123,20 +123,20 @@ def scheme_for(arch: Architecture, bits: int, group_size: int | None) -> Scheme:
 
 
 def scheme_of(manifest: Mapping[str, Any], arch: Architecture, where: str) -> Scheme | None:
-    """What a manifest says of how its experts are quantised, None if they are not; raises `CheckpointError`."""
+    """What a manifest says of how its experts are quantised, None if they are not; raises `ModelFolderError`."""
     said = manifest.get("quantised")
     if said is None:
         return None
     if not isinstance(said, dict) or said.get("bits") not in BITS or type(said.get("group_size")) is not int:
-        raise CheckpointError(f"{where}: quantised is {str(said)[:80]}, expected bits 4 or 8 and a group_size.")
+        raise ModelFolderError(f"{where}: quantised is {str(said)[:80]}, expected bits 4 or 8 and a group_size.")
     try:
         return scheme_for(arch, said["bits"], said["group_size"])
     except InputError as error:
-        raise CheckpointError(f"{where}: quantised does not fit the model. {error}") from None
+        raise ModelFolderError(f"{where}: quantised does not fit the model. {error}") from None
 
 
 def packed_tensors(arch: Architecture, experts: int, scheme: Scheme | None) -> Shapes:
-    """Every tensor of a FlexOlmo checkpoint in the order of the file, experts quantised if there is a scheme."""
+    """Every tensor of a FlexOlmo model in the order of the file, experts quantised if there is a scheme."""
     names: Shapes = {}
     for name, shape in merged_tensors(arch, experts).items():
         if scheme and ".mlp.experts." in name:

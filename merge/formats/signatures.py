@@ -1,4 +1,4 @@
-"""Signatures beside expert files: who vouches for which expert. Ed25519, keys in PEM as openssl makes them.
+"""Signatures beside expert files: whose key signed which expert. Ed25519, keys in PEM as openssl makes them.
 
     experts/math.pt        the expert
     experts/math.pt.sig    {"format": "flexo.signature", "version": 1, "header": sha256, "key": fingerprint,
@@ -7,7 +7,7 @@
 What is signed is two lines of ASCII, `statement` below: a title, which no other use of the key shares, and the sha256
 of the header. The header holds the sha256 of every tensor, so the signature covers every value, is checked before a
 tensor is read, and stays true when the expert moves between `.pt` and `.safetensors`. The tensors are compared with the
-header as they are read; a merge that asks for signatures always does that.
+header as they are read; a merge that asks for signatures always does that. `merge.formats.signing` makes them.
 """
 
 from __future__ import annotations
@@ -15,22 +15,18 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
-import os
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexo.atomic_files import new_file
 from flexo.errors import InputError
 from merge.formats.expert_file import ExpertFile
-from merge.formats.expert_header import SHA256, Header
+from merge.formats.expert_header import DOMAIN, SHA256, Header
 from merge.tensor_io.json_file import parse_json
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FORMAT = "flexo.signature"
 VERSION = 1
@@ -45,7 +41,7 @@ class SignatureError(InputError):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a signature file says; nothing of it is true before `verify`."""
+    """What a signature file claims, before `TrustedKeys.verify`."""
 
     header: str  # sha256 of the header that was signed, hex
     key: str  # fingerprint, see `fingerprint_of`
@@ -71,9 +67,10 @@ class TrustedKeys:
 
     folder: Path
     keys: dict[str, tuple[str, Ed25519PublicKey]]
+    bound: dict[str, frozenset[str]] = field(default_factory=dict)  # fingerprint -> the domains it may sign; else any
 
     def verify(self, expert: ExpertFile, required: bool = True) -> Voucher | None:
-        """Who vouches for this expert; None if nobody does and it is not `required`.
+        """The verified signature of an expert; None if it has none and none is `required`.
 
         Raises `SignatureError` for a missing signature that is required, and for any other that does not hold.
         """
@@ -94,6 +91,12 @@ class TrustedKeys:
                 f"{self.folder}. If you trust its owner, put their public key there."
             )
         name, key = self.keys[found.key]
+        if not self.may_sign(found.key, expert.domain):
+            domains = ", ".join(sorted(self.bound[found.key]))
+            raise SignatureError(
+                f"{path}: signed by {name!r}, whose key is in {self.folder} for {domains} alone, "
+                f"not for {expert.domain!r}. Ask the owner of {expert.domain!r} for their signature."
+            )
         if found.header != (ours := header_digest(expert.header)):
             raise SignatureError(
                 f"{path}: signs the header {found.header[:16]}, {expert.path.name} has {ours[:16]}. The expert was "
@@ -107,8 +110,15 @@ class TrustedKeys:
             ) from None
         return Voucher(name, found.key, ours, found.signature)
 
-    def vouched(self, entry: Any) -> bool:
-        """Whether `entry`, of a manifest, is a `Voucher` by one of these keys; what header it is about is believed."""
+    def may_sign(self, key: str, domain: str) -> bool:
+        """Whether the key called `key` may sign for `domain`: a key that is bound to domains signs for no other."""
+        return domain in self.bound.get(key, (domain,))
+
+    def vouched(self, entry: Any, domain: str) -> bool:
+        """Whether `entry`, of a manifest, is a signature of an expert of `domain` by one of these keys.
+
+        The header that the entry names is taken as it is.
+        """
         from cryptography.exceptions import InvalidSignature
 
         try:
@@ -116,7 +126,7 @@ class TrustedKeys:
             key.verify(base64.b64decode(entry["signature"]), statement(entry["header"]))
         except (InvalidSignature, KeyError, TypeError, ValueError):
             return False
-        return True
+        return self.may_sign(entry["key"], domain)
 
 
 def signature_path(expert: Path) -> Path:
@@ -133,27 +143,10 @@ def statement(header_sha256: str) -> bytes:
     return f"flexo expert signature, version {VERSION}\nheader sha256 {header_sha256}\n".encode("ascii")
 
 
-def sign(expert: ExpertFile, key: Ed25519PrivateKey) -> Path:
-    """Writes the signature beside an expert file, in the place of an earlier one, and returns where."""
-    digest = header_digest(expert.header)
-    signature = base64.b64encode(key.sign(statement(digest))).decode("ascii")
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "header": digest,
-        "key": fingerprint_of(key.public_key()),
-        "signature": signature,
-    }
-    path = signature_path(expert.path)
-    with new_file(path, replace=True) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
-    return path
-
-
 def read_signature(path: Path) -> Signature:
     """A signature file; raises `SignatureError` for anything that is not exactly one."""
     try:
-        content: Any = parse_json(_read(path, "a signature").decode("ascii"))
+        content: Any = parse_json(read_small(path, "a signature").decode("ascii"))
     except ValueError as error:
         raise SignatureError(f"{path}: not a signature by flexo-sign ({type(error).__name__}).") from None
     names = {"format", "version", "header", "key", "signature"}
@@ -177,90 +170,32 @@ def read_signature(path: Path) -> Signature:
     return Signature(content["header"], content["key"], content["signature"])
 
 
-def signature_about(expert: ExpertFile, trusted: Path | None) -> dict[str, str] | str | None:
-    """What `flexo-inspect` says of an expert's signature: who made it, or what it claims where no key is given."""
-    if trusted is not None:
-        voucher = read_trusted_keys(trusted).verify(expert, required=False)
-        return voucher.to_dict() if voucher else None
-    if not (path := signature_path(expert.path)).exists():
-        return None
-    return f"by the key {read_signature(path).key}, not checked; --trusted-keys FOLDER checks it"
-
-
 def read_trusted_keys(folder: Path) -> TrustedKeys:
-    """The public keys `*.pem` and `*.pub` of a folder; raises `SignatureError` if one is no Ed25519 public key."""
-    _require_cryptography()
+    """The public keys `*.pem` and `*.pub` of a folder; raises `SignatureError` if one is no Ed25519 public key.
+
+    A key that lies in the folder itself may sign any domain; one in a folder `math` in it may sign that domain alone,
+    wherever else it lies.
+    """
+    require_cryptography()
     if not folder.is_dir():
         raise SignatureError(f"{folder}: no such folder. Expected one with the public keys that you trust, in PEM.")
     keys: dict[str, tuple[str, Ed25519PublicKey]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in KEY_SUFFIXES and not path.name.startswith("."):
+    bound: dict[str, set[str]] = {}
+    for path in sorted([*folder.iterdir(), *folder.glob("*/*")]):
+        if path.is_file() and path.suffix in KEY_SUFFIXES and not path.name.startswith("."):
             if not NAME.fullmatch(path.stem):
                 raise SignatureError(f"{path}: the name of a key is its owner's name. Use letters, digits, '.@_-'.")
-            key = _public_key(path)
+            key = read_public_key(path)
             keys.setdefault(fingerprint_of(key), (path.stem, key))
+            if path.parent != folder:
+                if not DOMAIN.fullmatch(path.parent.name):
+                    raise SignatureError(
+                        f"{path.parent}: expected the name of a domain, whose keys are in this folder."
+                    )
+                bound.setdefault(fingerprint_of(key), set()).add(path.parent.name)
     if not keys:
-        raise SignatureError(f"{folder}: no public key in it. Expected files like alice.pub, in PEM.")
-    return TrustedKeys(folder, keys)
-
-
-def read_private_key(path: Path, passphrase: Callable[[], str] | None = None) -> Ed25519PrivateKey:
-    """An Ed25519 private key in PEM.
-
-    Args:
-        path: the file, as `openssl genpkey -algorithm ed25519` writes it.
-        passphrase: asked for if the key is encrypted; None refuses such a key.
-
-    Raises:
-        SignatureError: not such a key, or the passphrase is wrong or cannot be asked for.
-    """
-    _require_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    data = _read(path, "a private key")
-    secret: bytes | None = None
-    if b"ENCRYPTED" in data:
-        if passphrase is None:
-            raise SignatureError(
-                f"{path}: encrypted, and there is no terminal to ask for its passphrase. Run it on one."
-            )
-        secret = passphrase().encode()
-    try:
-        key = load_pem_private_key(data, secret)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        reason = "the passphrase is wrong, or it is damaged" if secret is not None else "expected one in PEM"
-        raise SignatureError(
-            f"{path}: cannot be read as a private key ({reason}). Make one: flexo-sign --generate --key {path}"
-        ) from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise SignatureError(
-            f"{path}: a private key of another kind than Ed25519. Make one: openssl genpkey -algorithm ed25519"
-        )
-    return key
-
-
-def generate(path: Path) -> tuple[Path, str]:
-    """Writes a new private key, for its owner's eyes only, and its public key beside it; raises if either is there.
-
-    Returns the path of the public key and its fingerprint.
-    """
-    _require_cryptography()
-    from cryptography.hazmat.primitives import serialization as s
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    public = path.with_suffix(".pub")
-    if public == path:
-        raise SignatureError(f"{path}: .pub is for public keys. Name the private one, for instance {path.stem}.pem.")
-    key = Ed25519PrivateKey.generate()
-    private_pem = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
-    public_pem = key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
-    with new_file(path) as partial_private, new_file(public) as partial_public:
-        with os.fdopen(os.open(partial_private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(private_pem)
-        partial_public.write_bytes(public_pem)
-    return public, fingerprint_of(key.public_key())
+        raise SignatureError(f"{folder}: no public key in it. Expected files like alice.pub or math/alice.pub, in PEM.")
+    return TrustedKeys(folder, keys, {key: frozenset(domains) for key, domains in bound.items()})
 
 
 def fingerprint_of(key: Ed25519PublicKey) -> str:
@@ -270,15 +205,16 @@ def fingerprint_of(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes(s.Encoding.DER, s.PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def _public_key(path: Path) -> Ed25519PublicKey:
+def read_public_key(path: Path) -> Ed25519PublicKey:
+    """An Ed25519 public key in PEM; raises `SignatureError` for anything else, and for a private key."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    data = _read(path, "a public key")
+    data = read_small(path, "a public key")
     if b"PRIVATE KEY" in data:
         raise SignatureError(
-            f"{path}: a private key, where only public keys belong. Move it to where its owner alone is."
+            f"{path}: a private key, where only public keys belong. Move it to a place that only its owner can read."
         )
     try:
         key: Any = load_pem_public_key(data)
@@ -291,7 +227,8 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     return key
 
 
-def _read(path: Path, what: str) -> bytes:
+def read_small(path: Path, what: str) -> bytes:
+    """A signature or a key; raises `SignatureError` for anything larger, or that cannot be read."""
     try:
         if not path.is_file():
             raise SignatureError(f"{path}: {'not a file' if path.exists() else 'no such file'}, expected {what}.")
@@ -304,7 +241,8 @@ def _read(path: Path, what: str) -> bytes:
     return data
 
 
-def _require_cryptography() -> None:
+def require_cryptography() -> None:
+    """Raises `SignatureError` where the package is not installed."""
     try:
         import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
     except ImportError:

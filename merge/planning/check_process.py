@@ -1,7 +1,7 @@
 """The check that `flexo-merge` makes before a merged folder appears: `flexo-check`, in a process of its own.
 
-No model runs in this room, and nothing here imports `inference`; a process is started by name, as a shell would. So a
-merge still needs torch and safetensors alone, and the memory of the check goes back to the system with its process.
+No model runs in this room, and nothing here imports `inference`: the check is started by its name, as a shell would. So
+a merge needs numpy and Typer alone, and the memory of the check is free again when its process ends.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from pathlib import Path
 from flexo.errors import InputError
 from flexo.rooms import module_name
 
-SMALL = 2_000_000_000  # bytes of tensors: seconds to load, and about three times as much memory in float32
+SMALL = 2_000_000_000  # bytes of tensors; loading them takes seconds, and about three times the memory in float32
 
 
 def can_check() -> bool:
-    """Whether what runs a model is installed beside the merge."""
+    """Whether transformers and the room that runs models are installed."""
     try:
         return find_spec("transformers") is not None and find_spec(module_name("inference")) is not None
     except ModuleNotFoundError:  # a finder may raise rather than find nothing
         return False
+
+
+def checked_unasked(nbytes: int) -> bool:
+    """Whether a merge of `nbytes` of tensors is checked when nobody says."""
+    return nbytes <= SMALL and can_check()
 
 
 def check_by_running(folder: Path, anchor: Path) -> str:

@@ -1,4 +1,4 @@
-"""Do these expert files belong together, and to this anchor?"""
+"""Do these expert files belong together and to this anchor, and may they come in?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from flexo.errors import ExpertFileError
 from merge.formats.architecture import FFN, expert_ffn
 from merge.formats.expert_file import ExpertFile
+from merge.formats.signatures import Voucher
 from merge.planning.base_model import Base
+from merge.planning.merge_options import MergeOptions
 
 
 def refuse_repeats(paths: Sequence[Path], needed: bool = True) -> None:
@@ -30,6 +32,24 @@ def refuse_twins(experts: list[ExpertFile]) -> None:
             raise ExpertFileError(
                 f"{same}: {count} experts for the domain {domain!r}. A merge takes one per domain; rename or drop one."
             )
+
+
+def admit(joining: Sequence[ExpertFile], options: MergeOptions) -> dict[str, Voucher]:
+    """Lets experts join, or raises for the first that `options` keep out.
+
+    Returns:
+        domain -> the verified signature of its expert, where there is one.
+
+    Raises:
+        ExpertFileError: an expert, or the key that signed it, is revoked.
+        SignatureError: a signature does not hold, or is missing and required.
+    """
+    trusted = options.trusted
+    found = {expert.domain: trusted.verify(expert, options.require_signatures) for expert in joining} if trusted else {}
+    vouchers = {domain: voucher for domain, voucher in found.items() if voucher}
+    if options.listed:
+        options.listed.refuse(joining, vouchers)
+    return vouchers
 
 
 def check_belongs(expert: ExpertFile, base: Base) -> None:

@@ -12,14 +12,10 @@ import torch
 
 from flexo.atomic_files import new_folder
 from merge.formats.architecture import merged_router, merged_tensors
-from merge.formats.manifest import MANIFEST
-from merge.formats.merged_folder import Merged
-from merge.formats.model_card import model_card
-from merge.planning.merge_plan import MAX_SHARD_SIZE
-from merge.tensor_io.json_file import write_json
-from merge.tensor_io.shard_writer import write_pieces
-from merge.tensor_io.stored_tensor import Piece
-from merge.tensor_io.torch_tensors import made_piece
+from merge.formats.merged_folder import Merged, finish
+from merge.tensor_io.shard_writer import MAX_SHARD_SIZE, write_tensors
+from merge.tensor_io.stored_tensor import OutputTensor
+from merge.tensor_io.torch_tensors import computed_tensor
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
@@ -31,7 +27,7 @@ def write_rows(
     manifest: dict[str, Any],
     advance: Callable[[float], None] = lambda _amount: None,
 ) -> None:
-    """Writes the model once more with other router rows, every other tensor bit for bit as it was.
+    """Writes the model once more with other router rows, every other tensor bit for bit as its manifest states.
 
     Args:
         merged: the model.
@@ -39,23 +35,26 @@ def write_rows(
         output: the folder to make, whole or not at all; config, tokenizer and other files are copied.
         manifest: of the new folder.
         advance: told the bytes written.
+
+    Raises:
+        ModelFolderError: a tensor is damaged or was exchanged.
     """
-    source = merged.checkpoint
+    old = merged.weights
     new = {merged_router(n): tensor for n, tensor in rows.items()}
-    assert new.keys() <= source.names, f"no such routers: {sorted(new.keys() - source.names)[:4]}"
-    pieces = []
+    assert new.keys() <= old.names, f"no such routers: {sorted(new.keys() - old.names)[:4]}"
+    tensors = []
     for name, shape in merged_tensors(merged.architecture, len(merged.domains)).items():
         if name in new:
-            pieces.append(made_piece(name, shape, source.dtype(name), partial(new.__getitem__, name)))
+            tensors.append(computed_tensor(name, shape, old.dtype(name), partial(new.__getitem__, name)))
         else:
-            pieces.append(Piece(name, source.stored(name).dtype, shape, source.stored(name)))
+            tensors.append(OutputTensor.copied(name, merged.stored(name)))
     left = {path for pattern in WEIGHTS for path in merged.folder.glob(pattern)}
     with new_folder(output) as folder:
-        digests = write_pieces(folder, pieces, manifest.get("max_shard_size") or MAX_SHARD_SIZE, advance)
-        for path in merged.folder.iterdir():
-            if path.is_file() and path not in left and not path.name.startswith("."):
-                shutil.copyfile(path, folder / path.name)
+        digests = write_tensors(folder, tensors, manifest.get("max_shard_size") or MAX_SHARD_SIZE, advance)
         if manifest.get("tensors"):
             manifest = manifest | {"tensors": digests.written}
-        write_json(folder / MANIFEST, manifest)
-        (folder / "README.md").write_text(model_card(manifest, output.resolve().name), encoding="utf-8")
+        finish(folder, output, old.config, merged.folder, manifest)
+        for path in merged.folder.iterdir():
+            new_place = folder / path.name
+            if path.is_file() and path not in left and not path.name.startswith(".") and not new_place.exists():
+                shutil.copyfile(path, new_place)

@@ -1,11 +1,12 @@
-"""A look at router rows before a merge, without running a model: would an expert swallow every token?
+"""Checks router rows before a merge, without running a model: would an expert be chosen for every token?
 
 The norm of a row says little: a row that training starts from a discriminant is hundreds of times longer than the
-public one, which is nearly orthogonal to the states that it meets. What counts is the margin `m = (r - r_pub).x` on
-public text, by which the expert outbids the public one. Its mean and spread follow exactly from the moments of x that
-the anchor ships; taken as normal, so does the share of public text that it takes when it stands against the public one.
+public one, which is nearly orthogonal to the hidden states. What counts is the margin `m = (r - r_pub).x` on
+public text, the router logit of the expert over that of the public one. Its mean and spread follow exactly from the
+moments of x that the anchor ships. If m is taken as normal, so does the mass of the expert on public text, its mean
+probability when it stands beside the public one alone.
 
-The experts of `make demo` have root mean square margins of 1.5 to 9, and shares of 0.02 to 0.41, over all layers.
+The experts of `make demo` have root mean square margins of 1.5 to 9, and masses of 0.02 to 0.41, over all layers.
 """
 
 from __future__ import annotations
@@ -16,25 +17,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flexo.errors import CheckpointError, ExpertFileError
+from flexo.errors import ExpertFileError, ModelFolderError
 from merge.formats.anchor_folder import BIAS_DIRECTION, MOMENTS, SHARED, Anchor
 from merge.formats.architecture import ROUTER_BIAS, ROUTER_WEIGHT
 from merge.formats.expert_file import ExpertFile
 from merge.planning.base_model import Base
 from merge.tensor_io.float_formats import Values, to_float32
-from merge.tensor_io.stored_tensor import Stored
+from merge.tensor_io.stored_tensor import StoredTensor
 
 # exp(-745) is the smallest number that float64 can hold: beyond, the softmax is exactly 0 or 1 and its gradient exactly
 # zero, so that no training leads there.
 LARGEST_MARGIN = 1000.0
 UNUSUAL_MARGIN = 50.0  # five times the largest of the demo's experts
-UNUSUAL_SHARE = 0.8  # the published recipe's greediest expert took 0.64 of public text
+UNUSUAL_MASS = 0.8  # the published recipe's greediest expert had 0.64 on public text
 LARGEST_RATIO = 1e6  # of row norms, where the anchor ships no moments; a thousand times the largest of the demo's
 
 
 @dataclass(frozen=True)
 class Margin:
-    """By how much an expert outbids the public one in one layer on public text."""
+    """An expert's router logit over the public one's, in one layer on public text."""
 
     mean: float
     deviation: float
@@ -44,7 +45,7 @@ class Margin:
         return math.hypot(self.mean, self.deviation)
 
     @property
-    def share(self) -> float:
+    def mass(self) -> float:
         """The mean of sigmoid(m) for a normal m, by MacKay's approximation (Neural Computation 4, 1992)."""
         scaled = self.mean / math.sqrt(1 + math.pi / 8 * self.deviation**2)
         return 1 / (1 + math.exp(-scaled)) if scaled > -700 else 0.0
@@ -62,7 +63,7 @@ class Row:
 def screen_rows(base: Base, anchor: Anchor | None, experts: Sequence[ExpertFile]) -> list[str]:
     """Warnings about unusual router rows, one line an expert; raises `ExpertFileError` for rows beyond reason.
 
-    Without an `anchor`, or one that ships moments, only the norm of a row beside the public one of `base` can tell.
+    Without an anchor that ships moments, a row is judged by its norm alone, compared with the public row's.
     """
     warnings = []
     for expert in experts:
@@ -77,7 +78,7 @@ def screen_rows(base: Base, anchor: Anchor | None, experts: Sequence[ExpertFile]
 def folded_row(anchor: Anchor | None, expert: ExpertFile, n: int, public_weight: float = 1.0) -> Values:
     """The router row [D] of layer `n` in float32, with its bias folded in (r + b v); only a bias needs the anchor.
 
-    Where public text counts for more than the owner's, the bias is less by the logarithm of `public_weight`.
+    The logarithm of `public_weight` is taken from the bias.
     """
     row_D = expert.values(ROUTER_WEIGHT.format(n=n))
     if not expert.has_bias and public_weight == 1:
@@ -99,17 +100,17 @@ def margin_of(anchor: Anchor, n: int, row_D: Values) -> Margin | None:
         return None
     found = [anchor.moment_table.get(f"layers.{n}.{kind}") for kind in ("mean", "second_moment")]
     if [stored and (stored.dtype, stored.shape) for stored in found] != [("F32", (size,)), ("F32", (size, size))]:
-        raise CheckpointError(f"{path}: no moments of layer {n} that fit this anchor. Copy the file again.")
+        raise ModelFolderError(f"{path}: no moments of layer {n} that fit this anchor. Copy the file again.")
     mean_D, second_DD = (_values(stored).astype(np.float64).reshape(stored.shape) for stored in found if stored)
     if not np.isfinite(mean_D.sum() + second_DD.sum()):
-        raise CheckpointError(f"{path}: the moments of layer {n} are not finite. Copy the file again.")
+        raise ModelFolderError(f"{path}: the moments of layer {n} are not finite. Copy the file again.")
     over_D = row_D.astype(np.float64) - _values(anchor.shared[ROUTER_WEIGHT.format(n=n)])
     mean = float(over_D @ mean_D)
     return Margin(mean, math.sqrt(max(0.0, float(over_D @ second_DD @ over_D) - mean**2)))
 
 
 def look_at(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> Row:
-    """The size of an expert's row in layer `n`."""
+    """Norm and margin of an expert's row in layer `n`."""
     row_D = folded_row(anchor, expert, n)
     norm, public = (float(np.linalg.norm(row.astype(np.float64))) for row in (row_D, base.rows(n)[0]))
     return Row(norm, public, margin_of(anchor, n, row_D) if anchor else None)
@@ -125,15 +126,15 @@ def _judge(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> str
         sane, size = margin.rms <= LARGEST_MARGIN, f"a router margin of {margin.rms:.3g} on public text (rms)"
     if not sane:
         raise ExpertFileError(
-            f"{expert.path}: the router row of layer {n} has {size}. It would take or refuse every token for "
-            "certain, and no training leads there. Do not merge this file."
+            f"{expert.path}: the router row of layer {n} has {size}. The expert would be chosen for every "
+            "token or for none, which no training leads to. Do not merge this file."
         )
-    if margin and margin.share > UNUSUAL_SHARE:
-        return f"layer {n} would take {margin.share:.0%} of public text from the public expert"
+    if margin and margin.mass > UNUSUAL_MASS:
+        return f"layer {n} would have a router mass of {margin.mass:.0%} on public text, beside the public expert alone"
     if margin and margin.rms > UNUSUAL_MARGIN:
         return f"layer {n} has {size}, usual are 1 to 10"
     return None
 
 
-def _values(stored: Stored) -> Values:
+def _values(stored: StoredTensor) -> Values:
     return to_float32(stored.read(), stored.dtype)

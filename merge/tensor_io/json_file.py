@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 
 MAX_JSON = 64 << 20
 MAX_HEADER = 8 << 20
@@ -15,19 +15,19 @@ MAX_VALUES = 1_000_000  # of JSON; a thousand layers of an expert have about 80,
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of at most 64 MB; raises `CheckpointError` for anything else."""
+    """A JSON object from a file of at most 64 MB; raises `ModelFolderError` for anything else."""
     try:
         if path.stat().st_size > MAX_JSON:
-            raise CheckpointError(f"{path}: {path.stat().st_size / 1e6:.0f} MB of JSON, expected at most 64 MB.")
+            raise ModelFolderError(f"{path}: {path.stat().st_size / 1e6:.0f} MB of JSON, expected at most 64 MB.")
         value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file. Is {path.parent} a model folder?") from None
+        raise ModelFolderError(f"{path}: no such file. Is {path.parent} a model folder?") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}).") from None
     except ValueError as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}).") from None
+        raise ModelFolderError(f"{path}: not readable as JSON ({error}).") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(value).__name__}.")
+        raise ModelFolderError(f"{path}: expected a JSON object, got {type(value).__name__}.")
     return value
 
 

@@ -1,6 +1,6 @@
 """Tensors as plain bytes in files: which bytes of which file, and the header of a safetensors file read and written.
 
-Nothing here needs PyTorch or numpy, so that a command answers before either could have been imported.
+Nothing here needs PyTorch or numpy, whose import alone would take longer than many commands do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flexo.atomic_files import CHUNK
-from flexo.errors import CheckpointError, InputError
+from flexo.errors import InputError, ModelFolderError
 from merge.tensor_io.json_file import parse_json
 
 # safetensors name -> name in PyTorch, bytes of a value
@@ -30,7 +30,7 @@ MAX_TABLE = 36 << 20  # bytes of a safetensors header: that of an expert in its 
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file: values in C order from byte `start` on."""
 
     path: Path
@@ -39,16 +39,16 @@ class Stored:
     shape: tuple[int, ...]
     start: int
     nbytes: int
-    sha256: str | None = None  # over `title` and the bytes, as somebody states it; None if nobody does
-    refusal: type[InputError] = CheckpointError  # how damage is reported
-    most_subnormal: float = 1.0  # share of subnormal numbers beyond which it is refused, see `scan`
+    sha256: str | None = None  # over `title` and the bytes, as a header or manifest states it; None if none does
+    refusal: type[InputError] = ModelFolderError  # raised for damage
+    most_subnormal: float = 1.0  # fraction of subnormal numbers beyond which it is refused, see `value_checks`
 
     @property
     def title(self) -> bytes:
         """The line with which the digest of a tensor begins."""
         return tensor_title(self.dtype, self.shape)
 
-    def stated(self, sha256: str | None, refusal: type[InputError], most_subnormal: float = 1.0) -> Stored:
+    def stated(self, sha256: str | None, refusal: type[InputError], most_subnormal: float = 1.0) -> StoredTensor:
         return replace(self, sha256=sha256, refusal=refusal, most_subnormal=most_subnormal)
 
     def read(self) -> bytearray:
@@ -68,7 +68,7 @@ class Stored:
             filled += count
 
     def chunks(self, descriptor: int, buffer: memoryview, first: int = 0) -> Iterator[tuple[int, memoryview]]:
-        """The values from byte `first` on, piece by piece in one `buffer`, each with the number of bytes before it."""
+        """The values from byte `first` on, part by part in one `buffer`, each with the number of bytes before it."""
         for begin in range(first, self.nbytes, len(buffer)):
             view = buffer[: min(len(buffer), self.nbytes - begin)]
             self.fill(descriptor, view, begin)
@@ -92,7 +92,7 @@ def combined_digest(digests: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sorted(digests)).encode()).hexdigest()
 
 
-def read_table(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+def read_table(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """The tensors of a safetensors file and its metadata, from its header alone.
 
     Raises `ValueError` for whatever the format does not allow: repeated names, tensors that overlap or leave gaps, a
@@ -136,7 +136,7 @@ def table_bytes(entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: M
     return struct.pack("<Q", len(text)) + text
 
 
-def _entry(path: Path, name: str, entry: Any, origin: int) -> Stored:
+def _entry(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name[:80]!r} has no dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -146,17 +146,22 @@ def _entry(path: Path, name: str, entry: Any, origin: int) -> Stored:
     nbytes = offsets[1] - offsets[0] if len(offsets) == 2 else -1
     if nbytes < 0 or (dtype in DTYPES and nbytes != math.prod(shape) * DTYPES[dtype][1]):
         raise ValueError(f"{name[:80]!r} has {nbytes} bytes, which is not {dtype[:20]} {shape[:8]}")
-    return Stored(path, name, dtype, tuple(shape), origin + offsets[0], nbytes)
+    return StoredTensor(path, name, dtype, tuple(shape), data_start + offsets[0], nbytes)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A tensor to write: its name on disk, dtype, shape, and where its values lie or the function that makes them."""
+class OutputTensor:
+    """A tensor to write: name, dtype and shape on disk, and where its values lie or the function that makes them."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    source: Stored | Callable[[], bytes]
+    origin: StoredTensor | Callable[[], bytes]
+
+    @classmethod
+    def copied(cls, name: str, stored: StoredTensor) -> OutputTensor:
+        """`stored` under another name, or the same, in its own dtype."""
+        return cls(name, stored.dtype, stored.shape, stored)
 
     @property
     def nbytes(self) -> int:
@@ -165,4 +170,4 @@ class Piece:
     @property
     def converts(self) -> bool:
         """Whether its values lie there in another dtype."""
-        return isinstance(self.source, Stored) and self.source.dtype != self.dtype
+        return isinstance(self.origin, StoredTensor) and self.origin.dtype != self.dtype

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from merge.tensor_io.stored_tensor import DTYPES, Piece, Stored, table_bytes, tensor_title
+from merge.tensor_io.stored_tensor import DTYPES, OutputTensor, StoredTensor, table_bytes, tensor_title
 
 TORCH = {name: getattr(torch, torch_name) for name, (torch_name, _) in DTYPES.items()}
 NAMES = {dtype: name for name, dtype in TORCH.items()}
@@ -19,12 +19,12 @@ def dtype_name(tensor: torch.Tensor) -> str:
     return NAMES.get(tensor.dtype, str(tensor.dtype))
 
 
-def load_tensor(stored: Stored) -> torch.Tensor:
+def load_tensor(stored: StoredTensor) -> torch.Tensor:
     """The values of a tensor in a file, read now, unchecked."""
     return as_tensor(stored.read(), stored)
 
 
-def as_tensor(data: bytearray, stored: Stored) -> torch.Tensor:
+def as_tensor(data: bytearray, stored: StoredTensor) -> torch.Tensor:
     """Bytes that were read from `stored`, as a tensor over the same memory."""
     if not data:
         return torch.empty(stored.shape, dtype=TORCH[stored.dtype])
@@ -40,15 +40,17 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
-    """A sha256 over dtype, shape and bytes of one tensor, as hex; the same as `Stored.digest` of its file."""
+    """A sha256 over dtype, shape and bytes of one tensor, as hex; the same as `StoredTensor.digest` of its file."""
     digest = hashlib.sha256(tensor_title(NAMES[tensor.dtype], tensor.shape))
     digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 
-def made_piece(name: str, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[[], torch.Tensor]) -> Piece:
+def computed_tensor(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[[], torch.Tensor]
+) -> OutputTensor:
     """A tensor to write whose values `make` computes when their turn comes, rounded to `dtype`."""
-    return Piece(name, NAMES[dtype], shape, lambda: bytes(tensor_bytes(make().detach().to("cpu", dtype))))
+    return OutputTensor(name, NAMES[dtype], shape, lambda: bytes(tensor_bytes(make().detach().to("cpu", dtype))))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """Reads the zip that `torch.save` makes of an expert, without PyTorch and without unpickling anything.
 
 A pickle is a program. The only programs accepted are those that build `{str: str | int | {str: dense tensor}}`,
-recognised instruction by instruction before the first is followed; `pickled` then follows them.
+recognised instruction by instruction before the first is followed; `pickle_reader` then follows them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from flexo.errors import ExpertFileError
 from merge.tensor_io.json_file import MAX_HEADER
 from merge.tensor_io.pickle_reader import Tensor, build
-from merge.tensor_io.stored_tensor import Stored
+from merge.tensor_io.stored_tensor import StoredTensor
 
 MAX_DIRECTORY = 1 << 20  # bytes of the zip's list of entries, about 70 for each tensor
 MAX_PICKLE = 4 * MAX_HEADER + (4 << 20)  # the header in UTF-8, and about 300 bytes a tensor
@@ -62,7 +62,7 @@ def read_zip(path: Path) -> dict[str, Any]:
             plain = all(not entry.compress_type and entry.compress_size == entry.file_size for entry in entries)
             if not plain or unpacked > path.stat().st_size:
                 raise ExpertFileError(
-                    f"{path}: a compressed zip, which torch.save never makes. Refused, as it may be a bomb."
+                    f"{path}: a compressed zip, which torch.save never makes. Refused, as it may be a zip bomb."
                 )
             if pickles[0].file_size > MAX_PICKLE:
                 raise ExpertFileError(
@@ -90,14 +90,14 @@ def read_zip(path: Path) -> dict[str, Any]:
         for name, tensor in value.items()
     }
     if len({stored.start for stored in places.values()}) != len(places):
-        raise ExpertFileError(f"{path}: tensors that share their bytes, where each should own its own.")
+        raise ExpertFileError(f"{path}: tensors that share their bytes; each needs its own.")
     return {
         name: {key: places[key] for key in value} if isinstance(value, dict) else value
         for name, value in content.items()
     }
 
 
-def _place(path: Path, name: str, tensor: Tensor, entry: zipfile.ZipInfo | None) -> Stored:
+def _place(path: Path, name: str, tensor: Tensor, entry: zipfile.ZipInfo | None) -> StoredTensor:
     """Where the values of a tensor lie, if they are all that its zip entry holds."""
     with path.open("rb") as file:
         file.seek(entry.header_offset if entry else 0)
@@ -107,12 +107,12 @@ def _place(path: Path, name: str, tensor: Tensor, entry: zipfile.ZipInfo | None)
     if not tensor.plain or entry.file_size != tensor.nbytes:
         raise ExpertFileError(
             f"{path}: {name[:80]!r} is a view into {entry.file_size} bytes, it should own exactly its {tensor.nbytes}. "
-            "Whatever else is in there must not travel with it."
+            "Anything else in there must not be shipped with it."
         )
     start = entry.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     if start + tensor.nbytes > path.stat().st_size:
         raise ExpertFileError(f"{path}: {name[:80]!r} ends behind the end of the file. Copy the file again.")
-    return Stored(path, name, tensor.dtype, tensor.shape, start, tensor.nbytes)
+    return StoredTensor(path, name, tensor.dtype, tensor.shape, start, tensor.nbytes)
 
 
 def _check_end(path: Path) -> None:
@@ -132,7 +132,7 @@ def _check_end(path: Path) -> None:
     if listed > MAX_DIRECTORY:
         raise ExpertFileError(
             f"{path}: a zip that lists its entries in {listed} bytes, expected at most {MAX_DIRECTORY}. Refused, as "
-            "it may be a bomb."
+            "it may be a zip bomb."
         )
 
 

@@ -17,11 +17,33 @@ from flexo.lazy_names import homes_of
 ROOT = Path(__file__).resolve().parents[2]
 STUB = (ROOT / "flexo/__init__.pyi").read_text()
 SURFACE = [
-    "Anchor", "Attribution", "Audit", "Check", "CheckpointError", "ExpertFile", "ExpertFileError", "InputError",
-    "Limits", "Sampling", "attribute", "audit", "check", "expert_names", "load_model", "open_anchor", "open_expert",
-    "open_merged", "prepare", "proxies", "sample", "select_experts", "study", "train_anchor", "train_expert",
+    "Anchor",
+    "Attribution",
+    "Audit",
+    "Check",
+    "ExpertFile",
+    "ExpertFileError",
+    "InputError",
+    "Limits",
+    "ModelFolderError",
+    "Sampling",
+    "attribute",
+    "audit",
+    "check",
+    "expert_names",
+    "load_model",
+    "open_anchor",
+    "open_expert",
+    "open_merged",
+    "prepare",
+    "proxies",
+    "sample",
+    "select_experts",
+    "study",
+    "train_anchor",
+    "train_expert",
     "train_router",
-]  # fmt: skip
+]
 
 
 def said(code: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from merge.planning.merge_plan import execute, plan
+from merge.planning.merge_plan import execute
+from tests.merge.tools import even_plan
 
 DOMAINS = ("math", "news", "code")
 
@@ -15,7 +16,7 @@ def merge_domains(
     make_expert: Callable[..., Path], output: Path, domains: Sequence[str] = DOMAINS, top_k: int | None = None
 ) -> Path:
     """A merged folder of experts for the tiny anchor, the same experts each time."""
-    execute(plan([make_expert(domain) for domain in domains], top_k=top_k), output)
+    execute(even_plan([make_expert(domain) for domain in domains], top_k=top_k), output)
     return output
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from flexo.errors import CheckpointError, InputError
+from flexo.errors import InputError, ModelFolderError
 from inference.load import load_model
 from inference.select import expert_names, select_experts
 from inference.selected_blocks import RowsBlock
@@ -220,5 +220,5 @@ def test_a_selection_inside_another_is_refused(merged: Path) -> None:
 def test_names_come_from_the_manifest(merged: Path, tiny_anchor: Path) -> None:
     assert expert_names(load(merged)) == ["public", "math", "news", "code"]
     model, _ = load_model(tiny_anchor)
-    with pytest.raises(CheckpointError, match=r"anchor: no manifest.json. Is it a folder made by flexo-merge\?"):
+    with pytest.raises(ModelFolderError, match=r"anchor: no manifest.json. Is it a folder made by flexo-merge\?"):
         expert_names(model)

@@ -66,11 +66,11 @@ def expert_values(
     tensors: dict[str, torch.Tensor] = {}
     for n in range(anchor.architecture.num_hidden_layers):
         for part in FFN:
-            weight = anchor.checkpoint.tensor(anchor_ffn(n, part))
+            weight = anchor.weights.tensor(anchor_ffn(n, part))
             noise = torch.randn(weight.shape, generator=dice).to(weight.dtype)
             tensors[expert_ffn(n, part)] = weight + 0.1 * noise if trained else weight
         row = torch.randn(anchor.architecture.hidden_size, generator=dice)
-        tensors[ROUTER_WEIGHT.format(n=n)] = row.to(anchor.checkpoint.dtype(anchor_ffn(n, FFN[0])))
+        tensors[ROUTER_WEIGHT.format(n=n)] = row.to(anchor.weights.dtype(anchor_ffn(n, FFN[0])))
         if bias:
             tensors[ROUTER_BIAS.format(n=n)] = torch.randn(1, generator=dice)
     return tensors

@@ -32,9 +32,9 @@ def small_anchor(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def train(small_anchor: Path, shards: Path, tmp_path: Path) -> Callable[..., Result]:
-    """`train("math", output=..., ...)`: trains an expert; keywords replace those of `train_expert`."""
+    """`train("math", output=..., ...)`: trains an expert; keywords as of `expert_arguments`."""
 
     def run(domain: str = "math", /, **changes: Any) -> Result:
-        return train_expert(**(expert_arguments(domain, small_anchor, shards, tmp_path) | changes))
+        return train_expert(**expert_arguments(domain, small_anchor, shards, tmp_path, **changes))
 
     return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from trainers.data import DataOptions
 from trainers.expert.paired import PairOptions
 from trainers.loop.module import LossOptions
 from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.trainer import RunOptions
-from trainers.owner import Domain
+from trainers.loop.run import Run
+from trainers.loop.trainer import TrainerOptions
+from trainers.owner import Domain, OwnerOptions
 
 SENTENCES = {
     "public": "the city lies on a river and people live there since many years with their children and dogs",
@@ -22,7 +24,7 @@ SENTENCES = {
     "news": "today the government said that it will raise taxes and people went to vote in great numbers",
     "code": "def return self if else for in range ( ) [ ] = == import None True False yield lambda : .",
 }
-RUN = RunOptions(precision="32-true", accelerator="cpu", log_every=1)
+TRAINER = TrainerOptions(precision="32-true", accelerator="cpu", log_every=1)
 
 
 def shard(path: Path, domain: str, documents: int) -> Path:
@@ -41,32 +43,28 @@ def data_options(cache: Path, **changes: Any) -> DataOptions:
     return DataOptions(**(values | {"cache": cache} | changes))
 
 
-def train_small_anchor(text: Path, output: Path, **changes: Any) -> None:
+def train_small_anchor(text: Path, output: Path, anchor: AnchorOptions | None = None, **changes: Any) -> None:
+    """Makes an anchor of 2 layers in `output`; `changes` are fields of its run."""
+    small = AnchorOptions(
+        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, reference_bytes=20_000,
+    )  # fmt: skip
+    optimizer = OptimizerOptions(lr=1e-2, weight_decay=0.1)
+    run = Run(output, data_options(output.parent / "tokens"), optimizer, LossOptions(), TRAINER)
+    train_anchor(anchor or small, text, replace(run, **changes))
+
+
+def expert_arguments(name: str, anchor_path: Path, shards: Path, folder: Path, /, **changes: Any) -> dict[str, Any]:
+    """The arguments of `train_expert`; `changes` replace them, or fields of the owner's options or of the run."""
+    text = {split: shards / name / f"{split}.jsonl.gz" for split in ("train", "test")}
+    optimizer, loss = OptimizerOptions(lr=5e-3, weight_decay=0.1), LossOptions(own_vs_public=0.1)
+    data = data_options(folder / "tokens", public_share=0.25)
     arguments: dict[str, Any] = {
-        "anchor": AnchorOptions(
-            vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=64, reference_bytes=20_000,
-        ),
-        "data_path": text,
-        "output": output,
-        "data": data_options(output.parent / "tokens"),
-        "optimizer": OptimizerOptions(lr=1e-2, weight_decay=0.1),
-        "loss": LossOptions(),
-        "run": RUN,
-    }  # fmt: skip
-    train_anchor(**(arguments | changes))
-
-
-def expert_arguments(domain: str, anchor: Path, shards: Path, folder: Path) -> dict[str, Any]:
-    return {
-        "domain": Domain(domain, train=shards / domain / "train.jsonl.gz", test=shards / domain / "test.jsonl.gz"),
-        "anchor_path": str(anchor),
-        "output": folder / f"{domain}.pt",
-        "corpora": shards,
-        "data": data_options(folder / "tokens", public_share=0.25),
+        "owner": OwnerOptions(Domain(name, **text), str(anchor_path), shards),
         "model": PairOptions(),
-        "optimizer": OptimizerOptions(lr=5e-3, weight_decay=0.1),
-        "loss": LossOptions(own_vs_public=0.1),
-        "run": RUN,
-        "say": lambda _line: None,
+        "run": Run(folder / f"{name}.pt", data, optimizer, loss, TRAINER, say=lambda _line: None),
     }
+    for part in ("owner", "run"):
+        inside = changes.keys() & {field.name for field in fields(arguments[part])}
+        arguments[part] = replace(arguments[part], **{name: changes.pop(name) for name in inside})
+    return arguments | changes

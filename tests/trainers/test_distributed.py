@@ -17,7 +17,7 @@ import torch
 
 from flexo.errors import InputError
 from merge.formats.expert_file import ExpertFile, open_expert
-from tests.trainers.runs import RUN
+from tests.trainers.runs import TRAINER
 from trainers.distributed import measuring_device
 from trainers.expert.train import Result
 
@@ -110,7 +110,7 @@ def test_the_loss_curve_and_the_expert_are_those_of_one_process(
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused(train: Callable[..., Result], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.batch_size=4 on 1 devices in 3 parts.*multiple of 3"):
-        train("math", output=tmp_path / "new/math.pt", run=replace(RUN, accumulate=3))
+        train("math", output=tmp_path / "new/math.pt", trainer=replace(TRAINER, accumulate=3))
     assert not (tmp_path / "new").exists()
 
 

@@ -15,9 +15,9 @@ from flexo.atomic_files import sha256_file
 from flexo.errors import InputError
 from merge.formats.anchor_folder import open_olmo2
 from merge.formats.merged_folder import open_merged
-from merge.formats.model_folder import Checkpoint
+from merge.formats.model_folder import ModelFolder
 from tests.trainers.runs import data_options, expert_arguments
-from trainers.expert.cost_plan import Load, make_plan
+from trainers.expert.cost_plan import Load, plan_cost
 from trainers.expert.train import Result
 from trainers.full_finetune import WholeOptions, WholeResult, train_whole
 from trainers.loop.module import LossOptions
@@ -29,9 +29,8 @@ DENSE = WholeOptions("dense")
 @pytest.fixture
 def whole(small_anchor: Path, shards: Path, tmp_path: Path) -> TrainWhole:
     def run(domain: str = "math", /, **changes: Any) -> WholeResult:
-        arguments = expert_arguments(domain, small_anchor, shards, tmp_path) | {"model": DENSE}
-        arguments["output"] = tmp_path / domain
-        result = train_whole(**(arguments | changes))
+        changes = {"model": DENSE, "output": tmp_path / domain} | changes
+        result = train_whole(**expert_arguments(domain, small_anchor, shards, tmp_path, **changes))
         assert result is not None
         return result
 
@@ -42,7 +41,7 @@ def test_a_specialist_is_a_plain_olmo2_that_learned(whole: TrainWhole, small_anc
     result = whole(data=data_options(small_anchor.parent / "tokens"))
     losses = result.training["losses"]
     assert losses["own_after"] < losses["own_before"] - 0.1
-    made, anchor = open_olmo2(result.path), Checkpoint(small_anchor)
+    made, anchor = open_olmo2(result.path), ModelFolder(small_anchor)
     for name in anchor.names:
         assert made.dtype(name) == anchor.dtype(name) and not torch.equal(made.tensor(name), anchor.tensor(name)), name
     for name in ("tokenizer.json", "config.json"):
@@ -80,14 +79,14 @@ def test_a_mixture_matches_the_flops_of_experts_and_loads_as_trained(
     result = whole("math", model=options, output=tmp_path / "pooled", say=said.append)
     merged = open_merged(result.path)
     assert merged.domains == ["public", "expert-1", "expert-2"]
-    assert merged.checkpoint.config["num_experts_per_tok"] == 2
-    pair = make_plan(merged.architecture, Load(0, 32, 1)).flops_per_token
+    assert merged.weights.config["num_experts_per_tok"] == 2
+    pair = plan_cost(merged.architecture, Load(0, 32, 1)).flops_per_token
     spent = 2 * 12 * 4 * 32 * pair
     assert result.training["flops"] == pytest.approx(2 * spent, rel=4 * 32 / result.training["tokens"])
     assert "cost 2 times the FLOPs of training 2 experts" in said[-1]
     own = result.training["losses"]
     assert own["own_after"] < own["own_before"] - 0.1
-    ups = [merged.checkpoint.tensor(f"model.layers.0.mlp.experts.{e}.up_proj.weight") for e in range(3)]
+    ups = [merged.weights.tensor(f"model.layers.0.mlp.experts.{e}.up_proj.weight") for e in range(3)]
     assert not torch.equal(ups[0], ups[1])
     assert "All weights were trained together" in (result.path / "README.md").read_text()
     model = AutoModelForCausalLM.from_pretrained(result.path)

@@ -10,7 +10,8 @@ import pytest
 
 from flexmix.documents.corpus import find_split, held_out, read_documents
 from flexmix.documents.source import Source
-from flexmix.prepare.pipeline import Options, prepare
+from flexmix.prepare.options import Options
+from flexmix.prepare.pipeline import prepare
 from flexo.errors import InputError
 from merge.formats.anchor_folder import open_anchor
 from tests.flexmix.text import write_jsonl
@@ -67,7 +68,7 @@ def test_a_prepared_folder_that_does_not_fit_is_refused(
 
 def test_public_text_may_be_prepared(train: Train, shards: Path, small_anchor: Path, tmp_path: Path) -> None:
     public = prepared(shards / "public/train.jsonl.gz", tmp_path / "public", small_anchor)
-    result = train("math", public_path=public)
+    result = train("math", public=public)
     assert result.public == str(public) and result.header.training.public_share == 0.25
 
 

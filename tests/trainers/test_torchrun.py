@@ -22,7 +22,7 @@ STEPS = 100
 
 def documented() -> str:
     """The command of the first node."""
-    (command,) = re.findall(r"^    (torchrun (?:.*\\\n)*.*)", (ROOT / "docs/cluster.md").read_text(), re.MULTILINE)
+    (command,) = re.findall(r"^(torchrun (?:.*\\\n)*.*)", (ROOT / "docs/cluster.md").read_text(), re.MULTILINE)
     return command.replace("\\\n", " ")
 
 

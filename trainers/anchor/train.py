@@ -7,33 +7,30 @@ Either way the result is a plain Hugging Face folder plus `flexo/`: what all own
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L  # noqa: N812 - the name everyone uses
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from flexmix.documents.corpus import copy_sample, find_split, read_documents
 from flexmix.documents.hub import local_folder
-from flexmix.packing.datamodule import TextModule
 from flexmix.packing.loaders import EvalLoader
 from flexmix.tokens.shard import is_shard, shard_texts, text_digest
 from flexmix.tokens.train_tokenizer import END_OF_TEXT, PAD, train_tokenizer
-from flexo.atomic_files import new_folder, refuse_occupied
+from flexo.atomic_files import new_folder
 from flexo.console import progress
 from flexo.errors import InputError
 from merge.formats.anchor_folder import REFERENCE, SHARED, open_olmo2, write_shared
 from trainers.anchor.context_layer import add_context_layer, held_out_loss
-from trainers.data import DataOptions
+from trainers.data import packed_windows, plain_windows
 from trainers.distributed import is_first, measuring_device
-from trainers.loop.module import LitAnchor, LossOptions
-from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.run_folder import work_folder
-from trainers.loop.trainer import Metrics, RunOptions, fit
+from trainers.loop.module import LitAnchor
+from trainers.loop.run import Run
+from trainers.loop.trainer import Metrics
 from trainers.router.row_init import moment_tensors, public_router, router_input_moments
 
 FEATURE_WINDOWS = 16_384  # of public text, from which features of tokens are learned, at most
@@ -64,70 +61,43 @@ class AnchorOptions:
             raise InputError(f"anchor.context_heads={self.context_heads}: expected 0 or a few.")
 
 
-def train_anchor(
-    *,
-    anchor: AnchorOptions,
-    data_path: Path,
-    output: Path,
-    data: DataOptions,
-    optimizer: OptimizerOptions,
-    loss: LossOptions,
-    run: RunOptions,
-    logger: Any = None,
-    seed: int = 0,
-    resume: bool = True,
-    say: Callable[[str], None] = print,
-) -> Metrics:
-    """Makes the anchor folder `output` from public text in `data_path` (`train` and `test` as `.jsonl[.gz]`).
+def train_anchor(anchor: AnchorOptions, data_path: Path, run: Run) -> Metrics:
+    """Makes the anchor folder `run.output` from public text in `data_path` (`train` and `test` as `.jsonl[.gz]`).
 
     For a model taken as it is, `data_path` may be a folder that `flexo-data prepare` made with that model's tokenizer.
-    `say` is told in a line what a context layer changes, if there is to be one.
+    If there is to be a context layer, `run.say` is told in a line what it changes.
 
     Returns:
         Held-out loss before and after training, in nats per token; empty for a model taken as it is.
 
     Raises:
-        InputError: text or model are unusable, or `output` is not free.
+        InputError: text or model are unusable, or the output is not free.
     """
-    refuse_occupied(output)
-    if run.strategy == "fsdp":
-        raise InputError("run.strategy=fsdp: an anchor is trained whole on every device. Use ddp.")
+    run.check_whole("an anchor")
     text = {split: find_split(data_path, split) for split in ("train", "test")}
-    writer = _Writer(anchor, text, data, run, say)
-    L.seed_everything(seed, verbose=False)
+    writer = _Writer(anchor, text, run)
     if anchor.path is not None:
-        writer.adopt(output)
+        run.seed_everything()
+        writer.adopt()
         return {}
     if is_shard(text["train"]):
         raise InputError(
             f"{data_path}: tokens of another tokenizer, and a new anchor gets a tokenizer of its own. Give text "
             "(train.jsonl[.gz] and test.jsonl[.gz]), or take an existing model with anchor.path=FOLDER."
         )
-    settings: dict[str, Any] = {"anchor": asdict(anchor), "data": data.settings(), "optimizer": asdict(optimizer)}
-    settings |= {"loss": asdict(loss), "precision": run.precision, "seed": seed}
-    settings["text"] = {split: text_digest(path) for split, path in text.items()}
-    with work_folder(output, settings, resume) as work:
-        source = _blank(anchor, text["train"], work / "blank")
-        module = TextModule(
-            data.training_windows(text["train"], source),
-            {"public": data.windows(text["test"], source)},
-            batch_size=data.batch_size,
-            steps=data.steps,
-            seed=seed,
-            eval_windows=data.eval_windows,
-            parts=run.accumulate,
-        )
-        model = Olmo2ForCausalLM(Olmo2Config.from_pretrained(source))
-        run.prepare(model)
-        lit = LitAnchor(model, optimizer, loss, data.steps, module.held_out_names)
-        before, after = fit(lit, module, run, work, logger, "training the anchor", data.tokens_per_step)
+    digests = {split: text_digest(path) for split, path in text.items()}
+    with run.work_folder({"anchor": asdict(anchor)} | run.settings | {"text": digests}) as work:
+        blank = _blank(anchor, text["train"], work / "blank")
+        held_out = plain_windows(text["test"], blank, run.data)
+        texts = run.texts(packed_windows(text["train"], blank, run.data), {"public": held_out})
+        model = Olmo2ForCausalLM(Olmo2Config.from_pretrained(blank))
+        run.trainer.prepare(model)
+        lit = LitAnchor(model, run.optimizer, run.loss, run.data.steps, texts.held_out_names)
+        before, after = run.fit(lit, texts, work, "training the anchor")
         metrics = {"loss_before": before["public/loss"], "loss_after": after["public/loss"]}
-        if not is_first():
-            return metrics
-        training = {"tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed, "lr": optimizer.lr}
-        nn.Module.float(model)  # in place; transformers' own method has no types
-        writer.write(output, model, source, {"training": training | metrics})
-        (work / "last.ckpt").unlink(missing_ok=True)
+        if is_first():
+            nn.Module.float(model)  # in place; transformers' own method has no types
+            writer.write(model, blank, {"training": run.extent | {"lr": run.optimizer.lr} | metrics})
     return metrics
 
 
@@ -137,44 +107,40 @@ class _Writer:
 
     anchor: AnchorOptions
     text: dict[str, Path]  # public, by split
-    data: DataOptions
-    run: RunOptions
-    say: Callable[[str], None]
+    run: Run
 
-    def adopt(self, output: Path) -> None:
+    def adopt(self) -> None:
         """Takes an existing OLMo-2 byte for byte, or with a context layer."""
         assert self.anchor.path is not None
-        source = local_folder(self.anchor.path, self.anchor.revision)
-        open_olmo2(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+        given = local_folder(self.anchor.path, self.anchor.revision)
+        open_olmo2(given)
+        model = AutoModelForCausalLM.from_pretrained(given, dtype="auto")
         about = {"taken_from": self.anchor.path, "revision": self.anchor.revision}
-        self.write(output, model, source, about, as_it_is=not self.anchor.context_heads)
+        self.write(model, given, about, as_it_is=not self.anchor.context_heads)
 
-    def write(
-        self, output: Path, model: PreTrainedModel, source: Path, about: dict[str, Any], as_it_is: bool = False
-    ) -> None:
+    def write(self, model: PreTrainedModel, given: Path, about: dict[str, Any], as_it_is: bool = False) -> None:
         """Writes the model, the files beside it and `flexo/`.
 
-        `source` has the files; its weights are taken byte for byte if the model is written `as_it_is`.
+        The files come from the folder `given`; so do the weights, byte for byte, if the model is written `as_it_is`.
         """
-        with new_folder(output) as folder:
+        with new_folder(self.run.output) as folder:
             if self.anchor.context_heads:
-                model, changed = self._with_context_layer(model, source)
-                self.say(
+                model, changed = self._with_context_layer(model, given)
+                self.run.say(
                     "a context layer of {heads} heads: width {width_before} -> {width_after}, loss on public text "
                     "{loss_before:.4f} -> {loss_after:.4f} nats per token".format(**changed)
                 )
                 about["context_heads"] = changed
             if not as_it_is:
                 model.save_pretrained(folder)
-            _copy_files(source, folder, without_weights=not as_it_is)
+            _copy_files(given, folder, without_weights=not as_it_is)
             self._share(folder, model, about)
 
-    def _with_context_layer(self, model: PreTrainedModel, source: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """The model with a context layer, and what that changes on held-out text."""
-        data, heads = self.data, self.anchor.context_heads
-        public = EvalLoader(data.windows(self.text["train"], source), data.batch_size, FEATURE_WINDOWS)
-        held_out = EvalLoader(data.windows(self.text["test"], source), data.batch_size, data.eval_windows)
+    def _with_context_layer(self, model: PreTrainedModel, given: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The model with a context layer, and what that changes on held-out text; `given` has its tokenizer."""
+        data, heads = self.run.data, self.anchor.context_heads
+        public = EvalLoader(plain_windows(self.text["train"], given, data), data.batch_size, FEATURE_WINDOWS)
+        held_out = EvalLoader(plain_windows(self.text["test"], given, data), data.batch_size, data.eval_windows)
         wide = add_context_layer(model, heads, public)
         return wide, {
             "heads": heads,
@@ -198,17 +164,19 @@ class _Writer:
             )
             for split, path in self.text.items()
         }
-        windows = self.data.windows(find_split(reference, "train"), folder)
-        loader = EvalLoader(windows, self.data.batch_size, self.data.moment_windows)
-        with progress("measuring public text", loader.count * self.data.length, "tokens") as advance:
-            moments = router_input_moments(model, loader, advance, measuring_device(self.run.accelerator))
+        data = self.run.data
+        loader = EvalLoader(
+            plain_windows(find_split(reference, "train"), folder, data), data.batch_size, data.moment_windows
+        )
+        with progress("measuring public text", loader.count * data.length, "tokens") as advance:
+            moments = router_input_moments(model, loader, advance, measuring_device(self.run.trainer.accelerator))
         about["router"] = {"init": "mean", "tokens": moments[0].count}
         write_shared(folder, public_router(moments), moment_tensors(moments) if self.anchor.moments else None, about)
 
 
-def _copy_files(source: Path, folder: Path, without_weights: bool) -> None:
+def _copy_files(given: Path, folder: Path, without_weights: bool) -> None:
     """Copies the files of a model folder that are not there yet."""
-    for path in source.iterdir():
+    for path in given.iterdir():
         if without_weights and ".safetensors" in path.name:
             continue
         if path.is_file() and not path.name.startswith(".") and not (folder / path.name).exists():

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from flexo.console import new_app, progress, run
+from flexo.console import new_app, run
 from flexo.errors import InputError
 
 app = new_app("Measure the embedding of a domain.")
@@ -56,52 +56,24 @@ def embed(
 
     The file is for the owner: it tells about the text, second moments more than means. Nothing sends it anywhere.
     """
-    from flexmix.documents.corpus import find_split
     from flexmix.documents.hub import local_folder
-    from flexmix.domains.embedding import Embedding
-    from merge.formats.anchor_folder import open_anchor
-    from merge.formats.merged_folder import open_merged
+    from trainers.data import DataOptions
     from trainers.hydra_entry import quiet
+    from trainers.router.domain_embedding import encoded_embedding, measured_embedding
 
     quiet()
     if output.exists() and not overwrite:
         raise InputError(f"{output}: this file exists already. Choose another output, or pass --overwrite.")
-    source = find_split(text, "train") if text.is_dir() else text
-    name = domain or (text.resolve().name if text.is_dir() else text.name.partition(".")[0])
-    folder = local_folder(anchor)
-    opened = open_anchor(folder)
     if encoder and model is not None:
         raise InputError("--encoder with --model: a text encoder reads no merged model. Leave one of them out.")
+    folder = local_folder(anchor)
     if encoder:
-        from flexmix.documents.corpus import read_documents
-        from flexmix.domains.text_encoder import encoder_name, text_moments
-
-        width = opened.architecture.hidden_size
-        with progress(f"embedding {name}", documents, "documents") as advance:
-            moments = [text_moments(read_documents(source), width, seed, documents, advance)]
-        made = Embedding.of(name, "text", encoder_name(seed), moments, means_only)
+        made = encoded_embedding(text, folder, domain=domain, documents=documents, seed=seed, means_only=means_only)
     else:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        from flexmix.packing.loaders import EvalLoader
-        from trainers.data import DataOptions
-        from trainers.distributed import measuring_device
-        from trainers.router.row_init import check_merged_on, router_input_moments
-
         data = DataOptions(tokens=1, length=length, batch_size=batch_size, moment_windows=windows, cache=cache)
-        loader = EvalLoader(data.windows(source, folder), batch_size, windows)
-        digest = opened.digest
-        if model is not None:
-            merged = open_merged(model)
-            check_merged_on(merged, opened)
-            digest = merged.checkpoint.digest()
-        loaded = AutoModelForCausalLM.from_pretrained(model or folder, dtype=torch.float32)
-        with progress(f"measuring {name}", len(loader) * data.tokens_per_step, "tokens") as advance:
-            moments = router_input_moments(loaded, loader, advance, measuring_device("auto"))
-        made = Embedding.of(name, "router_input", digest, moments, means_only)
+        made = measured_embedding(text, folder, data, domain=domain, model=model, means_only=means_only)
     made.write(output, replace=overwrite)
-    what = "positions" if made.kind == "router_input" else "documents"
+    what = "documents" if encoder else "positions"
     typer.echo(f"wrote {output}: {made.domain}, {made.vectors:,} {what}, {output.stat().st_size / 1e6:.2f} MB")
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -25,15 +25,14 @@ from merge.formats.architecture import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_f
 from trainers.distributed import whole
 from trainers.expert.low_rank import LowRankExpert
 from trainers.expert.paired_ffn import Weights, paired_ffn
-
-RowStart = Literal["mean", "discriminant", "random", "public", "kept"]  # public: at r_pub; kept: at that of `start`
+from trainers.router.row_init import check_row_init
 
 
 @dataclass(frozen=True)
 class PairOptions:
     """The router of the pair, what is trained, and from where on."""
 
-    router_init: RowStart = "discriminant"
+    router_init: str = "discriminant"  # a key of `trainers.router.row_init.ROW_INITS`
     embedding: str | None = None  # a domain embedding file, instead of reading own text once more
     router_scale: float = 1.0  # on a discriminant
     router_shrinkage: float = 0.01  # of a discriminant's covariance
@@ -46,6 +45,7 @@ class PairOptions:
     standardise: bool = False  # ship the row as PHATGOOSE does, see trainers.router.phatgoose
 
     def __post_init__(self) -> None:
+        check_row_init(self.router_init)
         if self.router_bias is not None and self.router_bias > 0:
             raise InputError(f"model.router_bias={self.router_bias}: a bias counts below 0 alone, expected at most 0.")
         if self.start is None and (self.router_init == "kept" or not self.train_expert):
@@ -82,15 +82,13 @@ class PairedExperts(nn.Module):
 
     Args:
         public: the anchor's feed-forward network; its parameters are frozen here.
+        expert: the owner's, a network like the public one or a `LowRankExpert`; None where it is the public network
+            itself: the layer computes what the anchor does, and nothing in it is trained.
         public_row: the shared public router row [D], a buffer, never trained.
         row: what the owner's router row starts from [D].
-        train_expert: whether the expert's network is trained.
         train_row: whether the row is trained.
         bias: None, or what a trained router bias b starts from; min(b, 0) is what counts (FlexOlmo, arXiv 2507.07024,
             section 3.2).
-        rank: None for an expert of full rank, or the rank of its difference from the public network.
-        own: False where the expert is the public network itself: the layer computes what the anchor does, and nothing
-            in it is trained.
 
     After a forward pass `logits_BT2` holds the router logits of public and expert, for losses and diagnostics.
     """
@@ -98,24 +96,17 @@ class PairedExperts(nn.Module):
     def __init__(
         self,
         public: nn.Module,
+        expert: nn.Module | None,
         public_row: torch.Tensor,
         row: torch.Tensor,
         *,
-        train_expert: bool = True,
         train_row: bool = True,
         bias: float | None = None,
-        rank: int | None = None,
-        own: bool = True,
     ) -> None:
         super().__init__()
+        own = expert is not None
         self.public = public.requires_grad_(False)
-        self.expert: nn.Module | None
-        if not own:
-            self.expert = None
-        elif rank is None:
-            self.expert = deepcopy(public).float().requires_grad_(train_expert)
-        else:
-            self.expert = LowRankExpert(_weights(public), rank)
+        self.expert = expert
         self.public_row_D: torch.Tensor
         self.register_buffer("public_row_D", public_row.clone())
         self.row_D = nn.Parameter(row.clone(), requires_grad=train_row and own)
@@ -155,11 +146,7 @@ def pair(
     model: PreTrainedModel,
     public_rows: Sequence[torch.Tensor],
     rows: Sequence[torch.Tensor],
-    *,
-    train_expert: bool = True,
-    train_row: bool = True,
-    bias: float | None = None,
-    rank: int | None = None,
+    options: PairOptions | None = None,
     first_layer: int = 0,
     start: Callable[[int, str], torch.Tensor] | None = None,
 ) -> PreTrainedModel:
@@ -169,22 +156,36 @@ def pair(
         model: the anchor, an `Olmo2ForCausalLM`.
         public_rows: the shared public router row [D] of every layer.
         rows: the starting router row [D] of every layer.
-        train_expert, train_row, bias, rank: as in `PairedExperts`.
-        first_layer: of those with an expert of their own.
+        options: what is trained, and from where on; None: the defaults.
+        first_layer: of the anchor, the first that is not its context layer.
         start: layer, projection -> the weight that an expert of full rank starts from, where `model` has another one or
             has rounded it; None: what `model` has.
     """
+    options = options or PairOptions()
     model.requires_grad_(False)
     for n, (layer, public_row, row) in enumerate(zip(model.model.layers, public_rows, rows, strict=True)):
+        expert: nn.Module | None = None
+        if n >= options.first_trained_layer(first_layer):
+            expert = _new_expert(layer.mlp, options, None if start is None else partial(start, n))
         layer.mlp = PairedExperts(
-            layer.mlp, public_row.float(), row.float(),
-            train_expert=train_expert, train_row=train_row, bias=bias, rank=rank, own=n >= first_layer,
+            layer.mlp, expert, public_row.float(), row.float(),
+            train_row=options.train_router, bias=options.router_bias,
         )  # fmt: skip
-        if start is not None and rank is None and layer.mlp.expert is not None:
-            with torch.no_grad():
-                for part in FFN:
-                    layer.mlp.expert.get_parameter(f"{part}.weight").copy_(start(n, part))
     return model
+
+
+def _new_expert(
+    public: nn.Module, options: PairOptions, start: Callable[[str], torch.Tensor] | None = None
+) -> nn.Module:
+    """An expert that starts as the public network, or as the weights that `start` gives for each projection."""
+    if options.rank is not None:
+        return LowRankExpert(_weights(public), options.rank)
+    expert = deepcopy(public).float().requires_grad_(options.train_expert)
+    if start is not None:
+        with torch.no_grad():
+            for part in FFN:
+                expert.get_parameter(f"{part}.weight").copy_(start(part))
+    return expert
 
 
 def pairs(model: nn.Module) -> list[PairedExperts]:

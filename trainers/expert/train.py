@@ -9,39 +9,43 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flexmix.domains.embedding import read_embedding
+from flexmix.packing.datamodule import TextModule
 from flexmix.tokens.shard import text_digest
 from flexo.console import progress
 from flexo.errors import InputError
-from merge.formats.anchor_folder import Anchor
 from merge.formats.architecture import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from merge.formats.expert_file import ExpertFile, open_expert, write_expert
 from merge.formats.expert_header import AnchorReference, Header, Losses, Training
 from merge.planning.base_model import AnchorBase
 from merge.planning.compatibility import check_belongs
-from merge.planning.router_screening import folded_row
-from trainers.data import DataOptions, OwnText
+from trainers.data import OwnText, moment_loader
 from trainers.distributed import is_first, measuring_device
-from trainers.expert.cost_plan import load_of, make_plan
+from trainers.expert.cost_plan import load_of, plan_cost
 from trainers.expert.meta_init import WeightsOnDisk, blank_model
 from trainers.expert.module import LitExpert
 from trainers.expert.paired import PairOptions, expert_state, pair
 from trainers.loop.curves import draw_curves
-from trainers.loop.module import LossOptions
-from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.run_folder import keep_result, kept_result, work_folder
-from trainers.loop.trainer import Metrics, RunOptions, fit, resolve_precision
-from trainers.owner import Domain, Owner, count_own, find_owner
+from trainers.loop.run import Run
+from trainers.loop.run_folder import keep_result, kept_result
+from trainers.loop.trainer import Metrics, resolve_precision
+from trainers.owner import Owner, OwnerOptions, count_own, find_owner
 from trainers.router.phatgoose import STANDARDISE, standardised_row
-from trainers.router.row_init import embedded_rows, public_moments, router_input_moments, starting_rows
+from trainers.router.row_init import (
+    ROW_INITS,
+    RowBasis,
+    embedded_rows,
+    public_moments,
+    router_input_moments,
+    starting_rows,
+)
 
 ROUTER = re.compile(r"layers\.\d+\.router\.(weight|bias)")
 EXISTS = "this expert exists already. Choose another output, or pass overwrite=true."
@@ -60,116 +64,57 @@ class Result:
     after: Metrics  # held-out, after training
 
 
-def train_expert(
-    *,
-    domain: Domain,
-    anchor_path: str,
-    output: Path,
-    corpora: Path,
-    data: DataOptions,
-    model: PairOptions,
-    optimizer: OptimizerOptions,
-    loss: LossOptions,
-    run: RunOptions,
-    public_path: Path | None = None,
-    logger: Any = None,
-    seed: int = 0,
-    resume: bool = True,
-    overwrite: bool = False,
-    say: Callable[[str], None] = print,
-) -> Result | None:
-    """Trains the expert of `domain` and writes it to `output`.
+def train_expert(owner: OwnerOptions, model: PairOptions, run: Run, overwrite: bool = False) -> Result | None:
+    """Trains the expert of `owner` and writes it to the file `run.output`.
 
     Args:
-        domain: whose text it is, and where.
-        anchor_path: the anchor folder, or a hub id of one with `flexo/` in it.
-        output: the expert file to make.
-        corpora: where sample corpora are, for domains without files of their own.
-        data, model, optimizer, loss, run: options.
-        public_path: a folder with public `train` and `test`; None takes the reference text that came with the anchor.
-        logger: of Lightning, or None.
-        seed: of the order of windows and of random rows.
-        resume: go on with an unfinished run of the same settings.
-        overwrite: replace an expert file that stands at `output`.
-        say: told in a line each what is read.
+        owner: whose text it is, and against which anchor it is trained.
+        model: the pair of public network and expert, and its router.
+        run: everything else.
+        overwrite: replace an expert file that stands at the output.
 
     Returns:
         What was made; None on every device of a run but the first.
 
-    A file at `output` that this very run has made, before it was stopped or put back into a queue, is the result.
+    A file at the output that this very run has made, before it was stopped or put back into a queue, is the result.
 
     Raises:
-        InputError: text, anchor or settings are unusable, or another file is at `output`. Nothing was written then.
+        InputError: text, anchor or settings are unusable, or another file is at the output. Nothing was written then.
     """
+    output = run.output
     if output.is_dir():
         raise InputError(f"{output}: a folder stands where the expert file should go. Choose another output.")
     exists = output.exists() and not overwrite
-    if exists and not (resume and kept_result(output)):
+    if exists and not (run.resume and kept_result(output)):
         raise InputError(f"{output}: {EXISTS}")
-    owner = find_owner(domain, anchor_path, corpora, data, public_path, say)
-    anchor, text = owner.anchor, owner.text
-    model.check_layers(anchor.architecture.num_hidden_layers)
-    first_layer = model.first_trained_layer(anchor.first_layer)
-    L.seed_everything(seed, verbose=False)
-    if model.standardise:
-        public_moments(anchor, 0, STANDARDISE)  # refused before anything is trained
-    begun = None if model.start is None else _begun(model.start, owner)
-    digests = owner.text_digests()
-    if begun is not None:
-        digests["start"] = text_digest(begun.path)
-    if model.embedding is not None:
-        read_embedding(Path(model.embedding))  # refused before anything is made
-        digests["embedding"] = text_digest(Path(model.embedding))
-    settings = {
-        "domain": domain.name, "anchor": anchor.digest, "router": anchor.router_digest, "data": data.settings(),
-        "model": asdict(model) | {"start": None}, "optimizer": asdict(optimizer), "loss": asdict(loss),
-        "precision": run.precision, "seed": seed, "text": digests,
-    }  # fmt: skip
+    found = find_owner(owner, run)
+    training = _prepare(found, owner.anchor, model, run)
+    text, public, settings = found.text, str(found.reference or "none"), training.settings()
     if exists:
-        header = open_expert(output).header
-        if kept_result(output) != result_of(settings, header):
-            raise InputError(f"{output}: {EXISTS}")
-        say(f"{output} was made before by this very run; nothing to do")
-        return Result(output, header, text, str(owner.reference or "none"), None, {}) if is_first() else None
-    with work_folder(output, settings, resume) as work:
-        module = owner.module(data, run, seed, say)
-        paired = _paired_model(anchor, text, data, model, first_layer, run, seed, begun)
-        run.prepare(paired)
-        fill = WeightsOnDisk(paired, anchor.checkpoint, begun).fill if run.strategy == "fsdp" else None
-        lit = LitExpert(paired, optimizer, loss, data.steps, module.held_out_names, fill)
-        load = load_of(data, run, optimizer, model, first_layer)
-        flops = make_plan(anchor.architecture, load).flops_per_token
-        before, after = fit(lit, module, run, work, logger, f"training {domain.name}", data.tokens_per_step, flops)
-        state = expert_state(lit.model, anchor.checkpoint.dtype(anchor_ffn(0, FFN[0])))
+        header = _made_before(output, settings)
+        run.tell(f"{output} was made before by this very run; nothing to do")
+        return Result(output, header, text, public, None, {}) if is_first() else None
+    with run.work_folder(settings) as work:
+        texts = found.texts(run)
+        paired = training.paired_model()
+        run.trainer.prepare(paired)
+        fill = WeightsOnDisk(paired, found.anchor.weights, training.begun).fill if training.spread else None
+        lit = LitExpert(paired, run.optimizer, run.loss, run.data.steps, texts.held_out_names, fill)
+        load = load_of(run, model, training.first_layer)
+        flops = plan_cost(found.anchor.architecture, load).flops_per_token
+        before, after = run.fit(lit, texts, work, f"training {found.domain.name}", flops)
+        trained = expert_state(lit.model, found.anchor.weights.dtype(anchor_ffn(0, FFN[0])))
         if not is_first():
             return None
-        state |= {
-            expert_ffn(n, part): anchor.checkpoint.tensor(anchor_ffn(n, part))
-            for n in range(first_layer)
-            for part in FFN
-        }
-        if begun is not None and not model.train_expert:
-            state |= {name: begun.tensor(name) for name in state if not ROUTER.fullmatch(name)}
-        if model.standardise:
-            rows = {ROUTER_WEIGHT.format(n=n): n for n in range(first_layer, anchor.architecture.num_hidden_layers)}
-            state |= {name: standardised_row(anchor, n, state[name]).to(state[name].dtype) for name, n in rows.items()}
-        header = Header(
-            domain=domain.name,
-            title=domain.title or domain.name,
-            licence=domain.licence,
-            contact=domain.contact,
-            anchor=_reference(anchor, anchor_path),
-            training=_training(data, model, optimizer, run, seed, before, after, begun),
-            data=count_own(module),
-            privacy=None,
-            software={name: importlib.metadata.version(name) for name in SOFTWARE},
-        )
         header = write_expert(
-            output, header, state, replace=overwrite, before=lambda whole: keep_result(work, result_of(settings, whole))
+            output,
+            training.header(before, after, texts),
+            training.shipped(trained),
+            replace=overwrite,
+            before=lambda whole: keep_result(work, result_of(settings, whole)),
         )
-        curves = draw_curves(work, f"expert {domain.name}")
-        (work / "last.ckpt").unlink(missing_ok=True)
-    return Result(output, header, text, str(owner.reference or "none"), curves, after)
+        curves = draw_curves(work, f"expert {found.domain.name}")
+    return Result(output, header, text, public, curves, after)
 
 
 def result_of(settings: dict[str, Any], header: Header) -> dict[str, Any]:
@@ -179,65 +124,23 @@ def result_of(settings: dict[str, Any], header: Header) -> dict[str, Any]:
     return as_kept
 
 
-def _paired_model(
-    anchor: Anchor,
-    text: OwnText,
-    data: DataOptions,
-    options: PairOptions,
-    first_layer: int,
-    run: RunOptions,
-    seed: int,
-    begun: ExpertFile | None,
-) -> PreTrainedModel:
-    """The anchor with a pair in every layer, the router rows started from the owner's text.
-
-    What is frozen is held in the dtype of computation, once; the expert starts from the anchor's own bits, in float32.
-    A model that will be spread over devices comes without values (`trainers.expert.meta_init`).
-    """
-    dtype = torch.bfloat16 if resolve_precision(run.precision).startswith("bf16") else torch.float32
-    spread = run.strategy == "fsdp"
-    model: Any = None
-    if not spread or options.embedding is None:
-        model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=dtype)
-    rows = _rows(anchor, text, data, options, run, seed, begun, model)
-    if spread:
-        model = blank_model(anchor.folder, dtype)  # the measured one goes: its values are on disk
-    public_rows = [anchor.public_row(n) for n in range(len(rows))]
-    start: Callable[[int, str], torch.Tensor] | None = None
-    if not spread and begun is not None:
-        start = lambda n, part: begun.tensor(expert_ffn(n, part))  # noqa: E731
-    elif not spread and dtype != torch.float32:
-        start = lambda n, part: anchor.checkpoint.tensor(anchor_ffn(n, part))  # noqa: E731
-    return pair(
-        model, public_rows, rows, train_expert=options.train_expert, train_row=options.train_router,
-        bias=options.router_bias, rank=options.rank, first_layer=first_layer, start=start,
-    )  # fmt: skip
+def _made_before(output: Path, settings: dict[str, Any]) -> Header:
+    """The header of the file that stands at `output`; raises `InputError` unless a run of these settings made it."""
+    header = open_expert(output).header
+    if kept_result(output) != result_of(settings, header):
+        raise InputError(f"{output}: {EXISTS}")
+    return header
 
 
-def _rows(
-    anchor: Anchor,
-    text: OwnText,
-    data: DataOptions,
-    options: PairOptions,
-    run: RunOptions,
-    seed: int,
-    begun: ExpertFile | None,
-    model: PreTrainedModel,
-) -> list[torch.Tensor]:
-    """What the owner's router rows start from, [D] per layer."""
-    layers = range(anchor.architecture.num_hidden_layers)
-    if options.router_init == "public":
-        return [anchor.public_row(n) for n in layers]
-    if options.router_init == "kept":
-        assert begun is not None, "checked with the options"
-        return [torch.from_numpy(folded_row(anchor, begun, n)) for n in layers]
-    start: dict[str, Any] = {"scale": options.router_scale, "shrinkage": options.router_shrinkage, "seed": seed}
-    if options.embedding is not None:
-        return embedded_rows(Path(options.embedding), options.router_init, anchor, **start)
-    loader = data.measured(text, anchor.folder)
-    with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
-        moments = router_input_moments(model, loader, advance, measuring_device(run.accelerator))
-    return starting_rows(options.router_init, anchor, moments, **start)
+def _prepare(owner: Owner, anchor_name: str, model: PairOptions, run: Run) -> _ExpertTraining:
+    """What training one expert starts from; raises `InputError` for what could not be trained or shipped."""
+    model.check_layers(owner.anchor.architecture.num_hidden_layers)
+    if model.standardise:
+        public_moments(owner.anchor, 0, STANDARDISE)
+    begun = None if model.start is None else _begun(model.start, owner)
+    if model.embedding is not None:
+        read_embedding(Path(model.embedding))
+    return _ExpertTraining(owner, anchor_name, model, run, begun)
 
 
 def _begun(path: Path, owner: Owner) -> ExpertFile:
@@ -249,43 +152,124 @@ def _begun(path: Path, owner: Owner) -> ExpertFile:
     return begun
 
 
-def _reference(anchor: Anchor, name: str) -> AnchorReference:
-    """What the file says of its anchor: a hub id, or the folder's name alone, for paths are private."""
-    return AnchorReference(
-        name=Path(name).resolve().name if Path(name).is_dir() else name,
-        digest=anchor.digest,
-        tokenizer_digest=anchor.tokenizer_digest,
-        router_digest=anchor.router_digest,
-        architecture=anchor.architecture,
-    )
+@dataclass(frozen=True)
+class _ExpertTraining:
+    """The training of one expert, before and after Lightning has it: its settings, its model, what its file holds."""
 
+    owner: Owner
+    anchor_name: str  # as it was given
+    model: PairOptions
+    run: Run
+    begun: ExpertFile | None  # the expert file that it goes on from
 
-def _training(
-    data: DataOptions,
-    model: PairOptions,
-    optimizer: OptimizerOptions,
-    run: RunOptions,
-    seed: int,
-    before: Metrics,
-    after: Metrics,
-    begun: ExpertFile | None,
-) -> Training:
-    """What the header says of training; with an expert to go on from, of both times together where that adds up."""
-    earlier = None if begun is None else begun.header.training
-    return Training(
-        tokens=data.steps * data.tokens_per_step + (earlier.tokens if earlier else 0),
-        steps=data.steps + (earlier.steps if earlier else 0),
-        seed=seed,
-        precision=resolve_precision(run.precision),
-        learning_rate=optimizer.lr,
-        weight_decay=optimizer.weight_decay,
-        router_init="phatgoose" if model.standardise else model.router_init,
-        public_share=data.public_share,
-        losses=Losses(
-            own_before=earlier.losses.own_before if earlier else before.get("own/loss"),
-            own_after=after.get("own/loss"),
-            public_before=earlier.losses.public_before if earlier else before.get("public/loss"),
-            public_after=after.get("public/loss"),
-        ),
-        router_mass=None if model.standardise else after.get("own/router_mass"),  # the row that ships is another
-    )
+    @property
+    def first_layer(self) -> int:
+        """The first layer whose expert learns."""
+        return self.model.first_trained_layer(self.owner.anchor.first_layer)
+
+    @property
+    def spread(self) -> bool:
+        """Whether the model will be spread over devices."""
+        return self.run.trainer.strategy == "fsdp"
+
+    def settings(self) -> dict[str, Any]:
+        """What decides about the result."""
+        anchor, digests = self.owner.anchor, self.owner.text_digests()
+        if self.begun is not None:
+            digests["start"] = text_digest(self.begun.path)
+        if self.model.embedding is not None:
+            digests["embedding"] = text_digest(Path(self.model.embedding))
+        settings = {"domain": self.owner.domain.name, "anchor": anchor.digest, "router": anchor.router_digest}
+        return settings | {"model": asdict(self.model) | {"start": None}} | self.run.settings | {"text": digests}
+
+    def paired_model(self) -> PreTrainedModel:
+        """The anchor with a pair in every layer, the router rows started from the owner's text.
+
+        What is frozen is held in the dtype of computation, once; the expert starts from the anchor's own bits, in
+        float32. A model that will be spread over devices comes without values (`trainers.expert.meta_init`).
+        """
+        anchor, begun, dtype = self.owner.anchor, self.begun, self.run.trainer.dtype
+        model: Any = None
+        if not self.spread or self.model.embedding is None:
+            model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=dtype)
+        rows = self._rows(model)
+        if self.spread:
+            model = blank_model(anchor.folder, dtype)  # the measured one goes: its values are on disk
+        start: Callable[[int, str], torch.Tensor] | None = None
+        if not self.spread and begun is not None:
+            start = lambda n, part: begun.tensor(expert_ffn(n, part))  # noqa: E731
+        elif not self.spread and dtype != torch.float32:
+            start = lambda n, part: anchor.weights.tensor(anchor_ffn(n, part))  # noqa: E731
+        public_rows = [anchor.public_row(n) for n in range(len(rows))]
+        return pair(model, public_rows, rows, self.model, anchor.first_layer, start)
+
+    def _rows(self, model: PreTrainedModel) -> list[torch.Tensor]:
+        """What the owner's router rows start from, [D] per layer; `model` is the anchor that own text is read with."""
+        init, anchor, data = self.model.router_init, self.owner.anchor, self.run.data
+        scale, shrinkage = self.model.router_scale, self.model.router_shrinkage
+        basis = RowBasis(anchor, scale, shrinkage, self.run.seed, begun=self.begun)
+        if not ROW_INITS[init].reads_text:
+            return starting_rows(init, basis)
+        if self.model.embedding is not None:
+            return embedded_rows(Path(self.model.embedding), init, basis)
+        loader = moment_loader(self.owner.text, anchor.folder, data)
+        with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
+            moments = router_input_moments(model, loader, advance, measuring_device(self.run.trainer.accelerator))
+        return starting_rows(init, replace(basis, own=moments))
+
+    def shipped(self, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors of the expert file: what was trained, and what stays beside it."""
+        anchor, first, state = self.owner.anchor, self.first_layer, dict(trained)
+        for n in range(first):
+            state |= {expert_ffn(n, part): anchor.weights.tensor(anchor_ffn(n, part)) for part in FFN}
+        if self.begun is not None and not self.model.train_expert:
+            state |= {name: self.begun.tensor(name) for name in state if not ROUTER.fullmatch(name)}
+        if self.model.standardise:
+            rows = {ROUTER_WEIGHT.format(n=n): n for n in range(first, anchor.architecture.num_hidden_layers)}
+            state |= {name: standardised_row(anchor, n, state[name]).to(state[name].dtype) for name, n in rows.items()}
+        return state
+
+    def header(self, before: Metrics, after: Metrics, texts: TextModule) -> Header:
+        """What the expert file says of itself, given held-out metrics before and after training."""
+        domain, anchor, name = self.owner.domain, self.owner.anchor, self.anchor_name
+        if Path(name).is_dir():
+            name = Path(name).resolve().name  # where it lies on this machine is private
+        return Header(
+            domain=domain.name,
+            title=domain.title or domain.name,
+            licence=domain.licence,
+            contact=domain.contact,
+            anchor=AnchorReference(
+                name=name,
+                digest=anchor.digest,
+                tokenizer_digest=anchor.tokenizer_digest,
+                router_digest=anchor.router_digest,
+                architecture=anchor.architecture,
+            ),
+            training=self._training(before, after),
+            data=count_own(texts),
+            privacy=None,
+            software={name: importlib.metadata.version(name) for name in SOFTWARE},
+        )
+
+    def _training(self, before: Metrics, after: Metrics) -> Training:
+        """What the header says of training; where it went on from an expert, tokens and steps of both times."""
+        run, model = self.run, self.model
+        earlier = None if self.begun is None else self.begun.header.training
+        return Training(
+            tokens=run.data.trained_tokens + (earlier.tokens if earlier else 0),
+            steps=run.data.steps + (earlier.steps if earlier else 0),
+            seed=run.seed,
+            precision=resolve_precision(run.trainer.precision),
+            learning_rate=run.optimizer.lr,
+            weight_decay=run.optimizer.weight_decay,
+            router_init="phatgoose" if model.standardise else model.router_init,
+            public_share=run.data.public_share,
+            losses=Losses(
+                own_before=earlier.losses.own_before if earlier else before.get("own/loss"),
+                own_after=after.get("own/loss"),
+                public_before=earlier.losses.public_before if earlier else before.get("public/loss"),
+                public_after=after.get("public/loss"),
+            ),
+            router_mass=None if model.standardise else after.get("own/router_mass"),  # the row that ships is another
+        )

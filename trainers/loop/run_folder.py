@@ -16,7 +16,7 @@ from flexo.verbosity import note
 from merge.tensor_io.json_file import write_json
 from trainers.distributed import is_first
 
-RESULT = "result.json"
+CHECKPOINT, RESULT = "last.ckpt", "result.json"
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
         _check_settings(folder, settings, resume)
         yield folder
     except BaseException:
-        if folder in made and not (folder / "last.ckpt").exists():
+        if folder in made and not (folder / CHECKPOINT).exists():
             shutil.rmtree(folder)
             for parent in made[1:]:
                 with suppress(OSError):  # something else is in it by now
@@ -72,7 +72,7 @@ def _work(output: Path) -> Path:
 
 def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None:
     """Starts a work folder, or recognises it by its settings."""
-    path, checkpoint = folder / "settings.json", folder / "last.ckpt"
+    path, checkpoint = folder / "settings.json", folder / CHECKPOINT
     if not resume:
         checkpoint.unlink(missing_ok=True)
     if checkpoint.exists() and path.exists():

@@ -18,16 +18,16 @@ from flexmix.packing.datamodule import TextModule
 from flexo.console import keep_freed_memory
 from flexo.errors import InputError
 from trainers.distributed import StrategyName, is_first, make_strategy
-from trainers.gpu_specs import peak_flops
 from trainers.loop.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
 from trainers.loop.module import LitAnchor
+from trainers.loop.run_folder import CHECKPOINT
 from trainers.slurm.jobs import slurm_environment
 
 Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class TrainerOptions:
     """What Lightning's trainer is told, and how often to checkpoint."""
 
     precision: str = "auto"  # or anything that lightning.Trainer takes
@@ -49,39 +49,34 @@ class RunOptions:
                 f"run: devices {self.devices}, nodes {self.nodes} and accumulate {self.accumulate} must be positive."
             )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of computation, in which what is frozen is held."""
+        return torch.bfloat16 if resolve_precision(self.precision).startswith("bf16") else torch.float32
+
     def prepare(self, model: Any) -> None:
         """What these options change about a model before it is trained."""
         if self.activation_checkpointing:
-            checkpoint_activations(model)
+            recompute_activations(model)
         if self.compile:
             for layer in model.model.layers:
                 layer.compile()
 
 
-def fit(
-    lit: LitAnchor,
-    data: TextModule,
-    options: RunOptions,
-    work: Path,
-    logger: Any,
-    label: str,
-    tokens_per_step: int,
-    flops_per_token: float | None = None,
-) -> tuple[Metrics, Metrics]:
-    """Trains to the end of the data module's steps, resuming from `work/last.ckpt` if it is there.
+def make_trainer(options: TrainerOptions, work: Path, logger: Any, progress: TokenProgress) -> L.Trainer:
+    """Lightning's trainer for one run, whose checkpoints go to `work`.
 
-    `flops_per_token` of a training step is for the log alone.
-
-    Returns:
-        Held-out metrics before the first step and after the last.
+    Args:
+        options: what it is told.
+        work: the run's work folder.
+        logger: makes a logger of Lightning's from `save_dir`, or None.
+        progress: the bar on a terminal, and the rates in the log.
     """
-    keep_freed_memory()
-    checkpoint, devices = work / "last.ckpt", options.devices * options.nodes
-    trainer = L.Trainer(
+    return L.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.nodes,
-        strategy=make_strategy(options.strategy, devices),
+        strategy=make_strategy(options.strategy, options.devices * options.nodes),
         accumulate_grad_batches=options.accumulate,
         precision=resolve_precision(options.precision),
         max_epochs=1,
@@ -89,10 +84,7 @@ def fit(
         gradient_clip_val=options.clip or None,
         log_every_n_steps=options.log_every,
         logger=logger(save_dir=work) if logger else False,
-        callbacks=[
-            TokenProgress(label, tokens_per_step, lit.steps, flops_per_token, peak_flops(devices)),
-            Checkpoints(checkpoint, options.checkpoint_seconds),
-        ],
+        callbacks=[progress, Checkpoints(work / CHECKPOINT, options.checkpoint_seconds)],
         plugins=[WholeFiles(), *slurm_environment()],
         default_root_dir=work,
         enable_checkpointing=False,
@@ -101,10 +93,20 @@ def fit(
         num_sanity_val_steps=0,
         **options.extra,
     )
+
+
+def fit(trainer: L.Trainer, lit: LitAnchor, texts: TextModule, checkpoint: Path) -> tuple[Metrics, Metrics]:
+    """Trains to the end of the steps, from `checkpoint` on if it is there.
+
+    Returns:
+        Held-out metrics before the first step and after the last.
+    """
+    keep_freed_memory()
     try:
-        before = _validate(trainer, lit, data)
-        trainer.fit(lit, datamodule=data, ckpt_path=str(checkpoint) if checkpoint.exists() else None, weights_only=True)
-        after = _validate(trainer, lit, data)
+        before = _validate(trainer, lit, texts)
+        begun = str(checkpoint) if checkpoint.exists() else None
+        trainer.fit(lit, datamodule=texts, ckpt_path=begun, weights_only=True)
+        after = _validate(trainer, lit, texts)
     except Stopped as stopped:
         if is_first():
             sys.stderr.write(stopped.said + "\n")
@@ -129,18 +131,18 @@ def resolve_precision(precision: str) -> Any:
     return "bf16-mixed" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "32-true"
 
 
-def _validate(trainer: L.Trainer, lit: LitAnchor, data: TextModule) -> Metrics:
-    if not data.held_out_names:
+def _validate(trainer: L.Trainer, lit: LitAnchor, texts: TextModule) -> Metrics:
+    if not texts.held_out_names:
         return {}
-    trainer.validate(lit, datamodule=data, verbose=False, weights_only=True)
+    trainer.validate(lit, datamodule=texts, verbose=False, weights_only=True)
     return {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("train/")}
 
 
-def checkpoint_activations(model: Any) -> None:
+def recompute_activations(model: Any) -> None:
     """Makes a transformers model keep one hidden state per layer for backward, and compute the rest twice.
 
-    transformers also asks for a gradient of the embeddings then, as reentrant checkpointing would need. Nobody uses it
-    where embeddings are frozen, and it costs the backward of the whole first layer.
+    transformers then also asks for a gradient of the embeddings, as the reentrant kind would need. Where embeddings are
+    frozen nothing uses it, and it costs the backward of the whole first layer.
     """
     model.activation_checkpointing_enable({"use_reentrant": False})
     model.disable_input_require_grads()

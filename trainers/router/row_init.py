@@ -10,13 +10,19 @@ the anchor, and their own; nobody sees another owner's.
   direction v that has v.x = 1 on public text: `r = r_pub + s (w + c v)`. If states were Gaussian with covariance S, the
   margin `(r - r_pub).x` would be s times the log density ratio of own to public text, and independent owners' margins
   would compose into the posterior over all domains.
+* random: entries drawn at random, scaled so that logits are of order one.
+* public: the public row itself, so that the expert starts with half of the weight everywhere.
+* kept: the row of the expert file that training goes on from.
+
+`ROW_INITS` at the end is the list of them: a new one is a function and a line there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -28,9 +34,10 @@ from flexmix.packing.attention import model_inputs
 from flexo.errors import InputError
 from merge.formats.anchor_folder import BIAS_DIRECTION, BIAS_ERROR, Anchor
 from merge.formats.architecture import ROUTER_WEIGHT
+from merge.formats.expert_file import ExpertFile
 from merge.formats.merged_folder import Merged
+from merge.planning.router_screening import folded_row
 
-RouterInit = Literal["mean", "discriminant", "random"]
 MEAN = "layers.{n}.mean"
 SECOND = "layers.{n}.second_moment"
 LEAST = 1e-6  # of the mean diagonal entry
@@ -120,42 +127,37 @@ def public_moments(anchor: Anchor, n: int, purpose: str, instead: str = "") -> M
     return Moments.of(stored[MEAN.format(n=n)], stored[SECOND.format(n=n)])
 
 
-def starting_rows(
-    init: RouterInit, anchor: Anchor, own: list[Moments], *, scale: float, shrinkage: float, seed: int
-) -> list[torch.Tensor]:
-    """What the owner's router row starts from, [D] per layer.
+@dataclass(frozen=True)
+class RowBasis:
+    """What an owner's router rows are made from."""
 
-    Args:
-        init: how; see the head of this module. `random` draws entries of variance 1 / (D E[|x|^2]).
-        anchor: for the public rows and moments.
-        own: moments of the owner's text.
-        scale: s, the factor on a discriminant.
-        shrinkage: share of its own variance added to each diagonal entry of S.
-        seed: for `random`.
+    anchor: Anchor  # for the public rows and moments
+    scale: float  # s, the factor on a discriminant
+    shrinkage: float  # share of its own variance added to each diagonal entry of S
+    seed: int  # of random rows
+    own: Sequence[Moments] = ()  # of the owner's text, layer by layer; for initialisations that read it
+    begun: ExpertFile | None = None  # the expert file that training goes on from
 
-    Raises:
-        InputError: a discriminant is asked for and the anchor ships no moments.
+
+@dataclass(frozen=True)
+class RowInit:
+    """A way in which an owner's router rows can start."""
+
+    rows: Callable[[RowBasis], list[torch.Tensor]]  # [D] per layer, float32
+    reads_text: bool = True
+
+
+def starting_rows(init: str, basis: RowBasis) -> list[torch.Tensor]:
+    """What the owner's router row starts from, [D] per layer; `init` is a key of `ROW_INITS`.
+
+    Raises `InputError` if there is no such initialisation, or a discriminant is asked for and the anchor ships no
+    moments.
     """
-    if init == "mean":
-        return [mean_row(part).float() for part in own]
-    if init == "random":
-        draw = torch.Generator().manual_seed(seed)
-        sizes = [float(part.second.trace() * len(part.mean)) for part in own]
-        return [torch.randn(len(part.mean), generator=draw) / size**0.5 for part, size in zip(own, sizes, strict=True)]
-    if init != "discriminant":
-        raise InputError(f"model.router_init: {init!r}, expected mean, discriminant or random.")
-    rows = []
-    for n, part in enumerate(own):
-        public = public_moments(anchor, n, "model.router_init=discriminant", "Or use model.router_init=mean.")
-        w_D, intercept = discriminant(part, public, shrinkage)
-        v_D = anchor.router[BIAS_DIRECTION.format(n=n)].double()
-        rows.append((anchor.public_row(n).double() + scale * (w_D + intercept * v_D)).float())
-    return rows
+    check_row_init(init)
+    return ROW_INITS[init].rows(basis)
 
 
-def embedded_rows(
-    path: Path, init: RouterInit, anchor: Anchor, *, scale: float, shrinkage: float, seed: int
-) -> list[torch.Tensor]:
+def embedded_rows(path: Path, init: str, basis: RowBasis) -> list[torch.Tensor]:
     """`starting_rows` with the owner's moments from a domain embedding file.
 
     A text encoder's embedding serves `mean` alone: the same direction in every layer, as long as the public row.
@@ -164,7 +166,7 @@ def embedded_rows(
         InputError: the file was measured with something else than this anchor, or lacks the second moments that
             `init` needs.
     """
-    embedding = read_embedding(path)
+    embedding, anchor = read_embedding(path), basis.anchor
     width = anchor.architecture.hidden_size
     if embedding.kind == "text" and init == "mean" and embedding.mean_LD.shape == (1, width):
         direction_D = embedding.mean_LD[0] / embedding.mean_LD[0].norm()
@@ -182,7 +184,58 @@ def embedded_rows(
             "--means-only, or set model.router_init=mean."
         )
     own = [Moments.of(mean, second) for mean, second in zip(embedding.mean_LD, embedding.second_LDD, strict=True)]
-    return starting_rows(init, anchor, own, scale=scale, shrinkage=shrinkage, seed=seed)
+    return starting_rows(init, replace(basis, own=own))
+
+
+def _mean_rows(basis: RowBasis) -> list[torch.Tensor]:
+    return [mean_row(part).float() for part in basis.own]
+
+
+def _discriminant_rows(basis: RowBasis) -> list[torch.Tensor]:
+    rows, anchor = [], basis.anchor
+    for n, part in enumerate(basis.own):
+        public = public_moments(anchor, n, "model.router_init=discriminant", "Or use model.router_init=mean.")
+        w_D, intercept = discriminant(part, public, basis.shrinkage)
+        v_D = anchor.router[BIAS_DIRECTION.format(n=n)].double()
+        rows.append((anchor.public_row(n).double() + basis.scale * (w_D + intercept * v_D)).float())
+    return rows
+
+
+def _random_rows(basis: RowBasis) -> list[torch.Tensor]:
+    """Entries of variance 1 / (D E[|x|^2])."""
+    draw = torch.Generator().manual_seed(basis.seed)
+    sizes = [float(part.second.trace() * len(part.mean)) for part in basis.own]
+    return [
+        torch.randn(len(part.mean), generator=draw) / size**0.5 for part, size in zip(basis.own, sizes, strict=True)
+    ]
+
+
+def _public_rows(basis: RowBasis) -> list[torch.Tensor]:
+    return [basis.anchor.public_row(n) for n in range(basis.anchor.architecture.num_hidden_layers)]
+
+
+def _kept_rows(basis: RowBasis) -> list[torch.Tensor]:
+    """The rows of the expert file that training goes on from, with a bias folded in."""
+    assert basis.begun is not None, "checked with the options"
+    layers = range(basis.anchor.architecture.num_hidden_layers)
+    return [torch.from_numpy(folded_row(basis.anchor, basis.begun, n)) for n in layers]
+
+
+# every value that model.router_init takes; see the head of this module
+ROW_INITS = {
+    "mean": RowInit(_mean_rows),
+    "discriminant": RowInit(_discriminant_rows),
+    "random": RowInit(_random_rows),
+    "public": RowInit(_public_rows, reads_text=False),
+    "kept": RowInit(_kept_rows, reads_text=False),
+}
+
+
+def check_row_init(name: str) -> None:
+    """Raises `InputError` unless `name` is one of `ROW_INITS`."""
+    if name not in ROW_INITS:
+        *most, last = map(repr, ROW_INITS)
+        raise InputError(f"model.router_init: {name!r} does not fit. Expected {', '.join(most)} or {last}.")
 
 
 def mean_row(moments: Moments) -> torch.Tensor:

@@ -5,33 +5,27 @@ Owners name public documents that look like theirs (`flexo-data proxies`); no pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 from transformers import AutoModelForCausalLM
 
-from flexmix.documents.corpus import find_split, require_file
-from flexmix.packing.datamodule import TextModule
-from flexmix.packing.mixture import Source
-from flexmix.tokens.shard import text_digest
-from flexo.atomic_files import refuse_occupied
+from flexmix.documents.corpus import find_split, require_text
+from flexmix.packing.mixture import WeightedWindows
+from flexmix.tokens.shard import TokenShard, text_digest
 from flexo.console import progress
 from flexo.errors import InputError
 from merge.formats.architecture import merged_router
-from merge.formats.manifest import public_weight_of
 from merge.formats.merged_folder import Merged, open_merged
 from merge.planning.router_rows import write_rows
-from trainers.data import DataOptions
+from trainers.data import packed_windows, plain_windows
 from trainers.distributed import is_first
 from trainers.loop.curves import draw_curves
-from trainers.loop.module import LossOptions
-from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.run_folder import work_folder
-from trainers.loop.trainer import Metrics, RunOptions, fit, resolve_precision
+from trainers.loop.run import Run
+from trainers.loop.trainer import Metrics
 from trainers.router.module import LitRouted
 from trainers.router.trained_rows import train_rows_only
 
@@ -60,108 +54,99 @@ class RouterResult:
 
 
 def train_router(
-    *,
-    model_path: Path,
-    output: Path,
-    public_path: Path,
-    proxies: Mapping[str, Path],
-    data: DataOptions,
-    router: RouterOptions,
-    optimizer: OptimizerOptions,
-    loss: LossOptions,
-    run: RunOptions,
-    logger: Any = None,
-    seed: int = 0,
-    resume: bool = True,
-    say: Callable[[str], None] = print,
+    model_path: Path, public_path: Path, proxies: Mapping[str, Path], router: RouterOptions, run: Run
 ) -> RouterResult | None:
-    """Trains the router rows of the merged folder `model_path` and writes the model with them to `output`.
+    """Trains the router rows of the merged folder `model_path` and writes the model with them to `run.output`.
 
     Args:
         model_path: a folder of `flexo-merge` or `flexo-btx`.
-        output: the folder to make.
         public_path: a folder with public `train` and `test`.
         proxies: domain -> its documents, a `.jsonl[.gz]` file, or a folder with `train` and `test`; may be empty.
-        data, router, optimizer, loss, run: options.
-        logger: of Lightning, or None.
-        seed: of the order of windows.
-        resume: go on with an unfinished run of the same settings.
-        say: told in a line each what is read.
+        router: which rows are trained, and on how much of what.
+        run: everything else.
 
     Returns:
         What was made; None on every device of a run but the first.
 
     Raises:
-        InputError: text, model or settings are unusable, or `output` is not free. Nothing was written then.
+        InputError: text, model or settings are unusable, or the output is not free. Nothing was written then.
     """
-    refuse_occupied(output)
-    if run.strategy == "fsdp":
-        raise InputError("run.strategy=fsdp: a router is trained whole on every device. Use ddp.")
+    run.check_whole("a router")
     merged = open_merged(model_path)
+    _check_proxies(proxies, merged, run)
+    train, held_out = (_texts(public_path, proxies, split) for split in ("train", "test"))
+    shares = _shares(router.public_share, list(proxies), merged.public_weight)
+    settings = {"model": merged.weights.digest(), "router": asdict(router), "shares": shares} | run.settings
+    settings |= {"text": {name: text_digest(path) for name, path in train.items()}}
+    with run.work_folder(settings) as work:
+        windows = {name: packed_windows(path, model_path, run.data) for name, path in train.items()}
+        texts = run.texts(
+            [WeightedWindows(windows[name], share) for name, share in shares.items()],
+            {name: plain_windows(path, model_path, run.data) for name, path in held_out.items()},
+        )
+        model = train_rows_only(
+            AutoModelForCausalLM.from_pretrained(model_path, dtype=run.trainer.dtype),
+            [merged.weights.tensor(merged_router(n)) for n in range(merged.architecture.num_hidden_layers)],
+            router.train_public_row,
+        )
+        run.trainer.prepare(model)
+        names = texts.held_out_names
+        lit = LitRouted(model, run.optimizer, run.loss, run.data.steps, names, merged.domains, list(shares))
+        before, after = run.fit(lit, texts, work, "training the router")
+        if not is_first():
+            return None
+        read = {name: _said_of(windows[name].shard, share) for name, share in shares.items()}
+        losses = {name: [before[f"{name}/loss"], after[f"{name}/loss"]] for name in held_out}
+        about = _about(router, run, read, losses)
+        rows = {n: layer.mlp.gate.weight().detach().cpu() for n, layer in enumerate(lit.model.model.layers)}
+        _write(merged, rows, run.output, about)
+        curves = draw_curves(work, f"router of {run.output.name}")
+    return RouterResult(run.output, about, before, after, curves)
+
+
+def _check_proxies(proxies: Mapping[str, Path], merged: Merged, run: Run) -> None:
+    """Raises `InputError` for proxies of a domain that the model lacks, and says which domains have none."""
     for domain in proxies:
         if domain not in merged.domains[1:]:
             raise InputError(
-                f"proxies.{domain}: no such expert in {model_path}. It has {', '.join(merged.domains[1:])}."
+                f"proxies.{domain}: no such expert in {merged.folder}. It has {', '.join(merged.domains[1:])}."
             )
-    if is_first() and (without := [name for name in merged.domains[1:] if name not in proxies]):
-        say(f"no proxies for {', '.join(without)}: their rows learn from the other text alone")
-    train = {"public": find_split(public_path, "train")} | {
-        name: _split(path, "train") for name, path in proxies.items()
+    if without := [name for name in merged.domains[1:] if name not in proxies]:
+        run.tell(f"no proxies for {', '.join(without)}: their rows learn from the other text alone")
+
+
+def _texts(public: Path, proxies: Mapping[str, Path], split: str) -> dict[str, Path]:
+    """The files of a split: that of public text, and those of the domains that have proxies."""
+    return {"public": find_split(public, split)} | {name: _split(path, split) for name, path in proxies.items()}
+
+
+def _said_of(shard: TokenShard, share: float) -> dict[str, Any]:
+    """What the manifest says of a text that was read."""
+    return {"share": share, "documents": shard.documents, "tokens": shard.tokens}
+
+
+def _about(
+    router: RouterOptions, run: Run, texts: dict[str, dict[str, Any]], losses: dict[str, list[float]]
+) -> dict[str, Any]:
+    """`router_training` of the manifest."""
+    return {
+        "rows": "all" if router.train_public_row else "all but the public one",
+        "text": texts,
+        "private_text": False,
+        **run.extent,
+        "learning_rate": run.optimizer.lr,
+        "router_z": run.loss.router_z,
+        "stay": run.loss.stay,
+        "own_domain": run.loss.own_domain,
+        "losses": losses,
     }
-    held = {"public": find_split(public_path, "test")} | {name: _split(path, "test") for name, path in proxies.items()}
-    shares = _shares(router.public_share, list(proxies), public_weight_of(model_path, merged.manifest))
-    L.seed_everything(seed, verbose=False)
-    settings = {
-        "model": merged.checkpoint.digest(), "data": data.settings(), "router": asdict(router), "shares": shares,
-        "optimizer": asdict(optimizer), "loss": asdict(loss), "precision": run.precision, "seed": seed,
-        "text": {name: text_digest(path) for name, path in train.items()},
-    }  # fmt: skip
-    with work_folder(output, settings, resume) as work:
-        windows = {name: data.training_windows(path, model_path) for name, path in train.items()}
-        module = TextModule(
-            [Source(windows[name], share) for name, share in shares.items()],
-            {name: data.windows(path, model_path) for name, path in held.items()},
-            batch_size=data.batch_size,
-            steps=data.steps,
-            seed=seed,
-            eval_windows=data.eval_windows,
-            parts=run.accumulate,
-        )
-        dtype = torch.bfloat16 if resolve_precision(run.precision).startswith("bf16") else torch.float32
-        model = train_rows_only(
-            AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype),
-            [merged.checkpoint.tensor(merged_router(n)) for n in range(merged.architecture.num_hidden_layers)],
-            router.train_public_row,
-        )
-        run.prepare(model)
-        lit = LitRouted(model, optimizer, loss, data.steps, module.held_out_names, merged.domains, list(shares))
-        before, after = fit(lit, module, run, work, logger, "training the router", data.tokens_per_step)
-        if not is_first():
-            return None
-        read = {name: windows[name].shard for name in shares}
-        about = {
-            "rows": "all" if router.train_public_row else "all but the public one",
-            "text": {
-                name: {"share": share, "documents": read[name].documents, "tokens": read[name].tokens}
-                for name, share in shares.items()
-            },
-            "private_text": False,
-            "tokens": data.steps * data.tokens_per_step, "steps": data.steps, "seed": seed,
-            "learning_rate": optimizer.lr, "router_z": loss.router_z, "stay": loss.stay, "own_domain": loss.own_domain,
-            "losses": {name: [before[f"{name}/loss"], after[f"{name}/loss"]] for name in held},
-        }  # fmt: skip
-        rows = {n: layer.mlp.gate.weight().detach().cpu() for n, layer in enumerate(lit.model.model.layers)}
-        _write(merged, rows, output, about)
-        (work / "last.ckpt").unlink(missing_ok=True)
-        curves = draw_curves(work, f"router of {output.name}")
-    return RouterResult(output, about, before, after, curves)
 
 
 def _split(path: Path, split: str) -> Path:
     """The file of a split in a folder; a single file stands for both, and its held-out loss is then of seen text."""
     if path.is_dir():
         return find_split(path, split)
-    require_file(path)
+    require_text(path)
     return path
 
 
@@ -180,5 +165,5 @@ def _write(merged: Merged, rows: dict[int, torch.Tensor], output: Path, about: d
         "how": f"{merged.manifest.get('how', 'merged')}; router rows trained afterwards",
         "router_training": about,
     }
-    with progress("writing", merged.checkpoint.nbytes) as advance:
+    with progress("writing", merged.weights.nbytes) as advance:
         write_rows(merged, rows, output, manifest, advance)

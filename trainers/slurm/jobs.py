@@ -73,24 +73,24 @@ class SlurmOptions:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of a multirun: what it was given on the command line, and the file or folder that it makes."""
+class ArrayRun:
+    """One run of a multirun, a job of the array: its part of the command line, and the file or folder that it makes."""
 
     overrides: list[str]
     output: str
     name: str
 
 
-def named(overrides: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[Run]:
+def named(overrides: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[ArrayRun]:
     """Runs named after what sets them apart from each other; one alone after all that it was given."""
     shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
     names = [" ".join(part for part in filter_overrides(given) if part not in shared) for given in overrides]
-    return [Run(list(given), *rest) for given, *rest in zip(overrides, outputs, names, strict=True)]
+    return [ArrayRun(list(given), *rest) for given, *rest in zip(overrides, outputs, names, strict=True)]
 
 
-def submit(runs: list[Run], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
+def submit(runs: list[ArrayRun], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
     """Hands the runs to SLURM as an array and returns its id. What it was given stays in `folder`, as `<id>.sbatch`."""
-    by_output: dict[str, Run] = {}
+    by_output: dict[str, ArrayRun] = {}
     for run in runs:
         if other := by_output.get(run.output):
             raise InputError(
@@ -113,7 +113,7 @@ def submit(runs: list[Run], command: list[str], options: SlurmOptions, folder: P
     return job
 
 
-def batch_script(runs: list[Run], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
+def batch_script(runs: list[ArrayRun], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
     """What every job of the array executes; it can be read, changed, and submitted by hand."""
     flags = {"job-name": name, "array": f"0-{len(runs) - 1}", "chdir": Path.cwd()}
     flags |= {"output": f"{str(folder).replace('%', '%%')}/%A_%a.log"} | options.flags()

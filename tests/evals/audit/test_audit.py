@@ -62,55 +62,56 @@ def test_copies_pass_and_poison_is_refused(
     assert verdicts == {"copy": "passed", "poison": "refused", "damaged": "refused"}
     assert found["tokens"] > 100
     for layer in by_name["copy"]["layers"]:
-        assert layer["share_alone"] == pytest.approx(0.5) and layer["entropy"] == pytest.approx(1)
-        assert layer["share_all"] == pytest.approx(1 / 3)
+        assert layer["mass_alone"] == pytest.approx(0.5) and layer["entropy"] == pytest.approx(1)
+        assert layer["mass_all"] == pytest.approx(1 / 3)
         assert layer["norm"] == pytest.approx(1) and layer["margin"] is None
     assert by_name["copy"]["loss_alone"] == pytest.approx(found["loss_public"], abs=1e-4)
     assert by_name["poison"]["loss_without"] == pytest.approx(found["loss_public"], abs=1e-4)
     assert by_name["poison"]["loss_alone"] > 1.02 * found["loss_public"]
     (reason,) = [text for text in by_name["poison"]["refusals"] if "beside" in text]
-    assert "public text costs +" in reason
+    assert "the loss on public text changes by +" in reason
     assert "damaged or cut-off zip" in by_name["damaged"]["refusals"][0] and by_name["damaged"]["layers"] == []
     assert listing(folder) == set()
 
 
-def test_a_greedy_row_is_shown_and_refused(anchor: Path, tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("option", ["--mass", "--share"])
+def test_a_greedy_row_is_shown_and_refused(anchor: Path, tmp_path: Path, capsys: Capture, option: str) -> None:
     greedy = expert(anchor, tmp_path / "greedy.pt", lambda name, value, row: 50 * value if "router" in name else value)
-    given = greedy, "--anchor", anchor, "--device", "cpu", "--share", 0.1, 0.2, "--layers"
+    given = greedy, "--anchor", anchor, "--device", "cpu", option, 0.1, 0.2, "--layers"
     assert call(evals.commands.flexo_audit.main, *given) == 1
     out, _ = capsys.readouterr()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line[:1] == "|"]
-    assert table[0][:3] == ["expert", "share alone", "worst layer"] and table[2][0] == "greedy"
+    assert table[0][:3] == ["expert", "mass alone", "worst layer"] and table[2][0] == "greedy"
     assert [row[:2] for row in table[-3:]] == [["greedy", str(n)] for n in range(3)]
     assert float(table[-1][5]) == pytest.approx(50)
-    assert f"refused: {greedy}: takes " in out and "of public text beside the public expert alone" in out
+    assert f"refused: {greedy}: takes " in out and "of the router mass on public text from the public expert" in out
 
 
 def test_what_cannot_be_audited(anchor: Path, tiny_anchor: Path, tmp_path: Path, capsys: Capture) -> None:
     path = expert(anchor, tmp_path / "copy.pt", lambda name, value, row: value)
     assert audited(tiny_anchor, path) == 1
-    assert "ships no reference text. Say with --public FILE" in capsys.readouterr().err
+    assert "ships no reference text. Name the public text to read: --public FILE" in capsys.readouterr().err
     assert call(evals.commands.flexo_audit.main, path, "--anchor", anchor, "--loss", 0.3, 0.1) == 2
     (tmp_path / "empty.pt").touch()
     assert audited(anchor, tmp_path / "empty.pt") == 1
     assert json.loads(capsys.readouterr().out)["tokens"] == 0
 
 
-def figures(share: float = 0.2, norm: float = 1.0, loss: float = 2.0) -> Audited:
-    return Audited("x.pt", "x", [Layer(share, share, 0.5, norm, None)] * 2, loss_alone=loss, loss_without=2.0)
+def figures(mass: float = 0.2, norm: float = 1.0, loss: float = 2.0) -> Audited:
+    return Audited("x.pt", "x", [Layer(mass, mass, 0.5, norm, None)] * 2, loss_alone=loss, loss_without=2.0)
 
 
 @pytest.mark.parametrize(
     ("given", "verdict", "says"),
     [
         ({}, "passed", ""),
-        ({"share": 0.7}, "warning", "takes 70% of public text"),
-        ({"share": 0.95}, "refused", "takes 95% of public text"),
-        ({"share": float("nan")}, "refused", "takes nan"),
-        ({"loss": 2.2}, "warning", r"costs +10.0%"),
-        ({"loss": 3.0}, "refused", r"costs +50.0%"),
+        ({"mass": 0.7}, "warning", "takes 70% of the router mass on public text"),
+        ({"mass": 0.95}, "refused", "takes 95% of the router mass on public text"),
+        ({"mass": float("nan")}, "refused", "takes nan"),
+        ({"loss": 2.2}, "warning", "the loss on public text changes by +10.0%"),
+        ({"loss": 3.0}, "refused", "the loss on public text changes by +50.0%"),
         ({"norm": 50.0}, "warning", "a row norm far from the median of all: 50 times in layer 0, 50 times in layer 1"),
-        ({"loss": float("nan")}, "refused", "costs +nan%"),
+        ({"loss": float("nan")}, "refused", "the loss on public text changes by +nan%"),
         ({"norm": 0.01}, "warning", "0.01 times in layer 0"),
     ],
 )

@@ -128,9 +128,9 @@ def test_what_was_measured_is_not_measured_again(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{expert}"], "an expert is measured beside its anchor. Say where that is: --anchor FOLDER"),
-        (["{merged}", "a={merged}", "--active", "9"], "--active 9: no model here has as many experts"),
-        (["{merged}", "{merged}"], "another model is called 'model', too. Name them: a="),
+        (["{expert}"], "an expert is measured beside its anchor. Give the anchor: --anchor FOLDER"),
+        (["{merged}", "a={merged}", "--active", "9"], "--active 9: no model here has so many experts"),
+        (["{merged}", "{merged}"], "another model is called 'model', too. Give it a name of its own: a="),
         (["{anchor}", "--opt-out"], "choose among experts. Give a merged folder"),
         (["{anchor}", "--btm", "2"], "--btm 2: 1 dense models here, expected 2 or more"),
         (["{anchor}", "--classifier"], "--classifier chooses among experts"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from evals.scoring.classifier import learn_pairwise, learn_pooled, measure_chosen
-from evals.scoring.ensemble import Member, cached_prior, measure_ensemble, posterior
+from evals.scoring.ensemble import Member, Weighing, measure_ensemble, posterior
 from evals.scoring.held_out import find_domains, read_texts
 from evals.scoring.measure import Measurement, measure
 from evals.scoring.mixed_text import BLEND, SWITCH, mixed_texts
@@ -104,13 +104,11 @@ def test_equal_weights_are_the_mean_of_probabilities(model: Any, texts: dict[str
             p.append(model(ids).logits[0, :-1].double().softmax(-1))
     expected = -torch.stack(p).mean(0).gather(1, ids[0, 1:, None]).log().sum().item()
     members = [member(model, domain) for domain in NAMES]
-    assert measure_ensemble(members, text, prefix=0, length=64).nats == pytest.approx(expected, rel=1e-6)
-    only_math = measure_ensemble(members, text, prefix=0, prior=[1, 2, 1], top_k=1, length=64)
+    assert measure_ensemble(members, text, Weighing(prefix=0), length=64).nats == pytest.approx(expected, rel=1e-6)
+    only_math = measure_ensemble(members, text, Weighing(1, 0, [1, 2, 1]), length=64)
     assert only_math.routing is not None and only_math.routing.active == [[0, 1, 0]]
-    prior = cached_prior(members, texts["math"], length=64)
-    assert sum(prior) == pytest.approx(1) and min(prior) >= 0
     with pytest.raises(InputError, match="top_k 4: there are 3 models"):
-        measure_ensemble(members, text, top_k=4)
+        measure_ensemble(members, text, Weighing(top_k=4))
 
 
 def test_weights_come_from_the_tokens_before_and_the_prefix_alone() -> None:
@@ -139,14 +137,14 @@ def test_mixed_text_knows_whose_each_token_is(merged: Path, texts: dict[str, Tok
     made = mixed_texts(texts, tokenizer, windows=6, length=64, seed=1)
     assert list(made) == [SWITCH, BLEND]
     for text in made.values():
-        assert text.texts is not None and text.sources is not None and text.end_of_text == end
+        assert text.texts is not None and text.domain_ids is not None and text.end_of_text == end
         assert text.nbytes == sum(len(whole.encode()) for whole in text.texts)
-        for ids, sources, whole in zip(text.documents, text.sources, text.texts, strict=True):
+        for ids, domain_ids, whole in zip(text.documents, text.domain_ids, text.texts, strict=True):
             shown = whole.replace("\n", "")  # the tiny tokenizer has no line break
-            assert tokenizer.decode(ids, skip_special_tokens=False) == shown and len(ids) == len(sources)
+            assert tokenizer.decode(ids, skip_special_tokens=False) == shown and len(ids) == len(domain_ids)
     again = mixed_texts(texts, tokenizer, windows=6, length=64, seed=1)
     assert again == made != mixed_texts(texts, tokenizer, windows=6, length=64, seed=2)
-    assert all(len(set(sources)) > 1 for sources in made[SWITCH].sources or ())
+    assert all(len(set(domain_ids)) > 1 for domain_ids in made[SWITCH].domain_ids or ())
 
 
 def test_valid_and_final_are_the_halves_of_test(tmp_path: Path, tiny_anchor: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from evals.study.plan import Step
 from evals.study.runner import Runner
+from evals.study.steps import Step
 from flexo.errors import InputError
 
 STEPS = [

@@ -12,7 +12,7 @@ import pytest
 from evals.matrix.results import read_results
 from evals.study.folder import find_text, keep_text, link, study_folder
 from evals.study.results import join_results
-from evals.study.study import Asked, GivenAnchor, run_study
+from evals.study.study import GivenAnchor, StudyOptions, run_study
 from flexo.errors import InputError
 from tests.evals.study.studies import MINIATURE, study
 from tests.trainers.runs import shard
@@ -26,9 +26,9 @@ def corpora(tmp_path: Path) -> Path:
     return tmp_path / "corpora"
 
 
-def asked(folder: Path, **changes: Any) -> Asked:
+def options(folder: Path, **changes: Any) -> StudyOptions:
     values = {"output": folder.parent / "study", "seeds": (0,), "corpora": folder, "jobs": 2}
-    return Asked(**(values | changes))
+    return StudyOptions(**(values | changes))
 
 
 @pytest.mark.slow  # two dozen processes, each of which loads torch
@@ -36,7 +36,7 @@ def test_a_study_ends_in_a_report_and_is_measured_again_without_training(corpora
     said: list[str] = []
     small = study("small", *MINIATURE)
     only = ("ours", "dense", "soup", "btm", "classifier", "phatgoose", "mixture-1x", "ours-rt")
-    run_study(small, asked(corpora, only=only), said.append)
+    run_study(small, options(corpora, only=only), said.append)
     folder = corpora.parent / "study"
     results = read_results(folder / "seed0/results.json")
     rows = {model.name: model.kind for model in results.models}
@@ -47,7 +47,7 @@ def test_a_study_ends_in_a_report_and_is_measured_again_without_training(corpora
     experts = {path: path.read_bytes() for path in folder.rglob("*.pt")}
     assert len(experts) == 4
     said.clear()
-    run_study(small, asked(corpora, only=("ours", "soup"), split="valid"), said.append)
+    run_study(small, options(corpora, only=("ours", "soup"), split="valid"), said.append)
     assert "9 runs, 7 of them done before" in said
     assert (folder / "report-valid.html").exists() and (folder / "seed0/results-valid.json").exists()
     assert experts == {path: path.read_bytes() for path in folder.rglob("*.pt")}
@@ -55,13 +55,13 @@ def test_a_study_ends_in_a_report_and_is_measured_again_without_training(corpora
 
 def test_a_plan_says_what_would_be_run_and_makes_nothing(corpora: Path) -> None:
     said: list[str] = []
-    run_study(study("full"), asked(corpora, plan=True, only=("soup",)), said.append)
+    run_study(study("full"), options(corpora, plan=True, only=("soup",)), said.append)
     assert [line.split()[0] for line in said] == [
         "train_anchor", "train_expert", "train_expert", "flexo-soup", "flexo-eval"
     ]  # fmt: skip
     assert not (corpora.parent / "study").exists()
     said.clear()
-    run_study(study("small"), asked(corpora, plan=True, corpora=None), said.append)
+    run_study(study("small"), options(corpora, plan=True, corpora=None), said.append)
     assert "domain.train=corpora/creative/train.jsonl.gz" in " ".join(said)  # text that is still to be built
 
 
@@ -70,7 +70,7 @@ def test_text_and_anchor_must_be_usable_and_stay_what_they_were(corpora: Path, t
 
     def refused(match: str, **changes: Any) -> None:
         with pytest.raises(InputError, match=match):
-            run_study(small, asked(corpora, **changes))
+            run_study(small, options(corpora, **changes))
 
     refused("no domain 'law' in it", domains=("law",))
     refused("no such folder", corpora=tmp_path / "nowhere")

@@ -27,7 +27,7 @@ def test_whoever_ignores_the_question_is_right_in_one_of_four() -> None:
         four = [truth[one.prompt] for one in made[start : start + 4]]
         assert all(one.choices == tuple(question.answer for question in four) for one in made[start : start + 4])
         assert [one.answer for one in made[start : start + 4]] == [0, 1, 2, 3]
-        assert len({question.source for question in four}) == 4
+        assert len({question.origin for question in four}) == 4
         assert len({(question.kind, len(question.answer)) for question in four}) == 1
     for _ in range(20):
         assert right(made, {question.answer: dice.random() for question in asked}) == 0.25

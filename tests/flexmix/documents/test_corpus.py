@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flexmix.documents import corpus
 from flexmix.documents.corpus import HELD_OUT, HubSource, copy_sample, find_corpus, find_split, held_out, read_documents
+from flexmix.documents.source import Document
 from flexo.errors import InputError
 from tests.flexmix.text import TEXTS, write_jsonl
 from tests.merge.tools import listing
@@ -58,18 +59,16 @@ GOOD = b'{"text": "good"}\n'
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b'{"text": "caf\xe9"}', "not UTF-8 (byte 0xe9 at column 14). Convert the file first"),
+        (b'{"text": "caf\xe9"}', 'not UTF-8 (byte 0xe9 at column 14). It would be \'t": "café"}\' in cp1252'),
         (b"\xff\xfe{\x00", "not UTF-8 (byte 0xff at column 1)"),
         (b"good text, but plain", "not JSON (Expecting value: column 1 (char 0)). Expected one {"),
         (b'{"text": "cut', "not JSON (Unterminated string starting at: column 10 (char 9))"),
-        (b'\xef\xbb\xbf{"text": "with a byte order mark"}', "not JSON (Unexpected UTF-8 BOM"),
         (b"[" * 100_000, "not JSON (maximum recursion depth"),
         (b'["text"]', "list, expected an object with the column 'text'."),
         (b'"text"', "str, expected an object with the column 'text'."),
         (b"null", "NoneType, expected an object with the column 'text'."),
         (b'{"txt": "mistyped", "id": 7}', "no column 'text' (found 'id', 'txt')."),
         (b'{"text": 7}', "the column 'text' holds int, expected text."),
-        (b'{"text": null}', "the column 'text' holds NoneType, expected text."),
         (b'{"text": ["a"]}', "the column 'text' holds list, expected text."),
         (b"{}", "no column 'text' (found none)."),
         (b'{"text": "\\ud83d alone"}', "half of a surrogate pair"),
@@ -95,7 +94,6 @@ def test_damaged_gzip_is_refused_where_it_breaks(tmp_path: Path) -> None:
         "flipped": whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 40]) + whole[middle + 40 :],
         "wrong sum": whole[:-8] + b"\x00" * 4 + whole[-4:],
         "trailing": whole + b"garbage",
-        "plain": gzip.decompress(whole),
     }
     for name, data in broken.items():
         path = tmp_path / f"{name}.jsonl.gz"
@@ -105,15 +103,15 @@ def test_damaged_gzip_is_refused_where_it_breaks(tmp_path: Path) -> None:
             read.extend(read_documents(path))  # extend keeps what came before the failure
         said = str(caught.value)
         assert said.startswith(f"{path}: ") and ("damaged gzip after line" in said or "not JSON" in said), said
-        assert read == texts[: len(read)]
-        assert len(read) > 1000 or name == "plain"
+        assert read == texts[: len(read)] and len(read) > 1000
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"missing.jsonl: no such file or folder, expected text: a file in any form"):
+        list(read_documents(tmp_path / "missing.jsonl"))
     (tmp_path / "folder.jsonl").mkdir()
-    for name, found in (("missing.jsonl", "no such file"), ("folder.jsonl", "a folder")):
-        with pytest.raises(InputError, match=rf"{name}: {found}, expected a .jsonl"):
-            list(read_documents(tmp_path / name))
+    with pytest.raises(InputError, match=r"folder.jsonl: no text in a form that can be read \(found nothing\)"):
+        list(read_documents(tmp_path / "folder.jsonl"))
 
 
 def test_reading_takes_constant_memory(tmp_path: Path) -> None:
@@ -161,7 +159,8 @@ def test_splits_are_found_by_name(tmp_path: Path) -> None:
     packed, plain = write_jsonl(tmp_path / "a/train.jsonl.gz", TEXTS), write_jsonl(tmp_path / "a/test.jsonl", TEXTS)
     assert (find_split(tmp_path / "a", "train"), find_split(tmp_path / "a", "test")) == (packed, plain)
     with pytest.raises(
-        InputError, match=r"no valid.jsonl or valid.jsonl.gz in it \(found test.jsonl, train.jsonl.gz\)"
+        InputError,
+        match=r"no valid.jsonl or valid.jsonl.gz in it, nor other valid text \(found test.jsonl, train.jsonl.gz\)",
     ):
         find_split(tmp_path / "a", "valid")
     with pytest.raises(InputError, match=r"b: no such folder. Expected a folder with train.jsonl\[.gz\]"):
@@ -211,13 +210,12 @@ def test_text_that_cannot_be_had_is_refused(tmp_path: Path, hub_folder: Path) ->
         find_corpus("math", corpora, tmp_path / "gone.jsonl", hub=hub)
     with pytest.raises(InputError, match=r"gone.jsonl: no such file"):
         find_corpus("math", corpora, mine, tmp_path / "gone.jsonl", hub)
-    with pytest.raises(InputError, match="corpora-here: a folder"):
-        (tmp_path / "corpora-here").mkdir()
-        find_corpus("math", corpora, tmp_path / "corpora-here")
     with pytest.raises(InputError, match=r"'math': domain.test=.*mine.jsonl without domain.train"):
         find_corpus("math", corpora, test=mine, hub=hub)
     write_jsonl(corpora / "math/train.jsonl", TEXTS)
-    with pytest.raises(InputError, match=r"math: no test.jsonl or test.jsonl.gz in it \(found train.jsonl\)"):
+    with pytest.raises(
+        InputError, match=r"math: no test.jsonl or test.jsonl.gz in it, nor other test text \(found train.jsonl\)"
+    ):
         find_corpus("math", corpora, hub=hub)
 
 
@@ -296,13 +294,13 @@ def test_two_processes_that_read_the_same_source_end_with_one_folder(
     corpora, hub = tmp_path / "corpora", HubSource(str(hub_folder))
     elsewhere = find_corpus("tales", tmp_path / "elsewhere", hub=hub)
 
-    def slow(*arguments: object) -> Iterator[str]:
-        yield from STORIES[:150]
+    def slow(*arguments: object) -> Iterator[Document]:
+        yield from (Document(story, {}) for story in STORIES[:150])
         corpora.mkdir(exist_ok=True)
         elsewhere.train.parent.rename(corpora / elsewhere.train.parent.name)
-        yield from STORIES[150:]
+        yield from (Document(story, {}) for story in STORIES[150:])
 
-    monkeypatch.setattr(corpus, "_hub_texts", slow)
+    monkeypatch.setattr(corpus, "_hub_documents", slow)
     found = find_corpus("tales", corpora, hub=hub)
     assert listing(corpora) == {found.train.parent.name}
     assert set(read_documents(found.train)) < set(STORIES)

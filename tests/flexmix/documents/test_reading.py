@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flexmix.documents.hf_datasets import UnreachableError
-from flexmix.documents.reading import left_out, plan, read
+from flexmix.documents.reading import cut_into_tasks, read
 from flexmix.documents.source import Piece, Source
 from flexo.errors import InputError
 from tests.flexmix.text import TEXTS, write_jsonl
@@ -25,9 +25,13 @@ from tests.flexmix.text import TEXTS, write_jsonl
 STORIES = [f"Story {n}: once upon a time there were {n} cats." for n in range(300)]
 
 
+def cut(source: Source, task_bytes: int = 1 << 20) -> list[list[Piece]]:
+    return cut_into_tasks(source, task_bytes).tasks
+
+
 def texts(source: Source, task_bytes: int = 1 << 20) -> list[str]:
     """All texts of a source, task by task."""
-    return [text for pieces in plan(source, task_bytes) for text, _ in read(source, pieces)]
+    return [document.text for pieces in cut(source, task_bytes) for document in read(source, pieces)]
 
 
 def write_parquet(path: Path, rows: Iterable[Any], column: str = "text", group: int = 50) -> Path:
@@ -60,9 +64,9 @@ def test_every_form_gives_the_same_documents(tmp_path: Path) -> None:
     places = [plain, packed, zst, parquet, *(tmp_path / n for n in ("notes", "saved", "saved-splits"))]
     for place in [*map(str, places), f"hub:{tmp_path / 'hub'}"]:
         assert texts(Source(place)) == STORIES, place
-    assert len(plan(Source(f"hub:{tmp_path / 'hub'}"))) == 2  # a task for each file
+    assert len(cut(Source(f"hub:{tmp_path / 'hub'}"))) == 2  # a task for each file
     assert texts(Source(f"hub:{tmp_path / 'hub'}", streaming=False), 1000) == STORIES
-    assert len(plan(Source(str(parquet)), 2000)) > 2 and len(plan(Source(str(tmp_path / "saved")), 2000)) > 2
+    assert len(cut(Source(str(parquet)), 2000)) > 2 and len(cut(Source(str(tmp_path / "saved")), 2000)) > 2
 
 
 def test_a_hub_repository_has_subsets_splits_and_columns(tmp_path: Path) -> None:
@@ -83,9 +87,9 @@ configs:
     assert texts(Source(hub, "body", subset="tales", split="extra")) == STORIES[5:9]
     assert texts(Source(hub, "body", subset="other")) == TEXTS
     with pytest.raises(UnreachableError, match=r"cannot be read \(ValueError: .*tales"):
-        plan(Source(hub, "body", subset="poems"))
+        cut(Source(hub, "body", subset="poems"))
     with pytest.raises(UnreachableError, match="cannot be read"):
-        plan(Source(hub, "body", subset="tales", split="none"))
+        cut(Source(hub, "body", subset="tales", split="none"))
     with pytest.raises(InputError, match=r"no column 'text' \(found 'body'\)"):
         texts(Source(hub, subset="tales"))
 
@@ -93,7 +97,7 @@ configs:
 def test_the_hub_is_not_asked_when_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UnreachableError, match=r"some/where cannot be read \(HF_HUB_OFFLINE is 1\)"):
-        plan(Source("hub:some/where"))
+        cut(Source("hub:some/where"))
 
 
 def test_a_limit_takes_the_first_documents(tmp_path: Path) -> None:
@@ -101,9 +105,9 @@ def test_a_limit_takes_the_first_documents(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a/2.jsonl.gz", STORIES[150:])
     for place in (str(tmp_path / "a"), f"hub:{tmp_path / 'a'}"):
         source = Source(place, documents=170)
-        assert len(plan(source, 1000)) == 1 and texts(source, 1000) == STORIES[:170]
+        assert len(cut(source, 1000)) == 1 and texts(source, 1000) == STORIES[:170]
     with pytest.raises(InputError, match="documents is 0, expected at least 1"):
-        plan(Source(str(tmp_path / "a"), documents=0))
+        cut(Source(str(tmp_path / "a"), documents=0))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
@@ -118,7 +122,7 @@ def test_json_lines_are_cut_anywhere_without_loss(tmp_path: Path, lines: list[st
     path.write_text(data, encoding="utf-8")
     assert texts(Source(str(path)), task_bytes) == lines
     told: list[float] = []
-    for pieces in plan(Source(str(path)), task_bytes):
+    for pieces in cut(Source(str(path)), task_bytes):
         list(read(Source(str(path)), pieces, told.append))
     assert sum(told) == len(data.encode())
 
@@ -127,7 +131,7 @@ def test_small_files_share_a_task(tmp_path: Path) -> None:
     for n in range(10):
         write_jsonl(tmp_path / f"{n}.jsonl", STORIES[:10])
     size = (tmp_path / "0.jsonl").stat().st_size
-    assert [len(pieces) for pieces in plan(Source(str(tmp_path)), 3 * size)] == [3, 3, 3, 1]
+    assert [len(pieces) for pieces in cut(Source(str(tmp_path)), 3 * size)] == [3, 3, 3, 1]
 
 
 def test_text_beside_data_is_its_description(tmp_path: Path) -> None:
@@ -135,8 +139,13 @@ def test_text_beside_data_is_its_description(tmp_path: Path) -> None:
     for name in ("README.md", "licence.txt", "scan.pdf", ".hidden.jsonl"):
         (tmp_path / name).write_text("not a document")
     assert texts(Source(str(tmp_path))) == TEXTS
-    assert left_out(Source(str(tmp_path))) == {".md": 1, ".pdf": 1, ".txt": 1}
-    assert left_out(Source(str(tmp_path / "a.jsonl"))) == {}
+    assert cut_into_tasks(Source(str(tmp_path))).not_read == [
+        (f"{tmp_path}/.hidden.jsonl", "hidden"),
+        (f"{tmp_path}/README.md", "text beside data, which it describes"),
+        (f"{tmp_path}/licence.txt", "text beside data, which it describes"),
+        (f"{tmp_path}/scan.pdf", "plain text; in a folder documents are .txt, .text, .md alone; name it to read it"),
+    ]
+    assert cut_into_tasks(Source(str(tmp_path / "a.jsonl"))).not_read == []
 
 
 # --- what is wrong, and where
@@ -149,12 +158,12 @@ def test_places_without_text_are_refused(tmp_path: Path) -> None:
     for place, said in (
         (tmp_path / "gone", "gone: no such file or folder."),
         ("org/name", "org/name: no such file or folder. If it is a dataset on the hub, write hub:org/name."),
-        (tmp_path / "empty", r"no text in a form that can be read (found nothing). Expected .jsonl, .jsonl.gz"),
-        (tmp_path / "pdf", "(found 1 .pdf)"),
-        (tmp_path / "pdf/a.pdf", "(found a.pdf)"),
+        (tmp_path / "empty", "no text in a form that can be read (found nothing). Expected JSON lines, JSON, CSV"),
+        (tmp_path / "pdf", "(found a.pdf (empty))"),
+        (tmp_path / "pdf/a.pdf", "(found a.pdf (empty))"),
     ):
         with pytest.raises(InputError, match=re.escape(said)):
-            plan(Source(str(place)))
+            cut(Source(str(place)))
 
 
 def test_a_missing_column_is_refused_with_those_there_are(tmp_path: Path) -> None:
@@ -164,27 +173,27 @@ def test_a_missing_column_is_refused_with_those_there_are(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"a.jsonl: line 1: no column 'text' \(found 'body'\)"):
         texts(Source(str(tmp_path / "a.jsonl")))
     with pytest.raises(InputError, match=r"a.parquet: no column 'text' \(found 'body', 'id'\)"):
-        plan(Source(str(parquet)))
+        cut(Source(str(parquet)))
     with pytest.raises(InputError, match=r"a.parquet: no column 'lang' \(found 'body', 'id'\)"):
-        plan(Source(str(parquet), "body", where={"lang": "en"}))
+        cut(Source(str(parquet), "body", where={"lang": "en"}))
     with pytest.raises(InputError, match=r"saved: no column 'text' \(found 'body', 'n'\)"):
-        plan(Source(str(tmp_path / "saved")))
+        cut(Source(str(tmp_path / "saved")))
 
 
 def test_a_column_without_text_is_refused_and_null_is_an_empty_document(tmp_path: Path) -> None:
     path = tmp_path / "mixed.jsonl"
     path.write_text('{"text": "a"}\n{"text": null}\n\n{"text": 7}\n')
-    documents = read(Source(str(path)), plan(Source(str(path)))[0])
-    assert [next(documents)[0], next(documents)[0]] == ["a", ""]
+    documents = read(Source(str(path)), cut(Source(str(path)))[0])
+    assert [next(documents).text, next(documents).text] == ["a", ""]
     with pytest.raises(InputError, match=r"mixed.jsonl: line 4: the column 'text' holds int, expected text"):
         next(documents)
     numbers = write_parquet(tmp_path / "numbers.parquet", [1, 2])
     with pytest.raises(InputError, match=r"numbers.parquet: the column 'text' holds int64, expected text"):
-        plan(Source(str(numbers)))
+        cut(Source(str(numbers)))
     assert texts(Source(str(write_parquet(tmp_path / "some.parquet", ["a", None])))) == ["a", ""]
     Dataset.from_dict({"text": [["a"], ["b"]]}).save_to_disk(tmp_path / "lists")
     with pytest.raises(InputError, match=r"lists: the column 'text' holds .*, expected text"):
-        plan(Source(str(tmp_path / "lists")))
+        cut(Source(str(tmp_path / "lists")))
     write_jsonl(tmp_path / "hub/train.jsonl", ["a"])
     with (tmp_path / "hub/train.jsonl").open("a") as file:
         file.write('{"text": {"a": 7}}\n')
@@ -203,7 +212,7 @@ def test_damaged_compression_is_refused_with_how_far(tmp_path: Path, suffix: str
         path.write_bytes(data)
         found: list[str] = []
         with pytest.raises(InputError) as caught:
-            found.extend(text for text, _ in read(Source(str(path)), plan(Source(str(path)))[0]))
+            found.extend(document.text for document in read(Source(str(path)), cut(Source(str(path)))[0]))
         said = str(caught.value)
         assert found == lines[: len(found)]
         assert re.match(
@@ -233,10 +242,10 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=r"a.parquet: not a readable Parquet file"):
-        plan(Source(str(path)))
+        cut(Source(str(path)))
     write_parquet(path, STORIES, group=300)
     source, data = Source(str(path)), bytearray(path.read_bytes())
-    pieces = plan(source)[0]
+    pieces = cut(source)[0]
     data[len(data) // 2 : len(data) // 2 + 500] = bytes(500)  # in the text, which is the last column
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"a.parquet: damaged after row \d+ "):
@@ -245,10 +254,10 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     Dataset.from_dict({"text": STORIES}).save_to_disk(saved)
     with pytest.raises(InputError, match=r"splits: no split 'test' \(found 'train'\)"):
         DatasetDict({"train": Dataset.from_dict({"text": STORIES})}).save_to_disk(tmp_path / "splits")
-        plan(Source(str(tmp_path / "splits"), split="test"))
+        cut(Source(str(tmp_path / "splits"), split="test"))
     next(saved.glob("*.arrow")).write_bytes(b"no")
     with pytest.raises(InputError, match="saved: not a readable saved dataset"):
-        plan(Source(str(saved)))
+        cut(Source(str(saved)))
 
 
 def test_reading_takes_constant_memory(tmp_path: Path) -> None:
@@ -261,9 +270,12 @@ def test_reading_takes_constant_memory(tmp_path: Path) -> None:
     parquet = write_parquet(tmp_path / "a.parquet", ("word " * 200 for _ in range(5_000)), group=5_000)
     for path in (zst, parquet):
         source = Source(str(path))
-        plan(source)  # imports are no part of it
+        cut(source)  # imports are no part of it
         tracemalloc.start()
-        assert sum(len(text) for text, _ in read(source, [p for pieces in plan(source) for p in pieces])) == 5_000_000
+        assert (
+            sum(len(document.text) for document in read(source, [p for pieces in cut(source) for p in pieces]))
+            == 5_000_000
+        )
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2_500_000, path
@@ -272,4 +284,4 @@ def test_reading_takes_constant_memory(tmp_path: Path) -> None:
 def test_pieces_of_a_plan_are_plain_data(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", TEXTS)
     size = path.stat().st_size
-    assert plan(Source(str(path))) == [[Piece("json", str(path), size, 0, size)]]
+    assert cut(Source(str(path))) == [[Piece("JSON lines", str(path), size, 0, size)]]

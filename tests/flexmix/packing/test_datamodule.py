@@ -9,7 +9,7 @@ import lightning as L  # noqa: N812
 import pytest
 import torch
 
-from flexmix.packing.datamodule import TextModule
+from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.packing.windows import Batch
 from flexo.errors import InputError
 from tests.flexmix.packing.test_loaders import rows, same, windows_of
@@ -17,7 +17,9 @@ from tests.flexmix.packing.test_loaders import rows, same, windows_of
 
 def module_of(**options: Any) -> TextModule:
     defaults: dict[str, Any] = {"batch_size": 4, "steps": 9, "seed": 5, "eval_windows": 3}
-    return TextModule(windows_of(6), {"own": windows_of(5), "public": windows_of(2)}, **defaults | options)
+    public = options.pop("public", None)
+    held_out = {"own": windows_of(5), "public": windows_of(2)}
+    return TextModule(windows_of(6), held_out, BatchOptions(**defaults | options), public)
 
 
 def test_the_place_is_in_the_state_of_the_module() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flexmix.packing.attention import varlen
 from flexmix.packing.best_fit import BestFit
-from flexmix.packing.loaders import EvalLoader, Stream, TrainLoader
+from flexmix.packing.loaders import EvalLoader, Seat, Stream, TrainLoader
 from flexmix.packing.windows import Batch, Packed, Windows
 from flexmix.tokens.shard import TokenShard, prepare_shard
 from flexo.errors import InputError
@@ -289,7 +289,8 @@ def test_devices_share_the_same_batches_also_after_a_resume_on_others(options: A
     read: list[Batch] = []
     for first, last, devices in ((0, stop, data.draw(st.sampled_from([1, 2, 4]))), (stop, steps, 4)):
         loaders_ = [
-            TrainLoader(alone.own, alone.public, share, batch_size, steps, rank, devices) for rank in range(devices)
+            TrainLoader(alone.own, alone.public, share, batch_size, steps, Seat(rank, devices))
+            for rank in range(devices)
         ]
         for loader in loaders_:
             loader.load_state_dict(state)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexmix.packing.loaders import Stream, TrainLoader
-from flexmix.packing.mixture import Mixture, Source, mix, mixture_shares
+from flexmix.packing.loaders import Seat, Stream, TrainLoader
+from flexmix.packing.mixture import Mixture, WeightedWindows, mix, mixture_shares
 from flexo.errors import InputError
 from tests.flexmix.packing.test_loaders import rows, windows_of
 
@@ -58,7 +58,7 @@ def test_every_source_goes_through_its_own_epochs(given_weights: list[float]) ->
 def test_one_source_is_its_stream() -> None:
     windows = windows_of(7)
     for places in (np.arange(20), np.array([13, 2])):
-        found, expected = mix([Source(windows)], 3.0, 5).at(places), Stream(windows, 5).at(places)
+        found, expected = mix([WeightedWindows(windows)], 3.0, 5).at(places), Stream(windows, 5).at(places)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
@@ -99,7 +99,7 @@ def test_a_mixture_resumes_exactly_on_any_devices(
         first = batch["labels"][:, 0]
         assert batch["source"].tolist() == torch.where(first > 9000, -1, first // 1000).tolist()
     for rank in range(devices):
-        loader = TrainLoader(mixture_of(shares), public, share, 4, 12, rank, devices)
+        loader = TrainLoader(mixture_of(shares), public, share, 4, 12, Seat(rank, devices))
         loader.load_state_dict({"step": stop})
         rest = list(loader)
         assert len(rest) == 12 - stop

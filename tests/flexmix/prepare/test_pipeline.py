@@ -23,7 +23,8 @@ import flexmix.commands.flexo_data
 from flexmix.documents.corpus import held_out
 from flexmix.documents.source import Source
 from flexmix.prepare import executors, gather, steps
-from flexmix.prepare.pipeline import Options, _uneven, prepare
+from flexmix.prepare.options import Options
+from flexmix.prepare.pipeline import _uneven, prepare
 from flexmix.prepare.statistics import Statistics, read_statistics
 from flexmix.tokens import encoder
 from flexmix.tokens.encoder import load_encoder
@@ -137,8 +138,8 @@ def test_several_sources_are_read_in_their_order(tiny_anchor: Path, tmp_path: Pa
 
 
 def test_a_long_document_is_one_document(tiny_anchor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "PIECE", 1000)
-    monkeypatch.setattr(steps, "PIECE", 1000)
+    monkeypatch.setattr(encoder, "STRETCH", 1000)
+    monkeypatch.setattr(steps, "STRETCH", 1000)
     long = "\n".join(f"line {n} of a long text" for n in range(600))
     found = run(write_jsonl(tmp_path / "a.jsonl", [*TEXTS, long]), tmp_path / "out", tiny_anchor, held_out=0.0)
     assert (found.long, found.train.documents) == (1, 5)
@@ -421,15 +422,24 @@ def _is_worker(pid: int) -> bool:
     return b"tasks" in b"".join(os.fsencode(p.readlink()) for p in Path(f"/proc/{pid}/fd").iterdir() if p.is_symlink())
 
 
-def test_too_few_documents_are_refused_with_where_they_went(tiny_anchor: Path, tmp_path: Path) -> None:
+def test_no_document_left_is_refused_with_where_they_went(tiny_anchor: Path, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", ["one text", "", "one text", "tiny"])
     with pytest.raises(InputError) as caught:
-        run(Source(str(source), min_length=5), tmp_path / "out", tiny_anchor, held_out=0.0)
+        run(Source(str(source), min_length=9), tmp_path / "out", tiny_anchor, held_out=0.0)
     assert str(caught.value).startswith(
-        "1 documents are left to train on, expected at least two. Of 4 read, 1 were empty, filtered 1 by 'shorter than "
-        "5', 1 duplicates, 0 held out."
+        "no document is left to train on. Of 4 read, 1 were empty, 0 damaged, filtered 3 by 'shorter than 9', "
+        "0 duplicates, 0 held out. Loosen the filters"
     )
     assert listing(tmp_path) == {"a.jsonl"}
+
+
+def test_a_single_document_is_said_to_be_alone(tiny_anchor: Path, tmp_path: Path) -> None:
+    source, said = write_jsonl(tmp_path / "a.jsonl", ["one text", "one text"]), []
+    found = run(source, tmp_path / "out", tiny_anchor, held_out=0.0, say=said.append)
+    assert (found.train.documents, found.duplicates_exact) == (1, 1)
+    assert said == [
+        "a single document to train on: split long texts into their parts, such as chapters, articles or records"
+    ]
 
 
 def test_settings_that_make_no_sense_are_refused(tiny_anchor: Path, tmp_path: Path) -> None:

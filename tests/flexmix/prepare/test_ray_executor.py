@@ -10,7 +10,8 @@ import pytest
 import flexmix.commands.flexo_data
 from flexmix.documents.source import Source
 from flexmix.prepare.executors import Stage
-from flexmix.prepare.pipeline import Options, prepare
+from flexmix.prepare.options import Options
+from flexmix.prepare.pipeline import prepare
 from flexmix.prepare.ray_executor import Ray, _why_unfinished
 from flexo.errors import InputError
 from tests.flexmix.prepare.test_pipeline import STORIES, contents
@@ -62,14 +63,14 @@ def test_ray_gives_the_same_shards(tiny_anchor: Path, tmp_path: Path) -> None:
     late = write_jsonl(tmp_path / "in/b.jsonl", STORIES[:50])
     sources = [good, Source(str(late))]
     prepare(sources, tmp_path / "local", tiny_anchor, OPTIONS, say=quiet)
-    prepare(sources, tmp_path / "ray", tiny_anchor, OPTIONS, workers=2, ray=Ray(mem_gb=1), say=quiet)
+    prepare(sources, tmp_path / "ray", tiny_anchor, OPTIONS, workers=2, cluster=Ray(mem_gb=1), say=quiet)
     assert contents(tmp_path / "local") == contents(tmp_path / "ray")
     late.write_bytes(late.read_bytes() + b"no JSON\n")
     with pytest.raises(
         InputError, match=r"b.jsonl: line 51: not JSON .*Task \d of \d on Ray, its log: .*task_0000\d.log"
     ):
-        prepare(sources, tmp_path / "bad", tiny_anchor, OPTIONS, workers=2, ray=Ray(mem_gb=1), say=quiet)
+        prepare(sources, tmp_path / "bad", tiny_anchor, OPTIONS, workers=2, cluster=Ray(mem_gb=1), say=quiet)
     assert len(list((tmp_path / ".bad.preparing/stage-read/completions").glob("*"))) >= 2
     with pytest.raises(InputError, match=r"no node of this Ray cluster has a CPU and 99999 GB for a task"):
-        prepare([good], tmp_path / "large", tiny_anchor, OPTIONS, ray=Ray(mem_gb=99999), say=quiet)
+        prepare([good], tmp_path / "large", tiny_anchor, OPTIONS, cluster=Ray(mem_gb=99999), say=quiet)
     assert not (tmp_path / ".large.preparing").exists()

@@ -9,7 +9,8 @@ import pytest
 
 from flexmix.documents.source import Source
 from flexmix.prepare.executors import Slurm
-from flexmix.prepare.pipeline import Options, prepare
+from flexmix.prepare.options import Options
+from flexmix.prepare.pipeline import prepare
 from flexo.errors import InputError
 from tests.flexmix.prepare.test_pipeline import STORIES, contents
 from tests.flexmix.text import write_jsonl
@@ -47,7 +48,7 @@ def test_stages_are_submitted_as_arrays_that_wait_for_each_other(
 ) -> None:
     sources, said = [Source(str(write_jsonl(tmp_path / "a.jsonl", STORIES[:100])))], []
     slurm = Slurm("main", time="10", qos="low", detach=True, arguments={"account": "us"})
-    assert prepare(sources, tmp_path / "out", tiny_anchor, OPTIONS, workers=3, slurm=slurm, say=said.append) is None
+    assert prepare(sources, tmp_path / "out", tiny_anchor, OPTIONS, workers=3, cluster=slurm, say=said.append) is None
     asked = (commands / "asked").read_text()
     for line in (
         "--array=0-1%3",
@@ -62,7 +63,7 @@ def test_stages_are_submitted_as_arrays_that_wait_for_each_other(
     assert "--dependency=afterok:1" in asked and "--dependency=afterok:2" in asked
     assert said[0] == "submitted to SLURM: 1, 2, 3"
     (commands / "alive").write_text("PENDING\n")  # while jobs wait or run, nothing is submitted again
-    assert prepare(sources, tmp_path / "out", tiny_anchor, OPTIONS, workers=3, slurm=slurm, say=said.append) is None
+    assert prepare(sources, tmp_path / "out", tiny_anchor, OPTIONS, workers=3, cluster=slurm, say=said.append) is None
     assert (commands / "asked").read_text() == asked
     (commands / "alive").unlink()
     found = prepare(sources, tmp_path / "out", tiny_anchor, OPTIONS, say=said.append)  # and the rest may be done here
@@ -72,14 +73,14 @@ def test_stages_are_submitted_as_arrays_that_wait_for_each_other(
 def test_jobs_that_vanish_are_one_message(tiny_anchor: Path, tmp_path: Path, commands: Path) -> None:
     sources = [Source(str(write_jsonl(tmp_path / "a.jsonl", STORIES[:100])))]
     with pytest.raises(InputError, match=r"17 tasks did not finish on SLURM. Their output is in .*slurm_logs. What is"):
-        prepare(sources, tmp_path / "out", tiny_anchor, OPTIONS, slurm=Slurm("main"), say=lambda _line: None)
+        prepare(sources, tmp_path / "out", tiny_anchor, OPTIONS, cluster=Slurm("main"), say=lambda _line: None)
 
 
 def test_a_refused_job_is_one_message(tiny_anchor: Path, tmp_path: Path, commands: Path) -> None:
     sources = [Source(str(write_jsonl(tmp_path / "a.jsonl", STORIES)))]
     (commands / "sbatch").write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(InputError, match=r"sbatch did not take the job .*exit status 1.*Is this a SLURM login node"):
-        prepare(sources, tmp_path / "out", tiny_anchor, OPTIONS, slurm=Slurm("main"), say=lambda _line: None)
+        prepare(sources, tmp_path / "out", tiny_anchor, OPTIONS, cluster=Slurm("main"), say=lambda _line: None)
 
 
 @pytest.mark.slurm
@@ -87,7 +88,7 @@ def test_slurm_gives_the_same_shards(tiny_anchor: Path, tmp_path: Path, partitio
     source = Source(str(write_jsonl(tmp_path / "in/a.jsonl", STORIES)))
     slurm = Slurm(partition, time="5", mem_gb=1)
     prepare([source], tmp_path / "local", tiny_anchor, OPTIONS, say=lambda _line: None)
-    prepare([source], tmp_path / "slurm", tiny_anchor, OPTIONS, workers=2, slurm=slurm, say=lambda _line: None)
+    prepare([source], tmp_path / "slurm", tiny_anchor, OPTIONS, workers=2, cluster=slurm, say=lambda _line: None)
     assert contents(tmp_path / "local") == contents(tmp_path / "slurm")
 
 
@@ -98,4 +99,4 @@ def test_bad_input_in_a_job_is_the_same_message(tiny_anchor: Path, tmp_path: Pat
     path.write_bytes(good + b"no JSON\n")
     slurm = Slurm(partition, time="5", mem_gb=1)
     with pytest.raises(InputError, match=r"a.jsonl: line 401: not JSON"):
-        prepare([Source(str(path))], tmp_path / "out", tiny_anchor, OPTIONS, slurm=slurm, say=lambda _line: None)
+        prepare([Source(str(path))], tmp_path / "out", tiny_anchor, OPTIONS, cluster=slurm, say=lambda _line: None)

@@ -103,7 +103,7 @@ def test_with_all_packages_every_domain_and_every_source_is_there(tmp_path: Path
     assert manifest["unbuilt"] == {}
     for name, record in manifest["domains"].items():
         assert record["skipped"] == []
-        expected = {source.name for source in RECIPE[name] if not source.spare}
+        expected = {ingredient.name for ingredient in RECIPE[name] if not ingredient.spare}
         assert {e["source"] for e in record["sources"] if "/" not in e["source"] and e["documents"]} == expected
     every = [text for name in DOMAINS for text in _texts(tmp_path / "all" / name)]
     assert len(every) == len(set(every))

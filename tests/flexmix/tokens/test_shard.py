@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from flexmix.tokens import shard as tokens
-from flexmix.tokens.encoder import load_tokenizer, pieces
+from flexmix.tokens.encoder import load_tokenizer, stretches
 from flexmix.tokens.shard import TokenShard, open_shard, prepare_shard, shard_texts, text_digest
 from flexmix.tokens.train_tokenizer import train_tokenizer
 from flexo.atomic_files import sha256_file
@@ -121,13 +121,10 @@ def test_another_file_tokenizer_or_end_is_another_shard(model: Path, tmp_path: P
     assert made[3].ids[0] == 3
 
 
-@pytest.mark.parametrize(
-    ("texts", "found"),
-    [([], "no document with text"), (["", "\n "], "no document with text"), (["", "one line"], "a single document")],
-)
-def test_fewer_than_two_documents_are_refused(model: Path, tmp_path: Path, texts: list[str], found: str) -> None:
+@pytest.mark.parametrize("texts", [[], ["", "\n "]])
+def test_a_file_without_text_is_refused(model: Path, tmp_path: Path, texts: list[str]) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", texts)
-    with pytest.raises(InputError, match=rf"a.jsonl: {found} in it, expected at least two.*chapters, articles"):
+    with pytest.raises(InputError, match=rf"a.jsonl: no document with text in it \({len(texts)} without\)"):
         prepare_shard(source, model, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -140,7 +137,7 @@ def test_a_bad_line_leaves_no_half_shard(model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
     with pytest.raises(InputError, match=r"gone.jsonl: no such file"):
         prepare_shard(tmp_path / "gone.jsonl", model, tmp_path / "cache")
-    with pytest.raises(InputError, match="model: a folder, expected"):
+    with pytest.raises(InputError, match=r"model: no text in a form that can be read \(found config.json"):
         prepare_shard(model, model, tmp_path / "cache")
 
 
@@ -315,19 +312,19 @@ def test_tokens_that_do_not_give_back_their_text_are_no_text(model: Path, tmp_pa
     ),
     st.integers(2, 20),
 )
-def test_pieces_are_the_text(text: str, size: int) -> None:
-    cut = list(pieces(text, size))
+def test_stretches_are_the_text(text: str, size: int) -> None:
+    cut = list(stretches(text, size))
     assert "".join(cut) == text
-    assert all(len(piece) <= size for piece in cut)
-    assert len(cut) <= 1 or all(2 * len(piece) >= size - 1 for piece in cut[:-1])
+    assert all(len(part) <= size for part in cut)
+    assert len(cut) <= 1 or all(2 * len(part) >= size - 1 for part in cut[:-1])
 
 
 @given(st.lists(st.sampled_from(["word", "\n", "\n\n", " ", "  ", "12", "it's", ".", "。"]), max_size=80).map("".join))
-def test_tokens_of_pieces_are_those_of_the_whole(text: str) -> None:
+def test_tokens_of_stretches_are_those_of_the_whole(text: str) -> None:
     tokenizer = train_tokenizer(["word it's a word 12\n\nword.\n"] * 20, 300)
-    cut = list(pieces(text, 40))
+    cut = list(stretches(text, 40))
     if all(_natural(first, second) for first, second in pairwise(cut)):
-        assert [i for piece in cut for i in tokenizer.encode(piece).ids] == tokenizer.encode(text).ids
+        assert [i for part in cut for i in tokenizer.encode(part).ids] == tokenizer.encode(text).ids
 
 
 def _natural(first: str, second: str) -> bool:

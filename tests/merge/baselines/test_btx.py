@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from flexo.errors import InputError
-from merge.baselines.btx import write_mixture
+from merge.baselines.btx import MixtureOptions, write_mixture
 from merge.baselines.soup import average
 from merge.commands.flexo_btx import app as btx_app
 from merge.commands.flexo_soup import app as soup_app
@@ -18,7 +18,7 @@ from merge.formats.anchor_folder import open_anchor
 from merge.formats.architecture import anchor_ffn, merged_ffn, merged_router
 from merge.formats.manifest import MANIFEST, read_manifest
 from merge.formats.merged_folder import open_merged
-from merge.formats.model_folder import Checkpoint
+from merge.formats.model_folder import ModelFolder
 from tests.conftest import MakeAnchor
 
 
@@ -35,7 +35,7 @@ def test_a_soup_is_the_weighted_average_and_loads(dense: list[Path], tmp_path: P
     arguments = [*map(str, dense), "-o", str(tmp_path / "soup"), "--weights", "1,3"]
     done = CliRunner().invoke(soup_app, arguments)
     assert done.exit_code == 0 and "75.0%" in done.output
-    math, code, soup = (Checkpoint(path) for path in (*dense, tmp_path / "soup"))
+    math, code, soup = (ModelFolder(path) for path in (*dense, tmp_path / "soup"))
     assert soup.names == math.names
     for name in soup.names:
         torch.testing.assert_close(soup.tensor(name), 0.25 * math.tensor(name) + 0.75 * code.tensor(name))
@@ -54,26 +54,26 @@ def test_btx_keeps_networks_and_averages_the_rest(dense: list[Path], tiny_anchor
     )
     assert done.exit_code == 0, done.output
     merged = open_merged(tmp_path / "btx")
-    assert merged.domains == ["public", "math", "code"] and merged.checkpoint.config["num_experts_per_tok"] == 3
-    parts = [Checkpoint(path) for path in (tiny_anchor, *dense)]
+    assert merged.domains == ["public", "math", "code"] and merged.weights.config["num_experts_per_tok"] == 3
+    parts = [ModelFolder(path) for path in (tiny_anchor, *dense)]
     for e, part in enumerate(parts):
         for n in range(3):
             expected = part.tensor(anchor_ffn(n, "up_proj"))
-            assert torch.equal(merged.checkpoint.tensor(merged_ffn(n, e, "up_proj")), expected)
+            assert torch.equal(merged.weights.tensor(merged_ffn(n, e, "up_proj")), expected)
     name = "model.layers.1.self_attn.q_proj.weight"
     mean = sum(part.tensor(name) for part in parts) / 3
-    torch.testing.assert_close(merged.checkpoint.tensor(name), mean)
+    torch.testing.assert_close(merged.weights.tensor(name), mean)
     AutoModelForCausalLM.from_pretrained(tmp_path / "btx")
     again = [tmp_path / "btx-again", "--rows", tmp_path / "btx"]
     done = CliRunner().invoke(btx_app, [*map(str, (*dense, "--anchor", tiny_anchor, "-o", *again))])
     assert done.exit_code == 0, done.output
-    rows = [Checkpoint(tmp_path / name).tensor(merged_router(1)) for name in ("btx", "btx-again")]
+    rows = [ModelFolder(tmp_path / name).tensor(merged_router(1)) for name in ("btx", "btx-again")]
     assert torch.equal(*rows) and rows[0].std() > 0
 
 
 def test_copies_of_the_anchor_are_the_anchor(tiny_anchor: Path, tmp_path: Path) -> None:
     anchor = open_anchor(tiny_anchor)
-    write_mixture(anchor, average([tiny_anchor] * 2), ["a", "b"], tmp_path / "up", top_k=2)
+    write_mixture(anchor, average([tiny_anchor] * 2), ["a", "b"], tmp_path / "up", MixtureOptions(top_k=2))
     dense, mixed = (AutoModelForCausalLM.from_pretrained(path).eval() for path in (tiny_anchor, tmp_path / "up"))
     ids_BT = torch.randint(0, 96, (2, 16), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused(
         (["math", "code"], 4, r"--top-k 4: this model has 3 experts"),
     ):
         with pytest.raises(InputError, match=message):
-            write_mixture(anchor, both, names, tmp_path / "btx", top_k=top_k)
+            write_mixture(anchor, both, names, tmp_path / "btx", MixtureOptions(top_k=top_k))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -40,7 +40,7 @@ def test_a_trained_router_is_said_to_have_seen_who_left(
     (model / "manifest.json").write_text(json.dumps(manifest | {"router_training": {"tokens": 5}}))
     assert call(main, model, "--drop", "news", "-o", tmp_path / "left") == 0
     out = capsys.readouterr().out
-    assert "rows that stay have seen news" in out and "byte for byte" not in out
+    assert "rows that stay were trained beside news" in out and "byte for byte" not in out
     assert json.loads((tmp_path / "left" / "manifest.json").read_text())["router_training"] == {"tokens": 5}
 
 
@@ -62,9 +62,9 @@ def test_nothing_is_promised_of_tensors_that_were_compared_with_nothing(
         (["--drop", "public"], "public: the anchor's own expert"),
         (["--drop", "mth"], "Did you mean 'math'?"),
         (["--keep", "nws"], "Did you mean 'news'?"),
-        (["--drop", "math", "--drop", "news"], "nobody but public would be left"),
-        (["--keep", "public"], "nobody but public would be left"),
-        (["--keep", "math", "--keep", "news"], "nobody would leave"),
+        (["--drop", "math", "--drop", "news"], "only the public expert would be left"),
+        (["--keep", "public"], "only the public expert would be left"),
+        (["--keep", "math", "--keep", "news"], "so none would leave"),
     ],
 )
 def test_refusals_write_nothing(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 from merge.formats.anchor_folder import ROUTER, about, open_anchor, open_olmo2, write_shared
 
 
@@ -36,7 +36,7 @@ def test_the_digest_reads_the_whole_model_once(tiny_anchor: Path) -> None:
     told: list[float] = []
     anchor.advance = told.append
     assert anchor.digest == anchor.digest == open_anchor(tiny_anchor).digest
-    assert sum(told) == anchor.checkpoint.nbytes
+    assert sum(told) == anchor.weights.nbytes
 
 
 def test_moments_travel_with_the_anchor(copy: Path) -> None:
@@ -62,7 +62,7 @@ def test_the_router_digest_is_over_the_public_rows_alone(tiny_anchor: Path, tmp_
 def test_an_anchor_without_shared_rows_learns_how_to_make_them(copy: Path) -> None:
     shutil.rmtree(copy / "flexo")
     open_olmo2(copy)
-    with pytest.raises(CheckpointError, match=r"no flexo/public_router.*python train_anchor\.py anchor\.path="):
+    with pytest.raises(ModelFolderError, match=r"no flexo/public_router.*python train_anchor\.py anchor\.path="):
         open_anchor(copy)
 
 
@@ -77,16 +77,16 @@ def test_shared_rows_that_do_not_fit_are_refused(copy: Path, name: str) -> None:
     ]:
         new = {key: tensor for key, tensor in rows.items() if key != name}
         save_file(new if change is None else new | {name: change}, path)
-        with pytest.raises(CheckpointError, match=f"{name} {message}"):
+        with pytest.raises(ModelFolderError, match=f"{name} {message}"):
             open_anchor(copy)
     path.write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(ModelFolderError, match="not a whole safetensors file"):
         open_anchor(copy)
 
 
 def test_an_anchor_needs_its_tokenizer(copy: Path) -> None:
     (copy / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: no such file"):
+    with pytest.raises(ModelFolderError, match=r"tokenizer\.json: no such file"):
         _ = open_anchor(copy).tokenizer_digest
 
 
@@ -99,10 +99,10 @@ def test_an_anchor_must_be_a_whole_olmo2(copy: Path) -> None:
         ({"hidden_size": 36}, "its config.json asks for"),
     ]:
         (copy / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(ModelFolderError, match=message):
             open_anchor(copy)
     (copy / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"Is .* a model folder"):
+    with pytest.raises(ModelFolderError, match=r"Is .* a model folder"):
         open_anchor(copy)
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(ModelFolderError, match="no such folder"):
         open_anchor(copy / "none")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 from merge.formats.architecture import anchor_tensors, architecture_of, expert_tensors, merged_config, merged_tensors
 
 CONFIG: dict[str, Any] = {
@@ -77,14 +77,14 @@ def test_the_tensors_of_an_expert() -> None:
     ],
 )
 def test_other_or_broken_configurations_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"anchor/x: ") as refusal:
+    with pytest.raises(ModelFolderError, match=r"anchor/x: ") as refusal:
         architecture_of(CONFIG | change, "anchor/x")
     name = next(iter(change))
     assert name in str(refusal.value) or "rope_theta" in str(refusal.value)
 
 
 def test_a_refused_architecture_learns_which_would_do() -> None:
-    with pytest.raises(CheckpointError, match=r"'llama', expected 'olmo2' \(Olmo2ForCausalLM: allenai/OLMo-2-0425-1B"):
+    with pytest.raises(ModelFolderError, match=r"'llama', expected 'olmo2' \(Olmo2ForCausalLM: allenai/OLMo-2-0425-1B"):
         architecture_of(CONFIG | {"model_type": "llama"}, "x")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flexo.errors import CheckpointError
+from flexo.errors import ModelFolderError
 from merge.formats.manifest import MANIFEST, read_manifest
 
 
@@ -34,5 +34,5 @@ def test_plain_names_are_read(tmp_path: Path) -> None:
 )
 def test_others_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(ModelFolderError, match=message):
         read_manifest(tmp_path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexo.errors import CheckpointError
-from merge.formats.model_folder import Checkpoint
+from flexo.errors import ModelFolderError
+from merge.formats.model_folder import ModelFolder
 from merge.tensor_io.json_file import read_json, write_json
-from merge.tensor_io.shard_writer import write_pieces
-from merge.tensor_io.stored_tensor import Piece
-from merge.tensor_io.torch_tensors import NAMES, tensor_bytes, tensor_digest
+from merge.tensor_io.shard_writer import write_tensors
+from merge.tensor_io.stored_tensor import OutputTensor
+from merge.tensor_io.torch_tensors import computed_tensor, tensor_digest
 from tests.merge.tools import listing
 
 TENSORS = {
@@ -24,8 +25,8 @@ TENSORS = {
 }
 
 
-def pieces(tensors: dict[str, torch.Tensor]) -> list[Piece]:
-    return [Piece(n, NAMES[t.dtype], tuple(t.shape), lambda t=t: bytes(tensor_bytes(t))) for n, t in tensors.items()]  # type: ignore[misc]
+def outputs(tensors: dict[str, torch.Tensor]) -> list[OutputTensor]:
+    return [computed_tensor(n, tuple(t.shape), t.dtype, partial(tensors.__getitem__, n)) for n, t in tensors.items()]
 
 
 def model(folder: Path, shards: dict[str, dict[str, torch.Tensor]], weight_map: object = None) -> Path:
@@ -42,18 +43,18 @@ def model(folder: Path, shards: dict[str, dict[str, torch.Tensor]], weight_map: 
 @pytest.mark.parametrize("limit", [1, 60, 10**9])
 def test_what_is_streamed_is_what_safetensors_reads(tmp_path: Path, limit: int) -> None:
     told: list[float] = []
-    write_pieces(tmp_path, pieces(TENSORS), limit, told.append)
+    write_tensors(tmp_path, outputs(TENSORS), limit, told.append)
     where = {name: path for path in tmp_path.glob("*.safetensors") for name in load_file(path)}
     read = {name: load_file(path)[name] for name, path in where.items()}
     assert read.keys() == TENSORS.keys() and all(torch.equal(read[name], TENSORS[name]) for name in TENSORS)
-    assert sorted(told) == sorted(piece.nbytes for piece in pieces(TENSORS))
+    assert sorted(told) == sorted(tensor.nbytes for tensor in outputs(TENSORS))
     if limit == 10**9:
         assert listing(tmp_path) == {"model.safetensors"}
         length = struct.unpack("<Q", (tmp_path / "model.safetensors").read_bytes()[:8])[0]
         assert length % 8 == 0  # the data begin aligned
     else:
         index = read_json(tmp_path / "model.safetensors.index.json")
-        assert index["metadata"]["total_size"] == sum(piece.nbytes for piece in pieces(TENSORS))
+        assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in outputs(TENSORS))
         assert index["weight_map"] == {name: path.name for name, path in where.items()}
         assert set(index["weight_map"].values()) | {"model.safetensors.index.json"} == listing(tmp_path)
         assert len(set(where.values())) == {1: 4, 60: 2}[limit]
@@ -61,17 +62,17 @@ def test_what_is_streamed_is_what_safetensors_reads(tmp_path: Path, limit: int) 
 
 def test_a_tensor_that_is_not_as_planned_is_our_own_mistake(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"a: planned 12 bytes, made 8"):
-        write_pieces(tmp_path, [Piece("a", "F32", (3,), lambda: bytes(8))], 10**9, lambda _n: None)
+        write_tensors(tmp_path, [OutputTensor("a", "F32", (3,), lambda: bytes(8))], 10**9, lambda _n: None)
 
 
 def test_the_digest_does_not_depend_on_sharding_but_on_all_else(tmp_path: Path) -> None:
     def digest(name: str, tensors: dict[str, torch.Tensor], limit: int = 10**9) -> str:
         folder = model(tmp_path / name, {})
-        write_pieces(folder, pieces(tensors), limit, lambda _n: None)
+        write_tensors(folder, outputs(tensors), limit, lambda _n: None)
         told: list[float] = []
-        checkpoint = Checkpoint(folder)
-        digest = checkpoint.digest(told.append)
-        assert sum(told) == checkpoint.nbytes == sum(tensor.nbytes for tensor in tensors.values())
+        opened = ModelFolder(folder)
+        digest = opened.digest(told.append)
+        assert sum(told) == opened.nbytes == sum(tensor.nbytes for tensor in tensors.values())
         return digest
 
     whole = digest("whole", TENSORS)
@@ -120,19 +121,19 @@ def test_the_digest_of_a_tensor_is_over_its_values_in_c_order() -> None:
 def test_broken_folders_are_refused(tmp_path: Path, shards: Any, weight_map: object, message: str | None) -> None:
     folder = model(tmp_path / "m", shards, weight_map)
     if message is None:
-        assert Checkpoint(folder).names == set()
+        assert ModelFolder(folder).names == set()
         return
-    with pytest.raises(CheckpointError, match=message):
-        Checkpoint(folder)
+    with pytest.raises(ModelFolderError, match=message):
+        ModelFolder(folder)
 
 
 def test_weights_in_pickles_are_named_but_not_opened(tmp_path: Path) -> None:
     folder = model(tmp_path / "m", {})
     (folder / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"found pytorch_model\.bin; convert it to safetensors first"):
-        Checkpoint(folder)
-    with pytest.raises(CheckpointError, match="no such folder"):
-        Checkpoint(tmp_path / "none")
+    with pytest.raises(ModelFolderError, match=r"found pytorch_model\.bin; convert it to safetensors first"):
+        ModelFolder(folder)
+    with pytest.raises(ModelFolderError, match="no such folder"):
+        ModelFolder(tmp_path / "none")
 
 
 def test_a_cut_off_shard_is_refused(tmp_path: Path) -> None:
@@ -140,17 +141,17 @@ def test_a_cut_off_shard_is_refused(tmp_path: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     for size in (0, 7, 8, 100, len(data) - 1):
         (folder / "model.safetensors").write_bytes(data[:size])
-        with pytest.raises(CheckpointError, match="not a whole safetensors file"):
-            Checkpoint(folder)
+        with pytest.raises(ModelFolderError, match="not a whole safetensors file"):
+            ModelFolder(folder)
 
 
 def test_names_and_shapes_are_required_exactly(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(model(tmp_path / "m", {"model.safetensors": {"a": TENSORS["a"], "b": TENSORS["b"]}}))
-    checkpoint.require({"a": (3, 4), "b": (6,)}, "a test")
-    with pytest.raises(CheckpointError, match=r"not a test. Missing: c. Not expected: b\."):
-        checkpoint.require({"a": (3, 4), "c": (6,)}, "a test")
-    with pytest.raises(CheckpointError, match=r"a is \(3, 4\), its config.json asks for \(4, 3\)"):
-        checkpoint.require({"a": (4, 3), "b": (6,)}, "a test")
+    opened = ModelFolder(model(tmp_path / "m", {"model.safetensors": {"a": TENSORS["a"], "b": TENSORS["b"]}}))
+    opened.require({"a": (3, 4), "b": (6,)}, "a test")
+    with pytest.raises(ModelFolderError, match=r"not a test. Missing: c. Not expected: b\."):
+        opened.require({"a": (3, 4), "c": (6,)}, "a test")
+    with pytest.raises(ModelFolderError, match=r"a is \(3, 4\), its config.json asks for \(4, 3\)"):
+        opened.require({"a": (4, 3), "b": (6,)}, "a test")
 
 
 @pytest.mark.parametrize(
@@ -160,21 +161,21 @@ def test_names_and_shapes_are_required_exactly(tmp_path: Path) -> None:
 )
 def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"a\.json: "):
+    with pytest.raises(ModelFolderError, match=r"a\.json: "):
         read_json(tmp_path / "a.json")
 
 
 def test_json_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(ModelFolderError, match="no such file"):
         read_json(tmp_path / "a.json")
-    with pytest.raises(CheckpointError, match=r"cannot be read .Is a directory"):
+    with pytest.raises(ModelFolderError, match=r"cannot be read .Is a directory"):
         read_json(tmp_path)
     (tmp_path / "a.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(CheckpointError, match="not readable as JSON"):
+    with pytest.raises(ModelFolderError, match="not readable as JSON"):
         read_json(tmp_path / "a.json")
     with (tmp_path / "b.json").open("wb") as file:
         file.truncate(65 << 20)
-    with pytest.raises(CheckpointError, match="expected at most 64 MB"):
+    with pytest.raises(ModelFolderError, match="expected at most 64 MB"):
         read_json(tmp_path / "b.json")
     write_json(tmp_path / "c.json", {"ä": 1})
     assert read_json(tmp_path / "c.json") == {"ä": 1}

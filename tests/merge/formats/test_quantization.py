@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from flexo.errors import CheckpointError, InputError
+from flexo.errors import InputError, ModelFolderError
 from merge.formats.architecture import Architecture
 from merge.formats.quantization import Scheme, scheme_for, scheme_of
 
@@ -52,5 +52,5 @@ def test_group_sizes_must_divide_both_widths() -> None:
             scheme_for(ARCHITECTURE, 4, size)
     assert scheme_of({}, ARCHITECTURE, "here") is None
     for said in ("4", {"bits": 3, "group_size": 32}, {"bits": 4, "group_size": "32"}, {"bits": 4, "group_size": 64}):
-        with pytest.raises(CheckpointError, match="here: quantised"):
+        with pytest.raises(ModelFolderError, match="here: quantised"):
             scheme_of({"quantised": said}, ARCHITECTURE, "here")

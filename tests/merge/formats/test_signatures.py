@@ -19,7 +19,8 @@ import merge.commands.flexo_merge
 import merge.commands.flexo_sign
 from merge.formats.expert_file import open_expert, write_expert
 from merge.formats.manifest import read_manifest
-from merge.formats.signatures import SignatureError, read_private_key, read_trusted_keys, sign, signature_path
+from merge.formats.signatures import SignatureError, read_trusted_keys, signature_path
+from merge.formats.signing import read_private_key, write_signature
 from tests.merge.tools import call, listing
 
 pytest.importorskip("cryptography")
@@ -72,7 +73,7 @@ def test_both_containers_of_one_expert_share_a_signature(keys: Path, expert: Pat
     opened = open_expert(expert)
     tensors = {name: opened.tensor(name) for name in opened.header.tensors}
     write_expert(expert.with_suffix(".safetensors"), opened.header, tensors)
-    signature = sign(opened, read_private_key(keys / "alice.pem"))
+    signature = write_signature(opened, read_private_key(keys / "alice.pem"))
     shutil.copy(signature, signature_path(expert.with_suffix(".safetensors")))
     trusted = read_trusted_keys(keys / "trusted")
     vouchers = [trusted.verify(open_expert(expert.with_suffix(suffix))) for suffix in (".pt", ".safetensors")]
@@ -83,7 +84,7 @@ def test_openssl_makes_keys_and_verifies_without_us(keys: Path, expert: Path) ->
     """The steps of docs/security.md."""
     assert openssl("genpkey", "-algorithm", "ed25519", "-out", "bob.pem", folder=keys).returncode == 0
     assert openssl("pkey", "-in", "bob.pem", "-pubout", "-out", "trusted/bob.pub", folder=keys).returncode == 0
-    sign(open_expert(expert), read_private_key(keys / "bob.pem"))
+    write_signature(open_expert(expert), read_private_key(keys / "bob.pem"))
     voucher = read_trusted_keys(keys / "trusted").verify(open_expert(expert))
     assert voucher is not None and voucher.name == "bob"
     der = openssl("pkey", "-pubin", "-in", "trusted/bob.pub", "-outform", "DER", folder=keys).stdout
@@ -101,7 +102,7 @@ def test_openssl_makes_keys_and_verifies_without_us(keys: Path, expert: Path) ->
 
 def test_what_does_not_hold_is_refused(keys: Path, expert: Path, make_expert: Make) -> None:
     trusted = read_trusted_keys(keys / "trusted")
-    path = sign(open_expert(expert), read_private_key(keys / "alice.pem"))
+    path = write_signature(open_expert(expert), read_private_key(keys / "alice.pem"))
     good = json.loads(path.read_text())
 
     def refused(content: object, message: str) -> None:
@@ -123,7 +124,7 @@ def test_what_does_not_hold_is_refused(keys: Path, expert: Path, make_expert: Ma
     refused(good | {"signature": good["signature"] + "\n"}, "not 64 bytes in base64")
     refused(good | {"signature": [1]}, "not 64 bytes in base64")
     refused(good | {"signature": base64.b64encode(bytes(64)).decode()}, "not made by the key 'alice' that it names")
-    other = sign(open_expert(make_expert("news")), read_private_key(keys / "alice.pem")).read_text()
+    other = write_signature(open_expert(make_expert("news")), read_private_key(keys / "alice.pem")).read_text()
     refused(other, "changed after it was signed, or this is the signature of another file")
     forged = json.loads(other) | {"header": good["header"]}
     refused(forged, "not made by the key 'alice'")

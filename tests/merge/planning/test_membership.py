@@ -98,7 +98,7 @@ def test_signatures_come_along_and_may_be_asked_for(
 
     required = [*trusted, "--require-signatures"]
     assert call(merge.commands.flexo_merge.main, tmp_path / "model", law, "-o", tmp_path / "new", *required) == 1
-    assert "vouched for its 'news'" in capsys.readouterr().err
+    assert "its expert for 'news' was signed by no key in" in capsys.readouterr().err
     assert call(merge.commands.flexo_optout.main, tmp_path / "model", "--drop", "news", "-o", tmp_path / "signed") == 0
     assert call(merge.commands.flexo_merge.main, tmp_path / "signed", poems, "-o", tmp_path / "new", *required) == 1
     assert "poems.pt.sig: no such file" in capsys.readouterr().err and "new" not in listing(tmp_path)
@@ -114,7 +114,7 @@ def test_signatures_come_along_and_may_be_asked_for(
     (tmp_path / "new" / "manifest.json").write_text(altered)
     newer = ["--replace", f"law={law}"]
     assert call(merge.commands.flexo_merge.main, tmp_path / "new", *newer, "-o", tmp_path / "forged", *required) == 1
-    assert "vouched for its 'math'" in capsys.readouterr().err
+    assert "its expert for 'math' was signed by no key in" in capsys.readouterr().err
 
 
 def test_a_rounded_model_stays_rounded_alike(

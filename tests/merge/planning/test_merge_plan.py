@@ -13,16 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexo.errors import CheckpointError, ExpertFileError, InputError
+from flexo.errors import ExpertFileError, InputError, ModelFolderError
 from merge.formats.anchor_folder import about, open_anchor
 from merge.formats.architecture import FFN, expert_ffn
 from merge.formats.expert_file import open_expert, write_expert
 from merge.formats.manifest import read_manifest
 from merge.planning.membership import replan
+from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import execute, plan
 from merge.tensor_io.json_file import write_json
 from tests.merge.tiny import expert_header, expert_values
-from tests.merge.tools import listing
+from tests.merge.tools import even_plan, listing
 
 Make = Callable[..., Path]
 DOMAINS = ["math", "news", "code", "law", "poems"]
@@ -30,7 +31,7 @@ X = torch.randint(0, 96, (2, 24), generator=torch.Generator().manual_seed(0))
 
 
 def merged(paths: list[Path], output: Path, top_k: int | None = None, **options: Any) -> Path:
-    execute(plan(paths, top_k=top_k, **options), output)
+    execute(even_plan(paths, top_k=top_k, **options), output)
     return output
 
 
@@ -99,7 +100,7 @@ def test_a_trained_pair_is_the_softmax_of_two(tiny_anchor: Path, make_expert: Ma
         own = x_TD @ row + bias * (x_TD @ anchor.router[f"layers.{n}.bias_direction"])
         p_TE = torch.stack([x_TD @ anchor.public_row(n), own], -1).softmax(-1)
         parts = [
-            {part: anchor.checkpoint.tensor(f"model.layers.{n}.mlp.{part}.weight") for part in FFN},
+            {part: anchor.weights.tensor(f"model.layers.{n}.mlp.{part}.weight") for part in FFN},
             {part: expert.tensor(f"layers.{n}.{part}.weight") for part in FFN},
         ]
         y_TED = torch.stack(
@@ -192,9 +193,9 @@ def test_sharding_changes_files_and_nothing_else(make_expert: Make, tmp_path: Pa
     experts = [make_expert("math")]
     told: list[float] = []
     whole = tmp_path / "whole"
-    execute(plan(experts), whole, told.append)
+    execute(even_plan(experts), whole, told.append)
     sharded = merged(experts, tmp_path / "sharded", max_shard_size=30_000)
-    assert sum(told) == plan(experts).nbytes
+    assert sum(told) == even_plan(experts).nbytes
     assert same_bits(weights(whole), weights(sharded)) and torch.equal(logits(whole), logits(sharded))
     shards = listing(sharded) - listing(whole)
     assert len(shards) > 3 and listing(whole) - listing(sharded) == {"model.safetensors"}
@@ -274,7 +275,7 @@ def test_a_merge_can_be_repeated_to_the_byte(
 def test_a_folder_without_a_manifest_of_ours_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"manifest"):
+    with pytest.raises(ModelFolderError, match=r"manifest"):
         read_manifest(tmp_path)
 
 
@@ -287,7 +288,7 @@ def test_a_bias_is_folded_into_the_row_and_reported(
 ) -> None:
     folder = make_anchor(dtype=dtype)
     paths = [make_expert("math", anchor=folder, bias=True), make_expert("news", anchor=folder)]
-    made = plan(paths)
+    made = even_plan(paths)
     execute(made, tmp_path / "m")
     anchor, found = open_anchor(folder), weights(tmp_path / "m")
     for n in range(3):
@@ -305,7 +306,8 @@ def test_a_bias_is_folded_into_the_row_and_reported(
 def test_public_text_may_count_for_several_domains(make_anchor: Make, make_expert: Make, tmp_path: Path) -> None:
     folder = make_anchor()
     paths = [make_expert("math", anchor=folder, bias=True), make_expert("news", anchor=folder)]
-    made = plan(paths, public_weight=4)
+    made = plan(paths)
+    assert made.public_weight == 4  # of a new merge
     execute(made, tmp_path / "m")
     anchor, found, manifest = open_anchor(folder), weights(tmp_path / "m"), read_manifest(tmp_path / "m")
     for n in range(3):
@@ -318,25 +320,26 @@ def test_public_text_may_count_for_several_domains(make_anchor: Make, make_exper
         torch.testing.assert_close(found[f"model.layers.{n}.mlp.gate.weight"], rows)
     assert manifest["public_weight"] == 4 and manifest["router_bias_folding_rms"] == made.bias_errors() is not None
     execute(replan(tmp_path / "m", drop=["math"]), tmp_path / "left")
-    execute(plan(paths[1:], public_weight=4), tmp_path / "never")
+    execute(even_plan(paths[1:], public_weight=4), tmp_path / "never")
     assert (tmp_path / "left/model.safetensors").read_bytes() == (tmp_path / "never/model.safetensors").read_bytes()
-    joined = replan(tmp_path / "left", join=paths[:1], anchor_path=folder)
+    back_in = MergeOptions(readmit=("math",), reason="a test")
+    joined = replan(tmp_path / "left", back_in, join=paths[:1], anchor_path=folder)
     assert joined.public_weight == 4
     execute(joined, tmp_path / "back")
     back = weights(tmp_path / "back")["model.layers.1.mlp.gate.weight"]
     assert torch.equal(back, found["model.layers.1.mlp.gate.weight"][[0, 2, 1]])
-    with pytest.raises(InputError, match=r"counts for 4 domains in its rows.*merge the expert files again"):
-        replan(tmp_path / "left", join=paths[:1], anchor_path=folder, public_weight=1)
+    with pytest.raises(InputError, match=r"made with --public-weight 4\. .*merge the expert files again"):
+        replan(tmp_path / "left", MergeOptions(public_weight=1), join=paths[:1], anchor_path=folder)
     for weight in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match=r"--public-weight .*: expected a positive number"):
-            plan(paths, public_weight=weight)
+            even_plan(paths, public_weight=weight)
     lost = _named_anchor(paths[0], tmp_path / "lost.pt", "nowhere")
-    with pytest.raises(ExpertFileError, match=r"counts for 4 domains.*--anchor FOLDER"):
-        replan(tmp_path / "left", join=[lost])
+    with pytest.raises(ExpertFileError, match=r"joins a folder with the public weight 4, .*--anchor FOLDER"):
+        replan(tmp_path / "left", back_in, join=[lost])
     for value in (0, -1, "4", True, None, [4]):
         write_json(tmp_path / "left/manifest.json", read_manifest(tmp_path / "left") | {"public_weight": value})
-        with pytest.raises(CheckpointError, match=r"public_weight is .* expected a positive number"):
-            replan(tmp_path / "left", join=paths[:1], anchor_path=folder)
+        with pytest.raises(ModelFolderError, match=r"public_weight is .* expected a positive number"):
+            replan(tmp_path / "left", back_in, join=paths[:1], anchor_path=folder)
 
 
 # --- who leaves
@@ -384,7 +387,7 @@ def test_who_joins_or_is_replaced_was_always_there(
     assert replan(both, join=[law]).anchor and replan(both, join=[news], drop=["news"]).anchor  # where the header says
     with pytest.raises(ExpertFileError, match=r"has a router bias, .* --anchor FOLDER"):
         replan(both, join=[lost])
-    with pytest.raises(CheckpointError, match="not the anchor of"):
+    with pytest.raises(ModelFolderError, match="not the anchor of"):
         replan(both, join=[lost], anchor_path=make_anchor(seed=7))
     with pytest.raises(ExpertFileError, match="has an expert for 'math' already"):
         replan(both, join=[newer])
@@ -397,12 +400,12 @@ def test_who_joins_or_is_replaced_was_always_there(
 
 def test_top_k_defaults_to_all_but_at_most_four(make_expert: Make) -> None:
     paths = [make_expert(domain) for domain in DOMAINS]
-    assert [plan(paths[:count]).top_k for count in (1, 2, 3, 4, 5)] == [2, 3, 4, 4, 4]
+    assert [even_plan(paths[:count]).top_k for count in (1, 2, 3, 4, 5)] == [2, 3, 4, 4, 4]
     for top_k in (1, 6):
-        assert plan(paths, top_k=top_k).top_k == top_k
+        assert even_plan(paths, top_k=top_k).top_k == top_k
     for top_k in (0, -1, 7):
         with pytest.raises(InputError, match=rf"--top-k {top_k}: this merge has 6 experts, .* give 1 to 6"):
-            plan(paths, top_k=top_k)
+            even_plan(paths, top_k=top_k)
 
 
 # --- what does not belong together
@@ -411,16 +414,16 @@ def test_top_k_defaults_to_all_but_at_most_four(make_expert: Make) -> None:
 def test_no_files_and_repeats_are_refused(make_expert: Make, tmp_path: Path) -> None:
     path = make_expert("math")
     with pytest.raises(InputError, match="no expert files given"):
-        plan([])
+        even_plan([])
     link = tmp_path / "link.pt"
     link.symlink_to(path)
     for again in (path, link, path.parent / ".." / path.parent.name / path.name):
         with pytest.raises(ExpertFileError, match="was given 2 times"):
-            plan([path, again])
+            even_plan([path, again])
     twin = tmp_path / "twin.pt"
     os.link(path, twin)
     with pytest.raises(ExpertFileError, match=r"math\.pt, .*twin\.pt: 2 experts for the domain 'math'"):
-        plan([path, make_expert("news"), twin])
+        even_plan([path, make_expert("news"), twin])
 
 
 def test_experts_of_another_anchor_are_refused_with_the_reason(
@@ -433,7 +436,7 @@ def test_experts_of_another_anchor_are_refused_with_the_reason(
         other = replace(header, anchor=replace(header.anchor, **zeros))
         write_expert(tmp_path / f"{field}.pt", other, values)
         with pytest.raises(ExpertFileError, match=rf"{field}\.pt: trained against the {what} 000000000000, "):
-            plan([make_expert("news"), tmp_path / f"{field}.pt"])
+            even_plan([make_expert("news"), tmp_path / f"{field}.pt"])
     others: list[tuple[dict[str, Any], str]] = [
         ({"num_hidden_layers": 2}, "its anchor has num_hidden_layers 3, .* has 2"),
         ({"hidden_size": 16}, "its anchor has hidden_size 32, .* has 16"),
@@ -446,9 +449,9 @@ def test_experts_of_another_anchor_are_refused_with_the_reason(
     ]
     for change, message in others:
         with pytest.raises(ExpertFileError, match=rf"math\.pt: {message}"):
-            plan([path], make_anchor(**change))
+            even_plan([path], make_anchor(**change))
     with pytest.raises(ExpertFileError, match="its anchor has vocab_size 96"):
-        plan([path, make_expert("news")], make_anchor(vocab_size=97))
+        even_plan([path, make_expert("news")], make_anchor(vocab_size=97))
 
 
 def test_other_weights_or_another_tokenizer_of_the_same_size_are_refused(
@@ -457,19 +460,19 @@ def test_other_weights_or_another_tokenizer_of_the_same_size_are_refused(
     path = make_expert("math")
     anchor = tmp_path / "anchor"
     shutil.copytree(tiny_anchor, anchor)
-    plan([path], anchor)
+    even_plan([path], anchor)
     tokenizer = (anchor / "tokenizer.json").read_bytes()
     (anchor / "tokenizer.json").write_bytes(tokenizer + b" ")
     with pytest.raises(ExpertFileError, match="trained against the tokenizer"):
-        plan([path], anchor)
+        even_plan([path], anchor)
     (anchor / "tokenizer.json").write_bytes(tokenizer)
     tensors = weights(anchor)
     changed = tensors["model.norm.weight"].clone()
     changed[0] += 1e-6
     (anchor / "model.safetensors").unlink()
     save_file(tensors | {"model.norm.weight": changed}, anchor / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"trained against the anchor .* \(theirs was called "):
-        execute(plan([path], anchor), tmp_path / "m")
+    with pytest.raises(ModelFolderError, match=r"trained against the anchor .* \(theirs was called "):
+        execute(even_plan([path], anchor), tmp_path / "m")
     assert listing(tmp_path) == {"anchor"}
 
 
@@ -478,7 +481,7 @@ def test_an_expert_in_another_dtype_is_refused(tiny_anchor: Path, tmp_path: Path
     values = {name: tensor.bfloat16() for name, tensor in expert_values("math", anchor).items()}
     write_expert(tmp_path / "math.pt", expert_header("math", anchor), values)
     with pytest.raises(ExpertFileError, match=r"has dtype BF16, the anchor's tensors are F32"):
-        plan([tmp_path / "math.pt"])
+        even_plan([tmp_path / "math.pt"])
 
 
 def test_the_anchor_is_found_from_here_and_from_beside_the_file(
@@ -498,18 +501,18 @@ def test_the_anchor_is_found_from_here_and_from_beside_the_file(
     beside = named("anchor", tmp_path / "home" / "math.pt")
     above = named("anchor", tmp_path / "home" / "experts" / "news.pt")
     for path in (beside, above):
-        assert plan([path]).base.folder.resolve() == (tmp_path / "home" / "anchor").resolve()
+        assert even_plan([path]).base.folder.resolve() == (tmp_path / "home" / "anchor").resolve()
     lost = [
         named(name, tmp_path / "else" / f"{i}.pt") for i, name in enumerate(["gone", "x" * 2000, "/", "allenai/OLMo"])
     ]
     for path in lost:
         with pytest.raises(
-            CheckpointError, match=r"names the anchor .* which is not here. Say where it is with --anchor"
+            ModelFolderError, match=r"names the anchor .* which is not here. Say where it is with --anchor"
         ):
-            plan([path])
-    assert plan([*lost, above]).domains == ["public", "0", "1", "2", "3", "news"]
+            even_plan([path])
+    assert even_plan([*lost, above]).domains == ["public", "0", "1", "2", "3", "news"]
     monkeypatch.chdir(tmp_path / "home")
-    assert plan([lost[0]], Path("anchor")).top_k == 2
+    assert even_plan([lost[0]], Path("anchor")).top_k == 2
 
 
 def test_damage_is_found_on_the_way_and_nothing_stays(tiny_anchor: Path, make_expert: Make, tmp_path: Path) -> None:
@@ -518,7 +521,7 @@ def test_damage_is_found_on_the_way_and_nothing_stays(tiny_anchor: Path, make_ex
     data = bytearray(path.read_bytes())
     data[data.index(needle)] ^= 1
     path.write_bytes(data)
-    made = plan([path])
+    made = even_plan([path])
     with pytest.raises(ExpertFileError, match=r"layers\.2\.down_proj\.weight does not match the sha256"):
         execute(made, tmp_path / "new" / "m")
     assert listing(tmp_path) == {"in"}
@@ -545,10 +548,10 @@ def test_a_flood_of_subnormal_numbers_is_refused_on_the_way_and_a_few_are_not(
             patch.setattr("merge.formats.expert_file.MAX_SUBNORMAL", 1.0)
             write_expert(path, expert_header("math", anchor), values | {name: flooded})
         if taken:
-            execute(plan([path]), tmp_path / "m")
+            execute(even_plan([path]), tmp_path / "m")
             continue
         with pytest.raises(ExpertFileError, match=rf"{path}: 1% of {name} are subnormal numbers"):
-            execute(plan([path]), tmp_path / "new" / "m")
+            execute(even_plan([path]), tmp_path / "new" / "m")
         with pytest.raises(ExpertFileError, match=r"1% of .* are subnormal numbers"):
             write_expert(path, expert_header("math", anchor), values | {name: flooded}, replace=True)
     assert listing(tmp_path) == {"15.pt", "16.pt", "m"}
@@ -564,14 +567,14 @@ def test_what_is_no_number_is_never_rounded_to_one(
     with monkeypatch.context() as patch:
         patch.setattr("merge.tensor_io.value_checks.all_finite", lambda *_: True)
         write_expert(tmp_path / "math.pt", expert_header("math", anchor), values)
-    for dtype, verify in ((None, True), ("BF16", True), ("BF16", False)):
+    for dtype, verify in ((None, True), ("bfloat16", True), ("bfloat16", False)):
         with pytest.raises(ExpertFileError, match=rf"{name} holds NaN or infinite values"):
-            execute(plan([tmp_path / "math.pt"], dtype=dtype), tmp_path / "m", verify=verify)
+            execute(even_plan([tmp_path / "math.pt"], dtype=dtype), tmp_path / "m", verify=verify)
     assert listing(tmp_path) == {"math.pt"}
 
 
 def test_an_occupied_output_is_refused_before_anything_is_read(make_expert: Make, tmp_path: Path) -> None:
-    made = plan([make_expert("math")])
+    made = even_plan([make_expert("math")])
     told: list[float] = []
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine").touch()

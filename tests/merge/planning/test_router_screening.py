@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexo.errors import CheckpointError, ExpertFileError
+from flexo.errors import ExpertFileError, ModelFolderError
 from merge.formats.anchor_folder import MOMENTS, ROUTER, open_anchor, write_shared
 from merge.formats.expert_file import write_expert
 from merge.planning.merge_plan import plan
@@ -49,14 +49,14 @@ def test_margin_and_share_are_those_of_the_text(anchor: Path) -> None:
     assert margin is not None
     assert margin.mean == pytest.approx(m_N.mean().item(), rel=1e-4)
     assert margin.deviation == pytest.approx(m_N.std().item(), rel=1e-3)
-    assert margin.share == pytest.approx(m_N.sigmoid().mean().item(), abs=0.01)
+    assert margin.mass == pytest.approx(m_N.sigmoid().mean().item(), abs=0.01)
 
 
 def test_unusual_rows_are_warned_about_and_absurd_ones_refused(anchor: Path, tmp_path: Path) -> None:
     path = tmp_path / "math.pt"
     assert plan([expert(anchor, path, 0.0, -0.1)], anchor).warnings == []
     (warning,) = plan([expert(anchor, path, 0.0, 0.2)], anchor).warnings
-    assert "layer 1 would take 99% of public text from the public expert" in warning
+    assert "layer 1 would have a router mass of 99% on public text, beside the public expert alone" in warning
     (warning,) = plan([expert(anchor, path, 0.0, -3.0)], anchor).warnings
     assert "layer 1 has a router margin of" in warning and "usual are 1 to 10" in warning
     with pytest.raises(ExpertFileError, match=r"row of layer 1 has a router margin of .* Do not merge this file"):
@@ -77,5 +77,5 @@ def test_moments_that_do_not_fit_are_refused(anchor: Path, tmp_path: Path) -> No
     for change in ({}, {"layers.0.mean": torch.zeros(3)}, {"layers.0.mean": torch.full((32,), torch.nan)}):
         kept = moments if change else {}
         save_file(kept | change, path)
-        with pytest.raises(CheckpointError, match="moments of layer 0"):
+        with pytest.raises(ModelFolderError, match="moments of layer 0"):
             margin_of(open_anchor(copy), 0, torch.zeros(32).numpy())

@@ -19,7 +19,8 @@ from flexo.errors import InputError
 from merge.formats.anchor_folder import about, open_anchor
 from merge.formats.architecture import FFN, expert_ffn
 from merge.formats.expert_file import open_expert
-from merge.planning.merge_plan import execute, plan
+from merge.planning.merge_plan import execute
+from tests.merge.tools import even_plan
 from tests.trainers.runs import data_options, expert_arguments, train_small_anchor
 from trainers.anchor.context_layer import (
     FALL,
@@ -33,7 +34,8 @@ from trainers.anchor.context_layer import (
     token_features,
 )
 from trainers.anchor.train import AnchorOptions
-from trainers.expert.cost_plan import Load, first_layer_for, make_plan, whole_flops_per_token
+from trainers.data import plain_windows
+from trainers.expert.cost_plan import Load, first_layer_for, plan_cost, whole_flops_per_token
 from trainers.expert.paired import PairOptions
 from trainers.expert.train import train_expert
 from trainers.full_finetune import WholeOptions, matching_tokens
@@ -44,7 +46,7 @@ NEW = WIDTH * GROUP
 
 def loader(anchor: Path, folder: Path, split: str = "train") -> EvalLoader:
     data = data_options(folder / "tokens")
-    return EvalLoader(data.windows(find_split(open_anchor(anchor).reference, split), anchor), 4, 32)
+    return EvalLoader(plain_windows(find_split(open_anchor(anchor).reference, split), anchor, data), 4, 32)
 
 
 @pytest.fixture
@@ -244,18 +246,20 @@ def test_an_anchor_with_context_heads_is_trained_against_and_merged(
     expert = open_expert(made.path)
     changed = [any(expert.tensor(expert_ffn(n, part)).any() for part in FFN) for n in range(3)]
     assert changed == [False, True, True]  # in the context layer it is the anchor's network, which is zero
-    arch, data = made.header.anchor.architecture, arguments["data"]
+    arch, data = made.header.anchor.architecture, arguments["run"].data
     mixture = WholeOptions("mixture", match=(made.path,))
-    spent = made.header.training.tokens * make_plan(arch, Load(0, data.length, 1, first_layer=1)).flops_per_token
+    spent = made.header.training.tokens * plan_cost(arch, Load(0, data.length, 1, first_layer=1)).flops_per_token
     each = whole_flops_per_token(arch, data.length, mixture.active)
     assert matching_tokens(open_anchor(wide), mixture, data) == round(spent / each)
     gate = PairOptions(router_init="public", train_expert=False, standardise=True, start=made.path)
-    phatgoose = train_expert(**arguments | {"model": gate, "output": tmp_path / "gate.pt"})
+    phatgoose = train_expert(
+        **expert_arguments("math", wide, shards, tmp_path, model=gate, output=tmp_path / "gate.pt")
+    )
     assert phatgoose is not None
     first, second = (open_expert(phatgoose.path).tensor(f"layers.{n}.router.weight") for n in (0, 1))
     public = open_anchor(wide)
     assert torch.equal(first, public.public_row(0)) and not torch.equal(second, public.public_row(1))
-    execute(plan([made.path], wide), tmp_path / "merged")
+    execute(even_plan([made.path], wide), tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     anchor = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32)
     batch = next(iter(loader(small_anchor, tmp_path, "test")))

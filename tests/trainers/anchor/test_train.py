@@ -58,14 +58,10 @@ def test_what_cannot_become_an_anchor_is_refused(tiny_anchor: Path, shards: Path
     (tmp_path / "full/file").touch()
     for change, message in (
         ({"output": tmp_path / "full"}, "not empty"),
-        ({"data_path": tmp_path / "none"}, "no such folder"),
+        ({"text": tmp_path / "none"}, "no such folder"),
         ({"anchor": AnchorOptions(vocab_size=100_000)}, "too little text for a vocabulary of 100000"),
         ({"anchor": AnchorOptions(path="some/where")}, r"anchor\.path=some/where"),
     ):
         with pytest.raises(InputError, match=message):
-            train_small_anchor(**({"text": shards / "public", "output": tmp_path / "new"} | _renamed(change)))
+            train_small_anchor(**({"text": shards / "public", "output": tmp_path / "new"} | change))
         assert not list(tmp_path.glob("new*"))
-
-
-def _renamed(change: dict[str, object]) -> dict[str, object]:
-    return {"text" if name == "data_path" else name: value for name, value in change.items()}

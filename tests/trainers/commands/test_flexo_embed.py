@@ -16,7 +16,7 @@ from merge.formats.anchor_folder import open_anchor
 from tests.merge.tools import call, listing
 from trainers.expert.paired import PairOptions
 from trainers.expert.train import Result
-from trainers.router.row_init import RouterInit, embedded_rows
+from trainers.router.row_init import RowBasis, embedded_rows
 
 Train = Callable[..., Result]
 OPTIONS = ["--length", "32", "--batch-size", "4", "--windows", "32"]
@@ -39,9 +39,7 @@ def test_a_file_holds_the_moments_of_every_layer(embedding: Path, small_anchor: 
 
 
 @pytest.mark.parametrize("init", ["mean", "discriminant", "random"])
-def test_rows_from_a_file_are_those_of_the_text(
-    embedding: Path, train: Train, tmp_path: Path, init: RouterInit
-) -> None:
+def test_rows_from_a_file_are_those_of_the_text(embedding: Path, train: Train, tmp_path: Path, init: str) -> None:
     rows = []
     for name, path in (("text", None), ("file", str(embedding))):
         options = PairOptions(router_init=init, embedding=path, train_router=False)
@@ -73,12 +71,12 @@ def test_a_text_encoder_gives_every_layer_a_row_as_long_as_the_public_one(small_
     mean_1D = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
     path, anchor = tmp_path / "text.safetensors", open_anchor(small_anchor)
     Embedding("math", "text", "encoder", 1, mean_1D, torch.ones(1)).write(path)
-    rows = embedded_rows(path, "mean", anchor, scale=1.5, shrinkage=0.01, seed=0)
+    rows = embedded_rows(path, "mean", RowBasis(anchor, 1.5, 0.01, 0))
     assert len(rows) == 2
     for n, row_D in enumerate(rows):
         assert torch.allclose(row_D, mean_1D[0] * (anchor.public_row(n).norm() / mean_1D.norm()))
     with pytest.raises(InputError, match="router rows need the router input"):
-        embedded_rows(path, "discriminant", anchor, scale=1.5, shrinkage=0.01, seed=0)
+        embedded_rows(path, "discriminant", RowBasis(anchor, 1.5, 0.01, 0))
 
 
 def test_an_existing_file_and_short_text_are_refused(

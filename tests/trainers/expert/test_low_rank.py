@@ -58,7 +58,7 @@ def test_the_file_is_an_ordinary_expert_of_that_rank(train: Callable[..., Result
     anchor = open_anchor(small_anchor)
     for n in range(2):
         for part in ("gate_proj", "up_proj", "down_proj"):
-            delta = expert.tensor(f"layers.{n}.{part}.weight") - anchor.checkpoint.tensor(
+            delta = expert.tensor(f"layers.{n}.{part}.weight") - anchor.weights.tensor(
                 f"model.layers.{n}.mlp.{part}.weight"
             )
             values = torch.linalg.svdvals(delta.double())

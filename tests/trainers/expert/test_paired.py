@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.expert_file import open_expert
-from merge.planning.merge_plan import execute, plan
+from merge.planning.merge_plan import execute
+from tests.merge.tools import even_plan
 from trainers.expert.module import LitExpert
-from trainers.expert.paired import expert_state, pair, pairs, router_logits, trainable_parameters
+from trainers.expert.paired import PairOptions, expert_state, pair, pairs, router_logits, trainable_parameters
 from trainers.expert.train import Result
 from trainers.loop.module import LossOptions
 from trainers.loop.optimizer import OptimizerOptions
@@ -26,7 +27,7 @@ def paired(folder: Path, bias: float | None = None) -> Any:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     dice = torch.Generator().manual_seed(0)
     rows = [torch.randn(anchor.architecture.hidden_size, generator=dice) for _ in model.model.layers]
-    return pair(model, [anchor.public_row(n) for n in range(len(rows))], rows, bias=bias)
+    return pair(model, [anchor.public_row(n) for n in range(len(rows))], rows, PairOptions(router_bias=bias))
 
 
 def batch(model: Any, rows: int = 4, length: int = 24) -> dict[str, torch.Tensor]:
@@ -92,13 +93,13 @@ def test_the_frozen_half_of_a_trained_file_is_the_anchor_bit_for_bit(
 ) -> None:
     result = train("math")
     anchor = open_anchor(small_anchor)
-    execute(plan([result.path], small_anchor), tmp_path / "model")
+    execute(even_plan([result.path], small_anchor), tmp_path / "model")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).state_dict()
-    for name in anchor.checkpoint.names - {n for n in anchor.checkpoint.names if ".mlp." in n}:
-        assert torch.equal(merged[name], anchor.checkpoint.tensor(name)), name
+    for name in anchor.weights.names - {n for n in anchor.weights.names if ".mlp." in n}:
+        assert torch.equal(merged[name], anchor.weights.tensor(name)), name
     for n in range(anchor.architecture.num_hidden_layers):
         fused = merged[f"model.layers.{n}.mlp.experts.gate_up_proj"][0]
-        parts = [anchor.checkpoint.tensor(f"model.layers.{n}.mlp.{part}_proj.weight") for part in ("gate", "up")]
+        parts = [anchor.weights.tensor(f"model.layers.{n}.mlp.{part}_proj.weight") for part in ("gate", "up")]
         assert torch.equal(fused, torch.cat(parts))
 
 
@@ -106,7 +107,7 @@ def test_a_trained_pair_merged_alone_gives_the_pairs_logits(
     train: Callable[..., Result], small_anchor: Path, tmp_path: Path
 ) -> None:
     result = train("math")
-    execute(plan([result.path], small_anchor, top_k=2), tmp_path / "model")
+    execute(even_plan([result.path], small_anchor, top_k=2), tmp_path / "model")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     expert = open_expert(result.path)
     model = paired(small_anchor)

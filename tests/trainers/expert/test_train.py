@@ -20,14 +20,14 @@ from flexo.errors import InputError
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.architecture import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from merge.formats.expert_file import open_expert
-from merge.formats.model_folder import CheckpointError
-from tests.trainers.runs import RUN, data_options, shard
+from merge.formats.model_folder import ModelFolderError
+from tests.trainers.runs import TRAINER, data_options, shard
 from trainers.data import WeightedText
 from trainers.expert.paired import PairOptions
 from trainers.expert.train import Result
 from trainers.loop import callbacks
 from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.trainer import RunOptions
+from trainers.loop.trainer import TrainerOptions
 from trainers.owner import Domain
 
 Train = Callable[..., Result]
@@ -93,14 +93,14 @@ import sys, time
 from pathlib import Path
 from typing import IO
 from dataclasses import replace
-from tests.trainers.runs import RUN, expert_arguments
+from tests.trainers.runs import TRAINER, expert_arguments
 from trainers.loop import callbacks
 from trainers.expert.train import train_expert
 slow = callbacks.TokenProgress.on_train_batch_end
 callbacks.TokenProgress.on_train_batch_end = lambda *a: (slow(*a), time.sleep(0.2))
-arguments = expert_arguments("math", Path({str(small_anchor)!r}), Path({str(shards)!r}), Path({str(tmp_path)!r}))
-arguments |= {{"output": Path({str(tmp_path / "cut.pt")!r}), "run": replace(RUN, checkpoint_seconds=0.0)}}
-train_expert(**arguments)
+places = [Path({str(small_anchor)!r}), Path({str(shards)!r}), Path({str(tmp_path)!r})]
+changes = {{"output": Path({str(tmp_path / "cut.pt")!r}), "trainer": replace(TRAINER, checkpoint_seconds=0.0)}}
+train_expert(**expert_arguments("math", *places, **changes))
 """
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     checkpoint = tmp_path / "cut.run/last.ckpt"
@@ -112,8 +112,8 @@ train_expert(**arguments)
     _, said = process.communicate()
     assert process.returncode == -signal.SIGKILL, said
     assert checkpoint.exists() and not (tmp_path / "cut.pt").exists()
-    options = RunOptions(**{**RUN.__dict__, "checkpoint_seconds": 0.0})
-    assert train("math", output=tmp_path / "cut.pt", run=options).header.tensors == undisturbed
+    options = TrainerOptions(**{**TRAINER.__dict__, "checkpoint_seconds": 0.0})
+    assert train("math", output=tmp_path / "cut.pt", trainer=options).header.tensors == undisturbed
 
 
 def test_a_failed_export_does_not_cost_the_training(
@@ -183,7 +183,7 @@ def test_two_runs_at_once_into_one_file_are_refused(train: Train, tmp_path: Path
         ({"domain": "missing"}, r"missing\.jsonl: no such file"),
         ({"domain": "UPPER"}, r"'UPPER' is no domain name"),
         ({"domain": "public"}, r"'public' is taken"),
-        ({"anchor_path": "nowhere"}, r"anchor\.path=nowhere: no such folder. Make an anchor with"),
+        ({"anchor": "nowhere"}, r"anchor\.path=nowhere: no such folder. Make an anchor with"),
     ],
 )
 def test_unusable_input_is_refused_and_nothing_written(
@@ -219,8 +219,8 @@ def test_an_anchor_that_is_not_olmo2_is_refused(train: Train, small_anchor: Path
     shutil.copytree(small_anchor, tmp_path / "llama")
     config = json.loads((tmp_path / "llama/config.json").read_text()) | {"model_type": "llama"}
     (tmp_path / "llama/config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"llama: .*'llama'.*'olmo2'.*OLMo-2"):
-        train("math", anchor_path=str(tmp_path / "llama"))
+    with pytest.raises(ModelFolderError, match=r"llama: .*'llama'.*'olmo2'.*OLMo-2"):
+        train("math", anchor=str(tmp_path / "llama"))
 
 
 def test_without_public_text_a_public_share_is_refused_and_none_works(
@@ -231,8 +231,8 @@ def test_without_public_text_a_public_share_is_refused_and_none_works(
     shutil.copytree(small_anchor, tmp_path / "bare")
     shutil.rmtree(tmp_path / "bare/flexo/public")
     with pytest.raises(InputError, match=r"data\.public_share=0"):
-        train("math", anchor_path=str(tmp_path / "bare"))
-    header = train("math", anchor_path=str(tmp_path / "bare"), data=data_options(tmp_path / "tokens")).header
+        train("math", anchor=str(tmp_path / "bare"))
+    header = train("math", anchor=str(tmp_path / "bare"), data=data_options(tmp_path / "tokens")).header
     assert header.training.losses.public_after is None
 
 
@@ -248,7 +248,7 @@ def test_layers_below_the_first_hold_the_anchors_network(train: Train, small_anc
     expert = open_expert(result.path)
     for n in range(layers):
         for part in FFN:
-            same = torch.equal(expert.tensor(expert_ffn(n, part)), anchor.checkpoint.tensor(anchor_ffn(n, part)))
+            same = torch.equal(expert.tensor(expert_ffn(n, part)), anchor.weights.tensor(anchor_ffn(n, part)))
             assert same == (n < layers - 1), (n, part)
         assert not torch.equal(expert.tensor(ROUTER_WEIGHT.format(n=n)), anchor.public_row(n))
     losses = result.header.training.losses
@@ -309,13 +309,13 @@ def test_a_full_disk_keeps_the_last_checkpoint(train: Train, tmp_path: Path, mon
         save(content, file)
         saves.append(b"")
 
-    options = RunOptions(**{**RUN.__dict__, "checkpoint_seconds": 0.0})
+    options = TrainerOptions(**{**TRAINER.__dict__, "checkpoint_seconds": 0.0})
     with monkeypatch.context() as patch, pytest.raises(InputError, match=r"last\.ckpt: the disk is full"):
         patch.setattr(torch, "save", fill_up)
-        train("math", output=tmp_path / "cut.pt", run=options)
+        train("math", output=tmp_path / "cut.pt", trainer=options)
     assert torch.load(last, weights_only=True)["global_step"] == 3
     assert not list(last.parent.glob(".*")), "half of a checkpoint was left behind"
-    assert train("math", output=tmp_path / "cut.pt", run=options).header.tensors == whole
+    assert train("math", output=tmp_path / "cut.pt", trainer=options).header.tensors == whole
 
 
 @pytest.mark.parametrize("moment", ["on_validation_start", "on_train_start"])

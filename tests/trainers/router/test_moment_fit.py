@@ -16,13 +16,14 @@ from flexo.atomic_files import sha256_file
 from merge.commands.flexo_optout import main as optout
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.manifest import read_manifest
-from merge.formats.model_folder import Checkpoint
-from merge.planning.merge_plan import execute, plan
+from merge.formats.model_folder import ModelFolder
+from merge.planning.merge_plan import execute
 from tests.conftest import MakeExpert
-from tests.merge.tools import call
+from tests.merge.tools import call, even_plan
 from trainers.commands.flexo_embed import main as embed
-from trainers.commands.flexo_fit_router import main, samples_for
-from trainers.data import DataOptions
+from trainers.commands.flexo_fit_router import main
+from trainers.data import DataOptions, plain_windows
+from trainers.router.fit_router import samples_for
 from trainers.router.moment_fit import composed_rows
 from trainers.router.row_init import router_input_moments
 
@@ -75,7 +76,7 @@ def embeddings(small_anchor: Path, tmp_path: Path) -> dict[str, Path]:
 def model(small_anchor: Path, make_expert: MakeExpert, tmp_path: Path) -> Path:
     """public, math and news."""
     paths = [make_expert(domain, anchor=small_anchor) for domain in ("math", "news")]
-    execute(plan(paths, small_anchor), tmp_path / "model")
+    execute(even_plan(paths, small_anchor), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -83,7 +84,7 @@ def test_only_routers_change_and_leaving_leaves_nothing(
     model: Path, small_anchor: Path, embeddings: dict[str, Path], make_expert: MakeExpert, tmp_path: Path
 ) -> None:
     assert call(main, model, *embeddings.values(), "--anchor", small_anchor, "-o", tmp_path / "fitted") == 0
-    before, after = Checkpoint(model), Checkpoint(tmp_path / "fitted")
+    before, after = ModelFolder(model), ModelFolder(tmp_path / "fitted")
     changed = {name for name in before.names if before.stored(name).digest() != after.stored(name).digest()}
     assert changed == {name for name in before.names if name.endswith("mlp.gate.weight")}
     manifest = read_manifest(tmp_path / "fitted")
@@ -91,7 +92,7 @@ def test_only_routers_change_and_leaving_leaves_nothing(
     assert "no text went into" in (tmp_path / "fitted" / "README.md").read_text()
 
     assert call(optout, tmp_path / "fitted", "--drop", "news", "-o", tmp_path / "left") == 0
-    execute(plan([make_expert("math", anchor=small_anchor)], small_anchor), tmp_path / "never")
+    execute(even_plan([make_expert("math", anchor=small_anchor)], small_anchor), tmp_path / "never")
     for folder in ("left", "never"):
         arguments = (
             tmp_path / folder,
@@ -122,16 +123,15 @@ def test_another_round_is_measured_in_the_model(
         assert call(embed, *arguments) == 0
     made = read_embedding(measured["math"])
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    windows = DataOptions(tokens=1, length=32, moment_windows=16, cache=tmp_path / "tokens").windows(
-        shards / "math/train.jsonl.gz", small_anchor
-    )
+    options = DataOptions(tokens=1, length=32, moment_windows=16, cache=tmp_path / "tokens")
+    windows = plain_windows(shards / "math/train.jsonl.gz", small_anchor, options)
     moments = router_input_moments(loaded, EvalLoader(windows, 8, 16), lambda _tokens: None)
     torch.testing.assert_close(made.mean_LD, torch.stack([part.mean for part in moments]).float())
 
     assert call(main, model, *measured.values(), "--anchor", small_anchor, "-o", tmp_path / "fitted") == 0
     assert read_manifest(tmp_path / "fitted")["router_training"]["measured_in"] == "model"
     assert "measured in the merged model" in (tmp_path / "fitted/README.md").read_text()
-    stored = Checkpoint(tmp_path / "fitted").tensor("model.layers.1.mlp.gate.weight")
+    stored = ModelFolder(tmp_path / "fitted").tensor("model.layers.1.mlp.gate.weight")
     domains = {}
     for name, path in measured.items():
         file = read_embedding(path)

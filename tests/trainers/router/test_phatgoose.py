@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def test_a_row_is_trained_on_alone_and_the_network_keeps_its_bits(
     first = train("math", output=tmp_path / "first.pt").header
     start = tmp_path / "first.pt"
     for init in ("kept", "discriminant"):
-        options = PairOptions(router_init=init, train_expert=False, start=start)  # type: ignore[arg-type]
+        options = PairOptions(router_init=init, train_expert=False, start=start)
         again = train("math", output=tmp_path / f"{init}.pt", model=options)
         assert {name for name in first.tensors if first.tensors[name] != again.header.tensors[name]} == {
             ROW.format(n=n) for n in range(2)
@@ -89,7 +90,7 @@ def test_a_bias_counts_below_zero_alone() -> None:
         network[part] = torch.nn.Linear(*shape[::-1], bias=False)
     x_BTD, logits = torch.randn(1, 3, 4), []
     for bias in (0.5, 0.0, -0.5):
-        layer = PairedExperts(network, torch.zeros(4), torch.zeros(4), bias=bias)
+        layer = PairedExperts(network, deepcopy(network), torch.zeros(4), torch.zeros(4), bias=bias)
         layer(x_BTD)
         assert layer.logits_BT2 is not None
         logits.append(layer.logits_BT2[..., 1])
@@ -116,5 +117,5 @@ def test_what_has_nothing_to_go_on_from_is_refused(train: Train, small_anchor: P
     (tmp_path / "bare/flexo/public_moments.safetensors").unlink()
     gate = PairOptions(start=path, train_expert=False, router_init="public", standardise=True)
     with pytest.raises(InputError, match="needs the anchor's public moments"):
-        train("code", model=gate, anchor_path=str(tmp_path / "bare"), output=tmp_path / "none.pt")
+        train("code", model=gate, anchor=str(tmp_path / "bare"), output=tmp_path / "none.pt")
     assert not list(tmp_path.glob("none*"))

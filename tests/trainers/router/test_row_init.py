@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from flexmix.domains.moments import Moments
+from flexo.config_dir import config_dir
 from flexo.errors import InputError
 from merge.formats.anchor_folder import open_anchor
 from trainers.expert.module import own_vs_public_loss
-from trainers.router.row_init import bias_direction, discriminant, mean_row, starting_rows
+from trainers.expert.paired import PairOptions
+from trainers.router.row_init import ROW_INITS, RowBasis, bias_direction, discriminant, mean_row, starting_rows
 
 
 def gaussian(mean: list[float], n: int = 200_000, seed: int = 0) -> torch.Tensor:
@@ -53,11 +56,28 @@ def test_mean_rows_give_logits_of_order_one() -> None:
 def test_a_discriminant_needs_public_moments(tiny_anchor: Path) -> None:
     own = [moments_of(torch.randn(50, 32)) for _ in range(3)]
     with pytest.raises(InputError, match="router_init=mean"):
-        starting_rows("discriminant", open_anchor(tiny_anchor), own, scale=1.5, shrinkage=0.01, seed=0)
-    rows = [starting_rows("random", open_anchor(tiny_anchor), own, scale=1, shrinkage=0, seed=s) for s in (0, 0, 1)]
+        starting_rows("discriminant", RowBasis(open_anchor(tiny_anchor), 1.5, 0.01, 0, own))
+    rows = [starting_rows("random", RowBasis(open_anchor(tiny_anchor), 1, 0, seed, own)) for seed in (0, 0, 1)]
     assert torch.equal(rows[0][0], rows[1][0]) and not torch.equal(rows[0][0], rows[2][0])
-    with pytest.raises(InputError, match="expected mean, discriminant or random"):
-        starting_rows("magic", open_anchor(tiny_anchor), own, scale=1, shrinkage=0, seed=0)  # type: ignore[arg-type]
+
+
+def test_there_is_one_list_of_initialisations(small_anchor: Path) -> None:
+    """The check of the settings, the one of the rows, and what stands beside the setting name the same ones."""
+    names = ", ".join(map(repr, list(ROW_INITS)[:-1])) + f" or {list(ROW_INITS)[-1]!r}"
+    for make in (
+        lambda: PairOptions(router_init="magic"),
+        lambda: starting_rows("magic", RowBasis(open_anchor(small_anchor), 1, 0, 0)),
+    ):
+        with pytest.raises(InputError, match=rf"model\.router_init: 'magic' does not fit\. Expected {names}\."):
+            make()
+    (line,) = [line for line in (config_dir() / "model/paired.yaml").read_text().splitlines() if "router_init:" in line]
+    assert re.findall(r"(\w+)(?: \([^)]*\))?(?:, |$)", line.partition("# ")[2]) == list(ROW_INITS)
+
+
+def test_rows_that_read_no_text_are_those_of_their_files(small_anchor: Path) -> None:
+    anchor = open_anchor(small_anchor)
+    rows = starting_rows("public", RowBasis(anchor, 1.0, 0.01, 0))
+    assert len(rows) == 2 and all(torch.equal(row_D, anchor.public_row(n)) for n, row_D in enumerate(rows))
 
 
 def test_own_and_public_weigh_the_same_however_many_there_are() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from flexo.errors import InputError
 from merge.formats.architecture import ROUTER_WEIGHT
 from merge.formats.expert_file import open_expert, write_expert
 from merge.formats.manifest import read_manifest
-from merge.formats.model_folder import Checkpoint
-from merge.planning.merge_plan import execute, plan
-from tests.trainers.runs import RUN, data_options, expert_arguments
+from merge.formats.model_folder import ModelFolder
+from merge.planning.merge_plan import execute
+from tests.merge.tools import even_plan
+from tests.trainers.runs import TRAINER, data_options, expert_arguments
 from trainers.expert.paired import PairOptions
 from trainers.expert.train import train_expert
 from trainers.loop.module import LossOptions
 from trainers.loop.optimizer import OptimizerOptions
+from trainers.loop.run import Run
 from trainers.router.module import LitRouted, balance_loss
 from trainers.router.train import RouterOptions, RouterResult, train_router
 from trainers.router.trained_rows import train_rows_only
@@ -41,7 +44,7 @@ def misrouted(small_anchor: Path, shards: Path, tmp_path_factory: pytest.TempPat
             "data": data_options(folder / "tokens", public_share=0.25, moment_windows=1000),
             "model": PairOptions(router_scale=1.5),
         }
-        result = train_expert(**(expert_arguments(domain, small_anchor, shards, folder) | changes))
+        result = train_expert(**expert_arguments(domain, small_anchor, shards, folder, **changes))
         assert result is not None
         paths.append(result.path)
     experts = [open_expert(path) for path in paths]
@@ -51,7 +54,7 @@ def misrouted(small_anchor: Path, shards: Path, tmp_path_factory: pytest.TempPat
         tensors |= {name: other.tensor(name) for name in (ROUTER_WEIGHT.format(n=n) for n in range(2))}
         swapped.append(folder / f"swapped-{expert.domain}.pt")
         write_expert(swapped[-1], expert.header, tensors)
-    execute(plan(swapped, small_anchor, top_k=2, public_weight=2.0), folder / "model")
+    execute(even_plan(swapped, small_anchor, top_k=2, public_weight=2.0), folder / "model")
     return folder / "model"
 
 
@@ -62,17 +65,15 @@ def retrain(misrouted: Path, small_anchor: Path, shards: Path, tmp_path: Path) -
     def run(**changes: Any) -> RouterResult:
         arguments: dict[str, Any] = {
             "model_path": misrouted,
-            "output": tmp_path / "rt",
             "public_path": shards / "public",
             "proxies": {"math": shards / "math", "code": shards / "code"},
-            "data": data_options(tmp_path / "tokens", tokens=32 * 8 * 40, batch_size=8, eval_windows=100),
             "router": RouterOptions(),
-            "optimizer": OptimizerOptions(lr=3e-2),
-            "loss": LossOptions(),
-            "run": RUN,
-            "say": lambda _line: None,
         }
-        result = train_router(**(arguments | changes))
+        arguments |= {name: changes.pop(name) for name in arguments.keys() & changes.keys()}
+        data = data_options(tmp_path / "tokens", tokens=32 * 8 * 40, batch_size=8, eval_windows=100)
+        optimizer = OptimizerOptions(lr=3e-2)
+        routine = Run(tmp_path / "rt", data, optimizer, LossOptions(), TRAINER, say=lambda _line: None)
+        result = train_router(**arguments, run=replace(routine, **changes))
         assert result is not None
         return result
 
@@ -85,7 +86,7 @@ def test_rows_learn_the_mix_and_nothing_else_moves(retrain: TrainRouter, misrout
         before, after = result.about["losses"][name]
         assert after < before - 0.05, name
         assert 0 < result.after[f"{name}/router_mass"] < 1
-    old, new = Checkpoint(misrouted), Checkpoint(result.path)
+    old, new = ModelFolder(misrouted), ModelFolder(result.path)
     assert old.names == new.names
     for name in old.names:
         same = torch.equal(old.tensor(name), new.tensor(name))

@@ -1,4 +1,4 @@
-"""README, "Train on your cluster", word for word: once undisturbed, once with a requeue in the middle."""
+"""docs/cluster.md, "From start to end", word for word: once undisturbed, once with a requeue in the middle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,13 @@ DOMAINS = ("math", "news", "code")
 
 def commands() -> str:
     """The commands of the section, as they stand there."""
-    section = (ROOT / "README.md").read_text().split("\n## Train on your cluster\n")[1].split("\n## ")[0]
-    return textwrap.dedent(re.findall(r"(?:^    .*\n)+", section, re.MULTILINE)[0])
+    section = (ROOT / "docs/cluster.md").read_text().split("\n## From start to end\n")[1].split("\n## ")[0]
+    (block,) = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return block
 
 
 class Reader:
-    """Follows the README in a folder that has what comes before the section: corpora, and an anchor of the owners."""
+    """Follows the page in a folder that has what comes before the section: corpora, and an anchor of the owners."""
 
     def __init__(self, folder: Path, corpora: Path, anchor: Path, cluster: dict[str, str]) -> None:
         self.folder = folder

@@ -12,7 +12,9 @@ import typer
 from hydra import compose, initialize_config_dir
 
 from evals.commands.flexo_eval import app as eval_app
-from evals.study.plan import Place, Step, make_plan
+from evals.study.folder import StudyText
+from evals.study.recipe import Study
+from evals.study.steps import Step, study_steps
 from flexmix.commands.flexo_data import app as data_app
 from flexo.config_dir import config_dir
 from flexo.errors import InputError
@@ -36,8 +38,13 @@ APPS = {
     "flexo-data": data_app, "flexo-eval": eval_app, "flexo-fit-router": fit_app,
 }  # fmt: skip
 DOMAINS = ("math", "code-2", "2024")
-FILES = {f"{name}/{part}": f"corpora/{name}/{part}.jsonl.gz" for name in DOMAINS for part in ("train", "test")}
-PLACE = Place(DOMAINS, FILES | {"math/valid": "corpora/math/valid.jsonl"})
+FOLDER = Path("/data")
+FILES = {f"{name}/{part}": FOLDER / name / f"{part}.jsonl.gz" for name in DOMAINS for part in ("train", "test")}
+TEXT = StudyText(FOLDER, DOMAINS, FILES | {"math/valid": FOLDER / "math/valid.jsonl"})
+
+
+def steps_of(chosen: Study, only: list[str] | None = None) -> list[Step]:
+    return study_steps(chosen, TEXT, "test", anchor_given=False, only=only)
 
 
 def understood(step: Step) -> None:
@@ -64,7 +71,7 @@ def understood(step: Step) -> None:
 
 
 def test_every_command_is_understood() -> None:
-    steps = make_plan(study("full", "study.seeds=[0]"), PLACE)
+    steps = steps_of(study("full", "study.seeds=[0]"))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         for step in {step.alike: step for step in steps}.values():
             understood(step)
@@ -74,7 +81,7 @@ def test_every_command_is_understood() -> None:
 def test_everything_is_made_once_and_after_what_it_needs(name: str) -> None:
     chosen = study(name)
     before: set[str] = set()
-    for step in make_plan(chosen, PLACE):
+    for step in steps_of(chosen):
         assert before.issuperset(step.needs) and step.makes not in before, step
         before.add(step.makes)
     assert {f"seed{seed}/test/{recipe}.json" for seed in chosen.seeds for recipe in chosen.all} <= before
@@ -83,7 +90,7 @@ def test_everything_is_made_once_and_after_what_it_needs(name: str) -> None:
 
 def test_the_important_comes_first_and_ablations_come_after_all_seeds() -> None:
     full = study("full")
-    measured = [step.makes for step in make_plan(full, PLACE) if step.measures]
+    measured = [step.makes for step in steps_of(full) if step.measures]
     rows = [
         (group, seed, recipe) for group in (full.recipes, full.ablations) for seed in full.seeds for recipe in group
     ]
@@ -92,7 +99,7 @@ def test_the_important_comes_first_and_ablations_come_after_all_seeds() -> None:
 
 
 def test_each_seed_trains_with_its_own_on_a_shared_anchor_and_budget() -> None:
-    steps = make_plan(study("full", "study.seeds=[3,4]", "study.tokens=5000"), PLACE)
+    steps = steps_of(study("full", "study.seeds=[3,4]", "study.tokens=5000"))
     trained = [step for step in steps if step.command[0] == "train_expert"]
     for step in trained:
         assert f"seed={step.makes[4]}" in step.command and "anchor.path=anchor" in step.command
@@ -105,14 +112,12 @@ def test_each_seed_trains_with_its_own_on_a_shared_anchor_and_budget() -> None:
 
 
 def test_one_longer_expert_stands_beside_those_of_ours() -> None:
-    (merge,) = [
-        step for step in make_plan(study("full", "study.seeds=[0]"), PLACE) if step.makes == "seed0/models/longer"
-    ]
+    (merge,) = [step for step in steps_of(study("full", "study.seeds=[0]")) if step.makes == "seed0/models/longer"]
     assert merge.command[1:4] == ("seed0/longer/math.pt", "seed0/ours/code-2.pt", "seed0/ours/2024.pt")
 
 
 def test_a_second_fit_measures_in_the_model_of_the_first_and_public_text_too() -> None:
-    steps = {step.makes: step for step in make_plan(study("full", "study.seeds=[0]"), PLACE, ["ours-refit"])}
+    steps = {step.makes: step for step in steps_of(study("full", "study.seeds=[0]"), ["ours-refit"])}
     public = steps["seed0/ours-refit/public-embedding.safetensors"]
     assert public.needs == ("anchor", "seed0/models/ours-fit")
     assert public.command[1] == "corpora/public" and public.command[-4:-2] == ("--model", "seed0/models/ours-fit")
@@ -123,11 +128,11 @@ def test_a_second_fit_measures_in_the_model_of_the_first_and_public_text_too() -
 
 
 def test_chosen_recipes_bring_what_they_lean_on_and_measure_themselves_alone() -> None:
-    steps = make_plan(study("full", "study.seeds=[0]"), PLACE, ["ours-rt"])
+    steps = steps_of(study("full", "study.seeds=[0]"), ["ours-rt"])
     assert [step.makes for step in steps if step.measures] == ["seed0/test/ours-rt.json"]
     assert {step.recipe for step in steps} == {"anchor", "ours", "proxies", "ours-rt"}
     with pytest.raises(InputError, match="no recipe 'our'"):
-        make_plan(study("full"), PLACE, ["our"])
+        steps_of(study("full"), ["our"])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,7 @@ def test_chosen_recipes_bring_what_they_lean_on_and_measure_themselves_alone() -
         ("{of: later, measure: []}", "leans on 'later'"),
         ("{merge: []}", "nothing to train"),
         ("{of: dense, merge: [], soup: 0}", "one of merge, soup"),
-        ("{of: dense, router: []}", "a router of what"),
+        ("{of: dense, router: []}", "no model whose router could be trained"),
         ("{of: dense, fit: []}", "merge, or with fit"),
         ("{of: ours, merge: [], inside: true}", "inside says where fit is measured"),
         ("{of: dense, soup: 1}", "share of the anchor"),

@@ -1,16 +1,16 @@
-"""From recipes to runs: which command makes which file of a study's folder, in the order of their importance.
+"""From recipes to steps: which command makes which file of a study's folder, the most important files first.
 
-    for step in make_plan(study, text.place("test", anchor_given=False)):
+    for step in study_steps(study, text, "test", anchor_given=False):
         print(shlex.join(step.command))
 
-Commands are run inside the study's folder, and all paths are relative to it:
+Commands run inside the study's folder, and all paths are relative to it:
 
-    corpora, anchor               links to what was given, or made here
+    corpora, anchor               links to the given folders, or made here
     proxies/DOMAIN.jsonl.gz       public documents like a domain's
     seed0/RECIPE/DOMAIN.pt        expert files; seed0/RECIPE/DOMAIN/ for dense specialists
-    seed0/models/RECIPE/          what a recipe ends in
-    seed0/SPLIT/RECIPE.json       what it was measured to be
-    NAME.log                      beside each of them, what its command said
+    seed0/models/RECIPE/          the model that a recipe makes
+    seed0/SPLIT/RECIPE.json       its results, a file of flexo-eval
+    NAME.log                      beside each of them, the output of its command
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from evals.scoring.held_out import PUBLIC
+from evals.study.folder import CORPORA, StudyText
 from evals.study.recipe import Recipe, Study
 
 CACHE = "cache"
-CORPORA = "corpora"
-PUBLIC = "public"
-NO_TEXT = ("null", "true", "false", "nan", "inf")  # words that Hydra takes for something else
+NO_TEXT = ("null", "true", "false", "nan", "inf")  # words that Hydra does not read as text
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Step:
 
     makes: str  # a file or folder that appears whole or not at all
     command: tuple[str, ...]
-    needs: tuple[str, ...]  # what other steps make
+    needs: tuple[str, ...]  # files and folders that other steps make
     recipe: str = ""
     measures: bool = False
 
     @property
     def name(self) -> str:
-        """Without the endings of files."""
+        """`makes` without the ending of a file."""
         folder, slash, last = self.makes.rpartition("/")
         return folder + slash + last.partition(".")[0]
 
@@ -48,33 +48,34 @@ class Step:
 
     @property
     def alike(self) -> str:
-        """Steps of the same value take about as long."""
+        """The same for steps that take about the same time."""
         return f"{self.recipe} {self.command[0]}"
 
 
-@dataclass(frozen=True)
-class Place:
-    """What a plan must know about the text and the folder that it is for."""
+def study_steps(
+    study: Study, text: StudyText, split: str, anchor_given: bool, only: Sequence[str] | None = None
+) -> list[Step]:
+    """All steps of a study: the recipes of every seed, then the ablations of every seed.
 
-    domains: tuple[str, ...]  # public not among them
-    files: dict[str, str]  # domain/split -> file, from the study's folder; splits are train, test and perhaps valid
-    split: str = "test"  # that is measured
-    anchor_given: bool = False
+    Args:
+        study: the recipes and how much of everything.
+        text: the text that it reads.
+        split: the split that is measured.
+        anchor_given: whether the study's folder holds an anchor already; otherwise a step trains one.
+        only: names of recipes; the recipes that they lean on are made too, but not measured. None: all.
 
-
-def make_plan(study: Study, place: Place, only: Sequence[str] | None = None) -> list[Step]:
-    """All runs of a study: the recipes of every seed, then the ablations of every seed.
-
-    A step comes after everything that it needs. `only` names recipes; those that they lean on are made, not measured.
+    Returns:
+        The steps, each after all that it needs.
     """
     needed = study.needed(only) if only else set(study.all)
     wanted = set(only) if only else needed
     steps: dict[str, Step] = {}
     for group in (study.recipes, study.ablations):
         for seed in study.seeds:
+            seed_steps = _Seed(study, text, split, anchor_given, seed)
             for name in group:
                 if name in needed:
-                    made = _Seed(study, place, seed).steps(name, group[name])
+                    made = seed_steps.steps(name, group[name])
                     steps |= {step.makes: step for step in made if name in wanted or not step.measures}
     return list(steps.values())
 
@@ -82,15 +83,15 @@ def make_plan(study: Study, place: Place, only: Sequence[str] | None = None) -> 
 class _Seed:
     """The steps of one seed."""
 
-    def __init__(self, study: Study, place: Place, seed: int) -> None:
-        self.study, self.place, self.seed = study, place, seed
+    def __init__(self, study: Study, text: StudyText, split: str, anchor_given: bool, seed: int) -> None:
+        self.study, self.text, self.split, self.anchor_given, self.seed = study, text, split, anchor_given, seed
         self.folder = f"seed{seed}"
-        own = study.anchor_each_seed and not place.anchor_given
+        own = study.anchor_each_seed and not anchor_given
         self.anchor = f"{self.folder}/anchor" if own else "anchor"
         self.shared = ("seed=" + str(seed), f"data.cache={CACHE}")
 
     def steps(self, name: str, recipe: Recipe) -> Iterator[Step]:
-        if not self.place.anchor_given:
+        if not self.anchor_given:
             text, seed = f"data.path={CORPORA}/{PUBLIC}", self.seed if self.study.anchor_each_seed else 0
             options = (text, f"output={self.anchor}", f"seed={seed}", f"data.cache={CACHE}", *self.study.anchor)
             yield Step(self.anchor, ("train_anchor", *options), (), "anchor")
@@ -98,27 +99,27 @@ class _Seed:
         if embedded is not None:
             yield from (self._embedding(name, recipe, domain, embedded) for domain in self._embedded(recipe))
         if recipe.experts is not None or recipe.specialists is not None:
-            trained = self.place.domains[:1] if recipe.longer is not None else self.place.domains
+            trained = self.text.domains[:1] if recipe.longer is not None else self.text.domains
             yield from (self._part(name, recipe, domain) for domain in trained)
         yield from self._whole(name, recipe)
         yield self._measured(name, recipe)
 
     def parts(self, name: str) -> dict[str, str]:
-        """Domain -> what a recipe puts together."""
+        """Domain -> the expert file or specialist that a recipe merges or averages."""
         recipe = self.study.all[name]
         if recipe.experts is None and recipe.specialists is None:
             assert recipe.of is not None, "checked with the recipe"
             return self.parts(recipe.of)
         end = "" if recipe.specialists is not None else ".pt"
-        own = {domain: f"{self.folder}/{name}/{domain}{end}" for domain in self.place.domains}
+        own = {domain: f"{self.folder}/{name}/{domain}{end}" for domain in self.text.domains}
         if recipe.longer is not None and recipe.of is not None:
-            first = self.place.domains[0]
+            first = self.text.domains[0]
             return self.parts(recipe.of) | {first: own[first]}
         return own
 
     def _embedded(self, recipe: Recipe) -> tuple[str, ...]:
-        """The domains whose embeddings are made; the anchor brings that of public text along."""
-        return (PUBLIC, *self.place.domains) if recipe.inside else tuple(self.place.domains)
+        """The domains whose embeddings are made; that of public text comes with the anchor unless `inside` is set."""
+        return (PUBLIC, *self.text.domains) if recipe.inside else tuple(self.text.domains)
 
     def _embedding(self, name: str, recipe: Recipe, domain: str, options: Sequence[str]) -> Step:
         made = self._embedding_of(name, domain)
@@ -150,18 +151,18 @@ class _Seed:
         return Step(output, command, tuple(needs), name)
 
     def _text(self, domain: str, overlap: float) -> list[str]:
-        """Where an owner's text is; with an overlap, part of it is the next owner's."""
-        place = self.place
-        held_out = place.files.get(f"{domain}/valid", place.files[f"{domain}/test"])  # only watched, chosen by no one
-        files = [f"domain.train={place.files[f'{domain}/train']}", f"domain.test={held_out}"]
+        """Settings that name an owner's text; with an overlap, part of it is the next owner's."""
+        text = self.text
+        held_out = "valid" if f"{domain}/valid" in text.files else "test"  # only watched: no setting depends on it
+        files = [f"domain.train={text.inside(domain, 'train')}", f"domain.test={text.inside(domain, held_out)}"]
         if overlap:
-            other = place.domains[(place.domains.index(domain) + 1) % len(place.domains)]
+            other = text.domains[(text.domains.index(domain) + 1) % len(text.domains)]
             files[0] = "domain.train=null"
             files.append(_mixture((domain, other), (1 - overlap, overlap)))
         return ["+domain=local", _name(domain), *files]
 
     def _whole(self, name: str, recipe: Recipe) -> Iterator[Step]:
-        """From parts to one model, and its router trained afterwards."""
+        """The steps from parts to one model, and the training of its router."""
         output = f"{self.folder}/models/{name}"
         before = output if recipe.router is None else f"{self.folder}/{name}/start"
         parts = tuple(self.parts(name).values())
@@ -182,7 +183,7 @@ class _Seed:
                 rows = ("--rows", needs[-1])
             command = ("flexo-btx", *parts, "-o", before, *anchor, *rows, *recipe.btx)
         elif recipe.pooled is not None:
-            text = ("+domain=local", _name(name), "domain.train=null", _mixture(self.place.domains))
+            text = ("+domain=local", _name(name), "domain.train=null", _mixture(self.text.domains))
             options = (f"anchor.path={self.anchor}", f"output={before}", *self.shared, *self.study.train)
             match = f"model.match=[{','.join(parts)}]"
             command = ("train_expert", *text, *options, "model=mixture", match, *recipe.pooled)
@@ -199,7 +200,7 @@ class _Seed:
             yield from self._router(name, recipe, before, output)
 
     def _router(self, name: str, recipe: Recipe, merged: str, output: str) -> Iterator[Step]:
-        chosen = {domain: f"proxies/{domain}.jsonl.gz" for domain in self.place.domains} if recipe.proxies else {}
+        chosen = {domain: f"proxies/{domain}.jsonl.gz" for domain in self.text.domains} if recipe.proxies else {}
         for domain, path in chosen.items():
             command = ("flexo-data", "proxies", f"{CORPORA}/{domain}", "--public", f"{CORPORA}/{PUBLIC}", "-o", path)
             yield Step(path, (*command, *self.study.choose), (), "proxies")
@@ -210,28 +211,28 @@ class _Seed:
         yield Step(output, training, (merged, self.anchor, *chosen.values()), name)
 
     def _measured(self, name: str, recipe: Recipe) -> Step:
-        """What a recipe ends in, or else its parts, beside the anchor."""
-        output = f"{self.folder}/{self.place.split}/{name}.json"
+        """Measures the model of a recipe, or its parts if it makes none, beside the anchor."""
+        output = f"{self.folder}/{self.split}/{name}.json"
         models = {name: f"{self.folder}/models/{name}"}
         if not recipe.makes_one:
             models = {f"{recipe.of or name} {domain}": path for domain, path in self.parts(name).items()}
         named = [f"{row}={path}" for row, path in models.items()]
-        options = ["--data", CORPORA, "--domains", ",".join((PUBLIC, *self.place.domains)), "--split", self.place.split]
+        options = ["--data", CORPORA, "--domains", ",".join((PUBLIC, *self.text.domains)), "--split", self.split]
         options += ["--max-bytes", str(self.study.max_bytes), "--cache", f"{CACHE}/measured", "--seed", str(self.seed)]
         options += ["--anchor", self.anchor, "--no-pairs", "--json", output]
-        if active := [number for number in recipe.active if number <= len(self.place.domains) + 1]:
+        if active := [number for number in recipe.active if number <= len(self.text.domains) + 1]:
             options += ["--active", ",".join(map(str, active))]
         command = ("flexo-eval", *named, *options, *self.study.measure, *recipe.measure)
         return Step(output, command, (self.anchor, *models.values()), name, measures=True)
 
 
 def _name(domain: str) -> str:
-    """A domain's name as a setting; 2024 or 1e5 without quotes would be numbers there."""
+    """A domain's name as a setting; without quotes, 2024 or 1e5 would be numbers."""
     quote = "" if domain.isalpha() and domain not in NO_TEXT else "'"
     return f"domain.name={quote}{domain}{quote}"
 
 
 def _mixture(domains: Sequence[str], weights: Sequence[float] | None = None) -> str:
-    """Several owners' text, as `data.mixture` takes it; without weights, every owner's counts the same."""
+    """Text of several owners as a setting of `data.mixture`; without weights, every owner's counts the same."""
     pairs = zip(domains, weights or [1.0] * len(domains), strict=True)
     return f"data.mixture=[{','.join(f'{{path:{CORPORA}/{name},weight:{weight:g}}}' for name, weight in pairs)}]"
