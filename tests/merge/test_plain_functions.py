@@ -176,4 +176,5 @@ def test_every_setting_of_the_command_is_an_option_or_an_argument() -> None:
         "verbose",
     }
     taken = {field.name for field in fields(MergeOptions)} | set(signatures_of.signature(merge_experts).parameters)
-    assert given - {"dry_run"} <= taken and taken - {"options", "progress"} <= given
+    assert given - {"dry_run"} <= taken
+    assert taken - {"options", "progress", "priors"} <= given  # priors come from the policy of a federation
