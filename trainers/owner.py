@@ -63,7 +63,11 @@ class Owner:
         held_out = {"own": self.text.test, "public": self.public.get("test")}
         texts = run.texts(
             own_sources(self.text, folder, data),
-            {name: plain_windows(path, folder, data) for name, path in held_out.items() if path},
+            {
+                name: plain_windows(path, folder, data, data.loss_on if name == "own" else "all")
+                for name, path in held_out.items()
+                if path
+            },
             packed_windows(self.public["train"], folder, data) if mixed else None,
             data.temperature,
         )
