@@ -38,6 +38,8 @@ def _parse_dtype(text: str) -> str:
     "`flexo-merge experts/*.pt -o model/ --dtype bfloat16 --max-shard-size 2GB`\n\n"
     "`flexo-merge model/ experts/legal.pt -o model2/`\n\n"
     "`flexo-merge model/ --replace math=experts/math-v2.pt -o model2/`\n\n"
+    "`flexo-merge experts/*.pt -o model/ --revoked math.withdrawal.json`\n\n"
+    "`flexo-merge model/ experts/math.pt -o model2/ --readmit math --reason 'asked back by its owner'`\n\n"
     "`flexo-merge experts/*.pt -o model/ --dry-run`"
 )
 def merge_command(
@@ -93,6 +95,14 @@ def merge_command(
     require_signatures: Annotated[
         bool, typer.Option("--require-signatures", help="Refuse an expert that no trusted key has signed.")
     ] = False,
+    revoked: Annotated[
+        Path | None,
+        typer.Option(help="A list of revoked experts and keys, or a notice of withdrawal."),
+    ] = None,
+    readmit: Annotated[
+        list[str] | None, typer.Option(metavar="DOMAIN", help="Take an expert back that has left the folder; repeated.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why it is taken back; the manifest keeps it.")] = "",
     check: Annotated[
         bool | None,
         typer.Option(
@@ -111,8 +121,9 @@ def merge_command(
 
     with usage():
         options = MergeOptions(
-            top_k, max_shard_size, dtype, public_weight, trusted_keys, require_signatures, verify, check
-        )
+            top_k, max_shard_size, dtype, public_weight, trusted_keys, require_signatures, revoked,
+            tuple(readmit or ()), reason, verify=verify, check=check,
+        )  # fmt: skip
         made = plan_merge(experts, output, anchor=anchor, replace=_replacements(replace or []), options=options)
     typer.echo(_plan_text(made))
     for warning in made.warnings:
