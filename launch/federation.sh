@@ -5,12 +5,14 @@
 #
 #   BIN=.venv/bin DRILL=drill STORE=folder bash launch/federation.sh      # a folder that all members see
 #   BIN=.venv/bin DRILL=drill STORE=sftp://user@host:port bash launch/federation.sh    # the folder drill/store there
+#
+# TRAINED=drill takes anchor and experts of an earlier drill instead of training them again.
 set -euo pipefail
 BIN=$(cd "${BIN:?the folder with python and the flexo commands}" && pwd)
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir -p "${DRILL:=drill}"
 export DRILL=$(cd "$DRILL" && pwd) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=$ROOT
-STORE=${STORE:-folder} OWNERS=(code math news poems)
+STORE=${STORE:-folder} TRAINED=${TRAINED:-none} OWNERS=(code math news poems)
 [ "$STORE" = folder ] && url=$DRILL/store || url=$STORE$DRILL/store
 mkdir -p "$DRILL"/{handed,store} "$DRILL"/members/{coordinator,outsider,code,letters,math,news,poems}
 started=$SECONDS
@@ -32,6 +34,7 @@ fi
 flexo() { as "$1" "$BIN/flexo-federation" "${@:2}"; }
 coordinator() { flexo coordinator "$@" --keys keys; }
 train() { # the member, the seed
+  if [ -f "$TRAINED/members/$1/$1-$2.pt" ]; then cp "$TRAINED/members/$1/$1-$2.pt" "$DRILL/members/$1/"; return; fi
   as "$1" "$BIN/python" "$ROOT/train_expert.py" +domain=local domain.name="$1" domain.train=train.jsonl \
     domain.test=test.jsonl anchor.path=anchor output="$1-$2.pt" seed="$2" debug=fast > "$DRILL/members/$1/train.log"
 }
@@ -70,6 +73,7 @@ for name, text in words.items():
 END
 
 step "the coordinator makes an anchor and founds the federation"
+[ -d "$TRAINED/members/coordinator/anchor" ] && cp -r "$TRAINED/members/coordinator/anchor" "$DRILL/members/coordinator/"
 [ -d "$DRILL/members/coordinator/anchor" ] || as coordinator "$BIN/python" "$ROOT/train_anchor.py" anchor=tiny \
   anchor.vocab_size=320 data.path=. output=anchor debug=fast > "$DRILL/members/coordinator/train.log"
 coordinator init "$url" --name drill

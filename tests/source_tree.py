@@ -42,8 +42,9 @@ def module_imports() -> Mapping[str, Set[str]]:
 
 
 def folder_imports() -> dict[str, set[str]]:
-    """Folder -> those that its files import from; the files beside a room's folders are a folder of their own."""
-    folders = {name: ".".join(path.parent.relative_to(ROOT).parts) for name, path in sources().items()}
+    """Folder -> those that its files import from; a file that lies in a room itself counts as a folder of its own."""
+    places = {name: path.parent.relative_to(ROOT).parts for name, path in sources().items()}
+    folders = {name: ".".join(parts) if len(parts) > 1 else name for name, parts in places.items()}
     found: dict[str, set[str]] = {folder: set() for folder in folders.values()}
     for name, others in module_imports().items():
         found[folders[name]] |= {folders[other] for other in others} - {folders[name]}

@@ -45,24 +45,6 @@ SCRIPTS = [command.script for command in COMMANDS if command.script]
 CONFIGS = sorted(path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml"))
 NEEDED = {"train_anchor": ["data.path=text"], "train_expert": ["+domain=math"], "train_router": [], "run_study": []}
 
-# What is not as it should be. These lists may only shrink: a test fails for an entry that is needed no more.
-FOLDERS_IN_A_CIRCLE: set[frozenset[str]] = {
-    frozenset({"inference", "inference.views"}),
-    frozenset({"trainers", "trainers.expert", "trainers.loop", "trainers.router"}),
-}
-LONG_FUNCTIONS = {"trainers/expert/train.py:train_expert", "trainers/router/train.py:train_router"}
-MANY_PARAMETERS = {
-    "evals/matrix/evaluate.py:measure_all", "evals/scoring/ensemble.py:measure_ensemble",
-    "flexmix/packing/datamodule.py:__init__", "flexmix/packing/loaders.py:__init__",
-    "flexmix/prepare/gather.py:gather", "flexmix/prepare/pipeline.py:prepare",
-    "merge/baselines/btx.py:write_mixture", "merge/planning/membership.py:replan",
-    "merge/planning/merge_plan.py:lay_out", "merge/planning/merge_plan.py:plan",
-    "trainers/anchor/train.py:train_anchor", "trainers/expert/paired.py:__init__", "trainers/expert/paired.py:pair",
-    "trainers/expert/train.py:_paired_model", "trainers/expert/train.py:_rows", "trainers/expert/train.py:_training",
-    "trainers/expert/train.py:train_expert", "trainers/full_finetune.py:train_whole",
-    "trainers/loop/trainer.py:fit", "trainers/router/train.py:train_router",
-}  # fmt: skip
-
 
 def test_every_room_is_known() -> None:
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"hydra_plugins"} == set(ROOMS)
@@ -86,10 +68,10 @@ def test_the_face_names_rooms_and_the_floor_alone() -> None:
 
 
 def test_nothing_imports_in_a_circle() -> None:
-    """Lazy imports are counted. A room's own files are a folder beside its folders."""
+    """Neither files nor folders, lazy imports counted. The files that lie in a room itself count one by one."""
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == {frozenset({"b", "c"})}
     assert circles(module_imports()) == set()
-    assert circles(folder_imports()) == FOLDERS_IN_A_CIRCLE
+    assert circles(folder_imports()) == set()
 
 
 def test_no_folder_is_crowded() -> None:
@@ -99,13 +81,11 @@ def test_no_folder_is_crowded() -> None:
 
 
 def test_functions_can_be_seen_at_once() -> None:
-    long = {name for name, node, lines in functions() if lines_of_code(node, lines) > 60}
-    assert long == LONG_FUNCTIONS
+    assert not {name for name, node, lines in functions() if lines_of_code(node, lines) > 60}
 
 
 def test_functions_take_few_parameters() -> None:
-    many = {name for name, node, _ in functions() if len(parameters(node)) > 7 and not is_command(node)}
-    assert many == MANY_PARAMETERS
+    assert not {name for name, node, _ in functions() if len(parameters(node)) > 7 and not is_command(node)}
 
 
 def test_functions_are_counted_as_they_are_written() -> None:

@@ -74,6 +74,7 @@ def call(installed: Path, empty: Path) -> Call:
 
     def call(program: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # threads that wait for each other take long
         command = [installed / program, *map(str, arguments)]
         return subprocess.run(command, cwd=empty, env=environment | more, capture_output=True, text=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from federation.commands.options import HOME, HomeOption, KeysOption, Reason, coordinator
 from flexo.console import progress
+from flexo.verbosity import note
 from merge.commands.options import printable
 
 
@@ -174,7 +174,8 @@ def assemble(
     from merge.planning.check_process import SMALL, can_check, check_by_running
 
     chosen, report = choose(coordinator(home, keys), following)
-    sys.stderr.write("".join(f"note: {printable(line)}\n" for line in report))
+    for line in report:
+        note(printable(line))
     said: list[str] = []
 
     def accept(folder: Path, anchor: Path) -> None:

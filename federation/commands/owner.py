@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from federation.commands.options import HOME, HomeOption, OwnerKey, Reason, coordinator
 from flexo.console import progress
+from flexo.verbosity import note
 from merge.commands.options import printable
 
 
@@ -33,13 +33,13 @@ def join(
 
     data = refuse_no_root(root)
     read_at, write_at = [place if "://" in place else str(Path(place).resolve()) for place in (url, write or url)]
-    known = (home / "federation.json").exists()
+    known = (home / "member.json").exists()
     made = make_home(home, read_at, write_at, data)
     try:
         state = follow(made)
     except BaseException:
         if not known:
-            (home / "federation.json").unlink()
+            (home / "member.json").unlink()
             (home / "root.json").unlink()
         raise
     typer.echo(f"joined; sha256 of the root: {root_digest(data)}  compare it with the coordinator's")
@@ -79,8 +79,8 @@ def submit(
 
     with progress("checking and sending", 2 * expert.stat().st_size if expert.is_file() else None) as advance:
         done = send(open_home(home), expert, key, anchor, readmit, advance)
-    for note in done.notes:
-        sys.stderr.write(f"note: {printable(note)}\n")
+    for text in done.notes:
+        note(printable(text))
     kept = "" if done.sent else " (the store has the file already)"
     typer.echo(f"{done.domain}: serial {done.serial} submitted{kept}; in force from the coordinator's next refresh on")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from federation.roles.keys import TOP_ROLES, make_keys, public_key, signers
 from federation.roles.owners import role_of
 from federation.roles.signed import MOST, name_of, ours, sign, verified, versions_there
 from federation.roles.trust import latest
-from federation.store.place import open_place
+from federation.store.opening import open_place
 from flexo.errors import InputError
 from merge.formats.expert_header import check_domain
 
@@ -152,6 +153,9 @@ def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: boo
 
     coordinator.commit(change)
     for role in forgotten_roles:
+        for path in coordinator.home.folder.glob(f"experts/*/{domain}.*"):
+            shutil.rmtree(path.parent, ignore_errors=True)
+        shutil.rmtree(coordinator.home.folder / "trusted" / domain, ignore_errors=True)
         sweep(coordinator, role, forgotten)
 
 

@@ -1,6 +1,6 @@
 """The folder in which a member remembers a federation: where it is, the root that was handed over, what was seen.
 
-.flexo-federation/federation.json     where the store is read and written
+.flexo-federation/member.json     where the store is read and written
 .flexo-federation/root.json           the root that was handed over, never changed
 .flexo-federation/metadata/           what TUF's client has verified, so that nothing older is believed later
 .flexo-federation/written.json        serial numbers that were signed here
@@ -22,7 +22,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from federation.store.place import Place, StoreError, open_place
+from federation.store.opening import open_place
+from federation.store.place import Place, StoreError
 from flexo.atomic_files import new_file, partial_of
 from flexo.errors import InputError
 
@@ -112,14 +113,14 @@ def make_home(folder: Path, url: str, write_url: str, root: bytes) -> Home:
     folder.mkdir(parents=True, exist_ok=True)
     with new_file(folder / "root.json", replace=True) as partial:
         partial.write_bytes(root)
-    home._write("federation.json", {"format": "flexo.federation", "version": 1, "url": url, "write": write_url})
+    home._write("member.json", {"format": "flexo.federation", "version": 1, "url": url, "write": write_url})
     return home
 
 
 def open_home(folder: Path) -> Home:
     """The federation that was joined from here; raises `InputError` if none was."""
     try:
-        about = json.loads((folder / "federation.json").read_text())
+        about = json.loads((folder / "member.json").read_text())
         return Home(folder, about["url"], about["write"])
     except FileNotFoundError:
         raise InputError(
@@ -127,7 +128,7 @@ def open_home(folder: Path) -> Home:
             "coordinators: flexo-federation init STORE --keys keys/. Or say with --home where it was."
         ) from None
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{folder}/federation.json: damaged ({type(error).__name__}). Join again.") from None
+        raise InputError(f"{folder}/member.json: damaged ({type(error).__name__}). Join again.") from None
 
 
 def root_digest(root: bytes) -> str:

@@ -7,6 +7,7 @@ version counts when the coordinator's snapshot names it. A withdrawal counts at 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from tuf.api.metadata import TargetFile, Targets
 
 from federation.policy.admission import digest_of
 from federation.roles.home import Home
-from federation.roles.signed import MOST_OWNER, name_of, ours, read_if_there, verified, versions_there
+from federation.roles.signed import MOST_OWNER, by_roles, name_of, ours, read_if_there, verified, versions_there
 from federation.roles.trust import State, expired
 from federation.store.place import Place, StoreError
 from flexo.errors import InputError
@@ -104,8 +105,15 @@ def read_owners(home: Home, state: State, place: Place | None = None) -> list[Ow
     """Everybody who is in, by domain, with what the store has of them beyond the snapshot."""
     place = place or home.place
     listed = place.names("metadata")
-    pairs = sorted(domains_of(state).items(), key=lambda pair: pair[1])
-    return [read_owner(home, state, role, domain, place, listed) for role, domain in pairs]
+    by_role = None if listed is None else by_roles(listed)
+    with ThreadPoolExecutor(8) as pool:  # where a store is far away, most of the time is waiting
+        owners = pool.map(
+            lambda pair: read_owner(
+                home, state, pair[0], pair[1], place, None if by_role is None else by_role.get(pair[0], [])
+            ),
+            sorted(domains_of(state).items(), key=lambda pair: pair[1]),
+        )
+        return list(owners)
 
 
 def read_owner(
@@ -118,14 +126,16 @@ def read_owner(
     problem = f"serial {refused['serial']} was refused: {refused['why']}" if refused else ""
     if meta := state.meta(role):
         serial = meta.version
-        data = home.cached(name_of(role, serial), (meta.hashes or {})["sha256"], MOST_OWNER)
-        signed = verified(data, Targets, role, state.targets)
-        if not signed:
-            problem = "signed with a key that is no longer this owner's: submit it again with the new one"
-        else:
-            submissions = read_submissions(signed, role, domain)
-            if expired(signed):
+        try:
+            data = home.cached(name_of(role, serial), (meta.hashes or {})["sha256"], MOST_OWNER)
+            signed = verified(data, Targets, role, state.targets)
+            submissions = read_submissions(signed, role, domain) if signed else {}
+            if not signed:
+                problem = "signed with a key that is no longer this owner's: submit it again with the new one"
+            elif expired(signed):
                 problem = f"expired on {signed.expires:%Y-%m-%d}: its owner can submit it again"
+        except InputError as error:
+            signed, problem = None, str(error)
     known = max(serial, int(refused.get("serial", 0)))
     pending = None
     for version in reversed(versions_there(place, role, known, listed)):

@@ -84,6 +84,14 @@ def versions_there(place: Place, role: str, known: int, listed: list[str] | None
     return sorted(version for version in _versions(listed, role) if version > known)
 
 
+def by_roles(listed: list[str] | None) -> dict[str, list[str]]:
+    """What a folder of metadata was seen to hold, role by role."""
+    found: dict[str, list[str]] = {}
+    for name in listed or []:
+        found.setdefault(name.partition(".")[2].removesuffix(".json"), []).append(name)
+    return found
+
+
 def _versions(names: Iterable[str], role: str) -> Iterable[int]:
     for name in names:
         number, _, rest = name.partition(".")

@@ -5,7 +5,6 @@ A function is found when it is asked for, so that a command imports its own room
 
 from __future__ import annotations
 
-import runpy
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -30,6 +29,8 @@ def start(command: Command, shown: str, arguments: Sequence[str]) -> None:
     """Runs a command in this process, as a shell would; `shown` is what it calls itself in its help."""
     sys.argv = [shown, *arguments]
     if command.script:
+        import runpy
+
         # as `python -m` does it: what trains on several devices starts itself again by the name of its main module
         runpy.run_module(command.module, run_name="__main__", alter_sys=True)
     else:

@@ -60,12 +60,7 @@ COMMANDS = (
     Command(COORDINATOR, "inspect", "merge", "show what an expert file, a model or an anchor says about itself"),
     Command(COORDINATOR, "audit", "evals", "measure what expert files do to public text, and refuse by policy"),
     Command(COORDINATOR, "merge", "merge", "put expert files together into one model; no training, no text"),
-    Command(
-        COORDINATOR,
-        "federation",
-        "federation",
-        "roles, policy, expiry and history of a federation; leaving binds",
-    ),
+    Command(COORDINATOR, "federation", "federation", "roles, policy and history of a federation; leaving binds"),
     Command(COORDINATOR, "check", "inference", "run a merged model and say whether it is sound"),
     Command(COORDINATOR, "optout", "merge", "take experts out of a merged model, exactly"),
     Command(COORDINATOR, "fit-router", "trainers", "fit the router to what `flexo embed` measured; no text"),

@@ -115,7 +115,7 @@ def opt_out(
         What was written; `left` names the experts that are gone.
 
     Raises:
-        InputError: an unknown domain, nothing left or nobody leaves, damage, or the output is not free.
+        InputError: an unknown domain, no expert would leave or none stay, damage, or the output is not free.
     """
     if bool(drop) == bool(keep):
         raise UsageError("say which experts leave with --drop, or which stay with --keep; one of the two.")
@@ -143,7 +143,7 @@ def refuse_output(model: Path, output: Path) -> None:
 
 
 def _farewell(merged: Merged, domains: Iterable[str]) -> list[dict[str, Any]]:
-    """What the new manifest says of experts that the folder had."""
+    """What the new manifest keeps of experts that the folder had."""
     entries = [merged.manifest["experts"][merged.domains.index(domain)] for domain in domains]
     kept = [{name: entry[name] for name in ("domain", "digest", "vouched") if name in entry} for entry in entries]
     return [entry | {"when": made_at()} for entry in kept]

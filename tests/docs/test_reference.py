@@ -12,8 +12,9 @@ import pytest
 
 from docs.reference import commands, notebook, settings
 from docs.reference.offline import loaded_from_elsewhere
-from docs.reference.settings import Setting
 from flexo.config_dir import config_dir
+from trainers import setting_help
+from trainers.setting_help import Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML = """\
@@ -36,11 +37,11 @@ section: # of the whole
 
 
 def test_a_config_is_read_with_its_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "config_dir", lambda: tmp_path)
+    monkeypatch.setattr(setting_help, "config_dir", lambda: tmp_path)
     path = tmp_path / "thing/this.yaml"
     path.parent.mkdir()
     path.write_text(YAML)
-    config = settings.read_config(path)
+    config = setting_help.read_config(path)
     assert (config.choice, config.about) == ("thing=this", "What the file is for. thing=this")
     assert (config.groups, config.takes) == ({"sizes": "small"}, ["thing=other", "shared=kind"])
     assert config.settings == [
@@ -52,7 +53,7 @@ def test_a_config_is_read_with_its_comments(tmp_path: Path, monkeypatch: pytest.
         Setting("section.text", '"a: b"', "above"),
     ]
     path.write_text(YAML.replace("# @package _global_\n", ""))
-    assert settings.read_config(path).settings[-1].name == "thing.section.text"
+    assert setting_help.read_config(path).settings[-1].name == "thing.section.text"
 
 
 def test_every_comment_beside_a_setting_is_on_a_page() -> None:

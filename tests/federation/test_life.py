@@ -23,6 +23,7 @@ from merge.formats.manifest import read_manifest
 from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import execute, plan
 from tests.federation.conftest import MakeWorld, World
+from tests.merge.tiny import with_reference
 
 
 def make_model(world: World, name: str) -> tuple[Path, list[str]]:
@@ -170,6 +171,7 @@ def test_who_is_forgotten_leaves_digests_alone(world: World) -> None:
         assert "math" not in path.name, path
         if path.is_file() and "targets/anchor" not in str(path):
             assert b"math" not in path.read_bytes(), path
+    assert not list((world.folder / "coordinator").rglob("math*"))
     for path in (world.folder / "reader" / "cache").rglob("*"):
         assert path.is_dir() or b"math" not in path.read_bytes(), path
     assert [one["what"] for one in found.events][-1] == "forgot"
@@ -310,3 +312,18 @@ def test_fetching_an_anchor_goes_on_and_leaves_nothing_else(world: World) -> Non
     (output / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"this folder is not empty"):
         fetch_anchor(home, state, output, entry)
+
+
+@pytest.mark.slow  # models are run
+def test_a_policy_with_an_audit_refuses_what_harms_public_text(make_world: MakeWorld, tiny_anchor: Path) -> None:
+    world = make_world()
+    world.anchor = with_reference(tiny_anchor, world.folder / "anchor")
+    world.found(Policy(audit={"share": [0.999, 0.9999], "loss": [100.0, 200.0]}))
+    world.owner("math")
+    assert world.submit("math").notes[0].startswith("the coordinator will audit it")
+    make_model(world, "model")
+    set_policy(world.coordinator, Policy(version=2, audit={"share": [1e-9, 1e-8]}))
+    with pytest.raises(InputError, match=r"the policy's audit refuses math: takes .* on public text"):
+        make_model(world, "other")
+    with pytest.raises(InputError, match=r"the policy's audit refuses it: math: takes .*Nothing was uploaded"):
+        world.submit("math", seed=1, anchor=world.anchor)

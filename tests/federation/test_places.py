@@ -12,7 +12,8 @@ import pytest
 
 from federation.store import place as place_module
 from federation.store.folder import FolderPlace
-from federation.store.place import NotThereError, Place, StoreError, open_place, watched
+from federation.store.opening import open_place
+from federation.store.place import NotThereError, Place, StoreError, watched
 from federation.store.transfer import fetch, send
 from flexo.errors import InputError
 from tests.federation.web import hostile, served
