@@ -175,9 +175,10 @@ def get(sftp: str, source: Path, target: Path) -> None:
 def batch(sftp: str, line: str) -> None:
     """What OpenSSH's own client takes for it."""
     host, port = sftp.removeprefix("sftp://").rsplit(":", 1)
-    subprocess.run(
-        ["sftp", "-q", "-b", "-", "-P", port, host], input=line.encode(), check=True, stdout=subprocess.DEVNULL
-    )
+    ssh = Path.home() / ".ssh"  # OpenSSH looks in the password file for this folder, asyncssh in HOME
+    options = ["-o", f"IdentityFile={ssh}/id_ed25519", "-o", f"UserKnownHostsFile={ssh}/known_hosts"]
+    words = ["sftp", "-q", *options, "-b", "-", "-P", port, host]
+    subprocess.run(words, input=line.encode(), check=True, stdout=subprocess.DEVNULL)
 
 
 def report(what: str, size: int, ours: float, plain: float) -> None:

@@ -46,6 +46,7 @@ class Shard:
         self.ids = np.random.default_rng(0).integers(1, vocabulary, tokens + 1)
         self.ids[::200] = 0
         self.tokens, self.documents, self.end_of_text = tokens + 1, tokens // 200, 0
+        self.conversations = 0
 
 
 class Stopwatch(LitExpert):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 from flexmix.documents.corpus import HubSource, find_corpus, require_text, training_text
+from flexmix.packing.answers import LossOn, check_loss_on
 from flexmix.packing.best_fit import BestFit
 from flexmix.packing.loaders import EvalLoader, TrainLoader
 from flexmix.packing.mixture import WeightedWindows, mix
@@ -76,11 +77,12 @@ class DataOptions:
     length: int = 256  # tokens in a window
     batch_size: int = 8  # windows per step, over all devices
     packing: Packing = "concat"  # of training text; best_fit cuts fewer documents and pads
+    loss_on: LossOn = "all"  # of an owner's text; assistant: of conversations, the answers alone
     public_share: float = 0.0  # of the windows, for experts
     mixture: tuple[WeightedText, ...] | None = None  # an owner's sources, in place of the domain's training text
     temperature: float = 1.0  # of the mixture; larger evens its shares out
     eval_windows: int = 64  # of each held-out set
-    moment_windows: int = 512  # read to know a domain from inside the anchor
+    moment_windows: int = 512  # read to measure what routers see of a text
     cache: Path = Path("data/tokens")  # token shards, kept between runs
 
     def __post_init__(self) -> None:
@@ -91,6 +93,7 @@ class DataOptions:
             )
         if self.packing not in get_args(Packing):
             raise InputError(f"data.packing: {self.packing!r}, expected {' or '.join(get_args(Packing))}.")
+        check_loss_on(self.loss_on)
 
     @property
     def tokens_per_step(self) -> int:
@@ -106,32 +109,33 @@ class DataOptions:
         return self.steps * self.tokens_per_step
 
     def settings(self) -> dict[str, Any]:
-        """What decides about the result; where shards and sources are kept does not."""
+        """The settings that decide about a result. Where sources and token shards lie does not."""
         weights = [source.weight for source in self.mixture or ()]
         return {name: value for name, value in asdict(self).items() if name != "cache"} | {"mixture": weights}
 
 
-def plain_windows(text: Path, model: Path, data: DataOptions) -> Windows:
+def plain_windows(text: Path, model: Path, data: DataOptions, loss_on: LossOn = "all") -> Windows:
     """The windows of a corpus file, plainly cut: what is measured on.
 
     Args:
         text: a corpus file, or a token shard.
         model: the folder whose tokenizer makes tokens of it. That is done once; shards are kept in `data.cache`.
         data: the length of a window, and where shards are kept.
+        loss_on: what has labels; an owner's text alone follows `data.loss_on`.
     """
-    return Windows(prepare_shard(text, model, data.cache), data.length, str(text))
+    return Windows(prepare_shard(text, model, data.cache), data.length, str(text), loss_on)
 
 
-def packed_windows(text: Path, model: Path, data: DataOptions) -> Packed:
+def packed_windows(text: Path, model: Path, data: DataOptions, loss_on: LossOn = "all") -> Packed:
     """The windows of a corpus file as `data.packing` says: what is trained on. Arguments as of `plain_windows`."""
     if data.packing == "best_fit":
-        return BestFit(prepare_shard(text, model, data.cache), data.length)
-    return plain_windows(text, model, data)
+        return BestFit(prepare_shard(text, model, data.cache), data.length, str(text), loss_on)
+    return plain_windows(text, model, data, loss_on)
 
 
 def own_sources(text: OwnText, model: Path, data: DataOptions) -> list[WeightedWindows]:
     """An owner's windows to train on, of one source or more, tokenised as a model folder does it."""
-    return [WeightedWindows(packed_windows(part.path, model, data), part.weight) for part in text.train]
+    return [WeightedWindows(packed_windows(part.path, model, data, data.loss_on), part.weight) for part in text.train]
 
 
 def moment_loader(text: OwnText, model: Path, data: DataOptions) -> EvalLoader | TrainLoader:

@@ -1,7 +1,8 @@
 """Training all weights: a dense specialist, or the unrestricted mixture of experts on everyone's text pooled.
 
-Both are baselines. A dense specialist is the anchor trained on one owner's text. The unrestricted mixture is the upper
-bound that breaks the rule on purpose: copies of the anchor's network as experts, everything trained on pooled text.
+Both are baselines. A dense specialist is the anchor trained on one owner's text. The unrestricted mixture is an upper
+bound: copies of the anchor's network as experts, all weights trained on the text of all owners together. On purpose it
+breaks the rule that text stays with its owner.
 
     python train_expert.py +domain=math model=dense
     python train_expert.py +domain=local domain.name=pooled domain.train=null model=mixture 'model.match=[a.pt,b.pt]' \
@@ -51,14 +52,14 @@ EXPERT = re.compile(r"(model\.layers\.\d+\.mlp\.experts\.)(\d+)\.(gate_proj|up_p
 
 @dataclass(frozen=True)
 class WholeOptions:
-    """A dense model, or a mixture of experts and how much to train it."""
+    """A dense model, or a mixture of experts; which it is, and for how long it is trained."""
 
     kind: Literal["dense", "mixture"]
     experts: int | None = None  # of a mixture, public included; None: as many as `match` has, and one
     top_k: int | None = None  # None: all, at most 4, as a merge has it
     balance: float = 0.0  # weight of a load-balancing loss; the published models have none
     match: tuple[Path, ...] = ()  # expert files whose training FLOPs decide about data.tokens
-    flops: float = 1.0  # as many times those
+    flops: float = 1.0  # as many times those FLOPs
 
     def __post_init__(self) -> None:
         if self.kind == "mixture" and self.size < 2:
@@ -101,7 +102,9 @@ def train_whole(owner: OwnerOptions, model: WholeOptions, run: Run) -> WholeResu
     """
     run.check_whole("a whole model")
     if run.loss.stay or run.loss.own_domain:
-        raise InputError("loss.stay and loss.own_domain are settings of train_router.py, not of this. Set 0.")
+        raise InputError(
+            "loss.stay and loss.own_domain are settings of train_router.py. Training all weights takes neither: set 0."
+        )
     found = find_owner(owner, run)
     anchor = found.anchor
     if model.match:

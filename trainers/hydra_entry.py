@@ -150,7 +150,7 @@ def read_run(cfg: DictConfig, apart: Collection[str] = ()) -> Run:
 
 
 def _quoted(error: Any, at: str) -> str:
-    """How to write a name that Hydra took for a number or a truth. What `007` or `1e5` was cannot be told any more."""
+    """How to write a name that Hydra took for a number or a truth value; how it was written is not known any more."""
     if error["type"] not in ("string_type", "path_type") or not isinstance(error["input"], int | float):
         return ""
     return f""" A name that looks like a number, or like true, needs quotes within quotes: "{at}='...'"."""

@@ -105,12 +105,12 @@ def sampled_shapley(orders: Sequence[Order], values: Values) -> dict[str, Estima
 def overlap(one: str, other: str, values: Values) -> float | None:
     """The share of the smaller of two owners' values alone that is lost when both are there.
 
-    1 for twins, whose experts save the same bits; 0 if both values add up; below 0 if they help each other. None if one
-    of them saves nothing alone.
+    1 for twins, whose experts save the same bits; 0 if both values add up; below 0 if they help each other. None if the
+    smaller value is below a hundredth of the larger: that owner saves next to nothing that could be lost.
     """
     nobody = values[frozenset()]
     a, b, both = (values[frozenset(chosen)] - nobody for chosen in ([one], [other], [one, other]))
-    return (a + b - both) / min(a, b) if min(a, b) > 0 else None
+    return (a + b - both) / min(a, b) if min(a, b) > max(a, b) / 100 else None
 
 
 def leaving_orders(owners: Order, values: Values) -> tuple[list[str], list[str]]:

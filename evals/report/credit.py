@@ -47,13 +47,13 @@ def credit_text(credit: Credit) -> str:
     left = [str(len(credit.owners) - gone) for gone in range(len(credit.owners) + 1)]
     curves = [[f"{name} order", *(f"{bits:.3f}" for bits in credit.curve(order[name]))] for name in order]
     parts = [
-        f"{credit.model}: {_how(credit)}.\n",
-        markdown(header, rows),
+        f"{credit.model}: {_how(credit)}.",
+        markdown(header, rows).rstrip("\n"),
         "\n".join(_notes(credit)),
-        markdown(["bits per byte with so many owners left", *left], curves),
-        *(f"{name} order of leaving: {', '.join(order[name])}\n" for name in order),
+        markdown(["bits per byte with so many owners left", *left], curves).rstrip("\n"),
+        "\n".join(f"{name} order of leaving: {', '.join(order[name])}" for name in order),
     ]
-    return "\n".join(part for part in parts if part)
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def credit_sections(seeds: Seeds) -> list[str]:
@@ -153,7 +153,10 @@ def _notes(credit: Credit) -> list[str]:
     notes = [] if shares else ["All owners together save nothing: there is no credit to share."]
     for owner, share in (shares or {}).items():
         if abs(mass[owner] - share) > FAR:
-            notes.append(f"{owner}: {share:.0%} of the bits saved, but {mass[owner]:.0%} of the owners' router mass.")
+            harm = " This expert does harm." if share < 0 else ""
+            notes.append(
+                f"{owner}: {share:.0%} of the bits saved, but {mass[owner]:.0%} of the owners' router mass.{harm}"
+            )
     for (one, other), lost in credit.overlaps().items():
         if lost > TWINS:
             notes.append(

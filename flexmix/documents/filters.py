@@ -25,6 +25,9 @@ from flexo.errors import InputError
 Keep = Callable[[dict[str, Any]], bool]
 
 EMAIL, PHONE = "<email>", "<phone>"
+NEAR = 320  # characters before and behind an @ that an address may take
+BEGINNING = re.compile(r"\b")
+LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+")  # in the name before it
 GROUP = r"[ .\-/]?\(?\d{1,5}\)?"
 PHONES = re.compile(
     rf"(?<![\w+.\-/])(?:\+\d{{1,3}}(?:{GROUP}){{2,6}}"  # +49 30 1234567
@@ -46,7 +49,9 @@ def rejected(source: Source, text: str, row: dict[str, Any]) -> str | None:
         except InputError as error:
             raise InputError(f"{source.place}: the column {column!r} holds {error}") from None
     if len(text) < source.min_length:
-        return f"shorter than {source.min_length}"
+        return _shorter(source)
+    if source.max_word and max(map(len, text.split()), default=0) > source.max_word:
+        return _longer(source)
     for name in source.keep:
         try:
             kept = load_filter(name)(row)
@@ -61,8 +66,17 @@ def rejected(source: Source, text: str, row: dict[str, Any]) -> str | None:
 
 def filter_names(source: Source) -> list[str]:
     """The filters of a source in the order in which they are asked."""
-    length = [f"shorter than {source.min_length}"] if source.min_length else []
-    return [*(f"{column}={value}" for column, value in source.where.items()), *length, *source.keep]
+    length = [_shorter(source)] if source.min_length else []
+    word = [_longer(source)] if source.max_word else []
+    return [*(f"{column}={value}" for column, value in source.where.items()), *length, *word, *source.keep]
+
+
+def _shorter(source: Source) -> str:
+    return f"shorter than {source.min_length}"
+
+
+def _longer(source: Source) -> str:
+    return f"a word longer than {source.max_word}"
 
 
 @cache
@@ -111,9 +125,8 @@ def scrub(text: str) -> tuple[str, int, int]:
     Returns:
         The text, and how many addresses and numbers were replaced.
     """
-    emails = phones = 0
-    if "@" in text:
-        text, emails = _emails().subn(EMAIL, text)
+    phones = 0
+    text, emails = _without_emails(text)
 
     def phone(match: re.Match[str]) -> str:
         nonlocal phones
@@ -123,6 +136,24 @@ def scrub(text: str) -> tuple[str, int, int]:
         return PHONE
 
     return PHONES.sub(phone, text), emails, phones
+
+
+def _without_emails(text: str) -> tuple[str, int]:
+    """Looks around each `@` alone: from every beginning, the pattern would read to the end of what may be a name, which
+    takes a time that grows with the square of such text, and base64 is text of that kind.
+    """
+    parts: list[str] = []
+    done, at = 0, text.find("@")
+    while at >= 0:
+        before = text[max(done, at - NEAR) : at][::-1]
+        name = LOCAL.match(before)
+        starts = BEGINNING.finditer(text, at - name.end(), at) if name else ()
+        found = (_emails().match(text, start.start(), at + NEAR) for start in starts)
+        if match := next(filter(None, found), None):
+            parts += [text[done : match.start()], EMAIL]
+            done = match.end()
+        at = text.find("@", max(done, at + 1))
+    return "".join([*parts, text[done:]]), len(parts) // 2
 
 
 @cache

@@ -18,6 +18,7 @@ from bisect import bisect_left, insort
 import numpy as np
 import torch
 
+from flexmix.packing.answers import LossOn, check_answers, in_answers, with_answers
 from flexmix.packing.windows import NO_LABEL, Batch, Indices, Packing
 from flexmix.tokens.shard import TokenShard
 
@@ -25,18 +26,27 @@ from flexmix.tokens.shard import TokenShard
 class BestFit:
     """A token shard in windows of T tokens by best fit.
 
-    A document of n tokens makes n / T chunks, rounded up. Memory: 16 bytes a chunk and 8 a window.
+    A document of n tokens makes n / T chunks, rounded up. Memory: 16 bytes a chunk and 8 a window. On answers alone,
+    chunks without one are left out, and other labels are `NO_LABEL`.
 
     Args:
         shard: of at least one document.
         length: T, tokens in a window.
+        where: the shard's text, for messages.
+        loss_on: what has labels.
+
+    Raises `InputError` if answers are asked for and the shard has none.
     """
 
     packing: Packing = "best_fit"
 
-    def __init__(self, shard: TokenShard, length: int) -> None:
-        self.shard, self.length = shard, length
+    def __init__(self, shard: TokenShard, length: int, where: str = "text", loss_on: LossOn = "all") -> None:
+        self.shard, self.length, self.loss_on = shard, length, loss_on
         start_C, size_C = _chunks(shard.starts, length)
+        if loss_on == "assistant":
+            check_answers(shard, where)
+            with_C = with_answers(shard, start_C, size_C)
+            start_C, size_C = start_C[with_C], size_C[with_C]
         window_C = best_fit(size_C, length)
         order_C = np.argsort(window_C, kind="stable")  # chunks of a window side by side, longest first
         self.start_C, self.size_C = start_C[order_C], size_C[order_C]
@@ -48,7 +58,7 @@ class BestFit:
     @property
     def padding(self) -> float:
         """The share of positions that hold no text."""
-        return 1 - self.shard.tokens / (len(self) * self.length)
+        return 1 - int(self.size_C.sum()) / (len(self) * self.length)
 
     def read(self, indices: Indices) -> Batch:
         """Windows as `input_ids`, `labels` and `position_ids`, each [B, T] int64. Padding is the end-of-text token."""
@@ -65,6 +75,8 @@ class BestFit:
         x_BT, y_BT = self._ids(source_BT), self._ids(source_BT + 1)
         padding_BT = source_BT < 0
         x_BT[padding_BT], y_BT[padding_BT] = self.shard.end_of_text, NO_LABEL
+        if self.loss_on == "assistant":
+            y_BT[~in_answers(self.shard, source_BT + 1)] = NO_LABEL
         batch = {"input_ids": x_BT, "labels": y_BT, "position_ids": place_BT}
         return {name: torch.from_numpy(part) for name, part in batch.items()}
 

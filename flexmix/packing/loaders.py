@@ -57,7 +57,8 @@ class Stream:
     def order(self) -> list[dict[str, Any]]:
         windows = self.windows
         counts = {"windows": len(windows), "length": windows.length, "tokens": windows.shard.tokens}
-        return [{"packing": windows.packing, "seed": self.seed} | counts]
+        answers = {"loss_on": windows.loss_on} if windows.loss_on != "all" else {}  # as it was before there were any
+        return [{"packing": windows.packing, "seed": self.seed} | counts | answers]
 
     def _permute(self, epoch: int) -> Indices:
         return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.windows))

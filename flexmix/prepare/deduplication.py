@@ -29,6 +29,10 @@ from flexmix.tokens.encoder import STRETCH, stretches
 # that differ in nothing but their numbers would be one.
 CONFIG = MinhashConfig(hash_config=HashConfig(hash_fc="sha1"), norm_config=TextNormConfig(norm_numbers=False))
 AT_ONCE = 4_000_000  # digests compared in memory at once
+SCRIPTS = (  # without spaces between words
+    "Han", "Hiragana", "Katakana", "Bopomofo", "Yi", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan", "Tai_Le",
+    "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Balinese", "Javanese",
+)  # fmt: skip
 SHINGLES = 4096  # hashed at once: 112 numbers of 8 bytes each
 
 Keys = npt.NDArray[np.void]
@@ -39,7 +43,8 @@ Node = tuple[int, int]  # task, document in it
 class Words(WordTokenizer):  # type: ignore[misc]  # the base has no types
     """Words by letters and digits, and each sign of scripts without spaces by itself: quick, and alike everywhere."""
 
-    pattern = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]|[\p{L}\p{M}\p{N}_]+")
+    alone = "".join(rf"\p{{{script}}}" for script in SCRIPTS)
+    pattern = regex.compile(rf"(?V1)[[{alone}]&&[\p{{L}}\p{{M}}\p{{N}}]]|[\p{{L}}\p{{M}}\p{{N}}_]+")
 
     def word_tokenize(self, text: str) -> list[str]:
         found: list[str] = self.pattern.findall(text)

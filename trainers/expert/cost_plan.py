@@ -50,7 +50,7 @@ class Load:
     sharded: bool = False  # weights, gradients and optimiser state are spread over the devices (FSDP)
     bf16: bool = True
     rank: int | None = None  # of low-rank experts
-    first_layer: int = 0  # of those with an expert
+    first_layer: int = 0  # that has an expert
     adafactor: bool = False
     recomputed: bool = False  # activations are computed twice instead of kept
     bias: bool = False

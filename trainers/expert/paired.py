@@ -30,7 +30,7 @@ from trainers.router.row_init import check_row_init
 
 @dataclass(frozen=True)
 class PairOptions:
-    """The router of the pair, what is trained, and from where on."""
+    """The router of a pair, what of the pair is trained, and what that starts from."""
 
     router_init: str = "discriminant"  # a key of `trainers.router.row_init.ROW_INITS`
     embedding: str | None = None  # a domain embedding file, instead of reading own text once more
@@ -38,8 +38,8 @@ class PairOptions:
     router_shrinkage: float = 0.01  # of a discriminant's covariance
     train_router: bool = True
     train_expert: bool = True
-    first_layer: int = 0  # of those that get an expert; in the layers below the file holds the public network again
-    router_bias: float | None = None  # what a trained bias starts from, counting below 0 alone; None: no bias
+    first_layer: int = 0  # that gets an expert; in the layers below it the file holds the public network again
+    router_bias: float | None = None  # what a trained bias starts from; only a bias below 0 counts; None: no bias
     rank: int | None = None  # of the expert's difference from the public network; None: full
     start: Path | None = None  # an expert file of the same domain to go on from
     standardise: bool = False  # ship the row as PHATGOOSE does, see trainers.router.phatgoose
@@ -47,11 +47,13 @@ class PairOptions:
     def __post_init__(self) -> None:
         check_row_init(self.router_init)
         if self.router_bias is not None and self.router_bias > 0:
-            raise InputError(f"model.router_bias={self.router_bias}: a bias counts below 0 alone, expected at most 0.")
+            raise InputError(
+                f"model.router_bias={self.router_bias}: a bias counts only while it is below 0, expected at most 0."
+            )
         if self.start is None and (self.router_init == "kept" or not self.train_expert):
             raise InputError(
-                "model.router_init=kept and model.train_expert=false go on from an expert: name its file with "
-                "model.start=experts/math.pt."
+                "model.router_init=kept and model.train_expert=false go on from an earlier expert: name "
+                "its file with model.start=experts/math.pt."
             )
         if self.start is not None and self.rank is not None:
             raise InputError("model.rank with model.start: an expert file is of full rank. Set model.rank=null.")

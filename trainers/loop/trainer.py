@@ -28,14 +28,14 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """What Lightning's trainer is told, and how often to checkpoint."""
+    """Settings of Lightning's trainer, and how often a checkpoint is written."""
 
     precision: str = "auto"  # or anything that lightning.Trainer takes
     accelerator: str = "auto"
     strategy: StrategyName = "auto"  # ddp: the whole model on every device; fsdp: spread over the devices
     devices: int = 1  # on each node
     nodes: int = 1
-    accumulate: int = 1  # parts in which a device reads its windows of a step
+    accumulate: int = 1  # parts into which a device divides its windows of a step
     activation_checkpointing: bool = False  # a third more work, a fraction of the memory for activations
     compile: bool = False  # torch.compile of every decoder layer
     clip: float = 1.0  # gradient norm
@@ -55,7 +55,7 @@ class TrainerOptions:
         return torch.bfloat16 if resolve_precision(self.precision).startswith("bf16") else torch.float32
 
     def prepare(self, model: Any) -> None:
-        """What these options change about a model before it is trained."""
+        """Applies to a model what these options change about it before training."""
         if self.activation_checkpointing:
             recompute_activations(model)
         if self.compile:

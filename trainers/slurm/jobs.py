@@ -1,7 +1,7 @@
 """Jobs of SLURM that train: what is asked for, the script that runs, and what puts a stopped job back into the queue.
 
-A job that is told to stop, before its time limit or by a preemption, saves, requeues itself and resumes. What it
-came to is its exit code, which it leaves beside its log, so that no accounting is needed.
+A job that is told to stop, before its time limit or by a preemption, saves, requeues itself and resumes. Its exit code
+stays in a file beside its log, so that no accounting is needed to know how it ended.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ fi
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What SLURM is asked for, and how long the launcher stays. Every job of an array gets the same."""
+    """What SLURM is asked for, and whether the launcher waits. Every job of an array gets the same."""
 
     partition: str | None = None  # None: the cluster's default
     account: str | None = None
@@ -151,6 +151,10 @@ def slurm_environment() -> list[Any]:
 def ask(
     command: list[str], given: str | None = None, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    """Runs a command of SLURM. One that does not answer in two minutes has failed.
+
+    Raises `InputError` if there is no such command.
+    """
     try:
         return subprocess.run(command, input=given, capture_output=True, text=True, env=environment, timeout=120)
     except subprocess.TimeoutExpired:

@@ -85,16 +85,17 @@ def _rows_before(path: Path, batch: int) -> int:
     if not batch:
         return 0
     with _opened(path) as reader:
-        smallest = min(
-            range(len(reader.schema)),
-            key=lambda n: (
-                getattr(reader.schema.field(n).type, "bit_width", 1 << 10)
-                if reader.schema.field(n).type.num_fields == 0
-                else 1 << 10
-            ),
-        )
+        smallest = min(range(len(reader.schema)), key=lambda n: _width(reader.schema.field(n).type))
     with _opened(path, included_fields=[smallest]) as reader:
         return sum(reader.get_batch(n).num_rows for n in range(batch))
+
+
+def _width(found: Any) -> int:
+    """Bits of a value; more than those of any number for what has no fixed width."""
+    try:
+        return int(found.bit_width)
+    except ValueError:
+        return 1 << 10
 
 
 @contextmanager

@@ -101,9 +101,7 @@ def dialect_of(head: Head, source: Source) -> Dialect:
         names = next(iter(_rows(Dialect(candidate, True, ()), lines)), [])
         candidates.append(Dialect(candidate, True, tuple(name.strip() for name in names)))
     best = max(candidates, key=lambda made: (text_column(made.names, source) in made.names, len(made.names)))
-    lines.seek(start)
-    sample = lines.read()
-    return Dialect(best.separator, _quotes_end(best, sample), best.names)
+    return Dialect(best.separator, _are_quoted(best, head), best.names)
 
 
 def recognise(head: Head, source: Source) -> bool:
@@ -136,12 +134,18 @@ def _skip_excel(lines: Any) -> Iterator[str]:
     yield from lines
 
 
-def _quotes_end(dialect: Dialect, sample: str) -> bool:
-    """Whether cells that begin with a quote also end with one, as far as the beginning of the file shows."""
+def _are_quoted(dialect: Dialect, head: Head) -> bool:
+    """Whether quotes enclose cells, as far as the beginning of a tab separated file shows.
+
+    They do not where every line has as many cells as there are columns, and reading them so would break or join lines.
+    """
     if dialect.separator != "\t":
         return True
-    cells = [cell for line in LINE_END.split(sample)[:-1] for cell in line.split("\t") if cell.startswith('"')]
-    return all(len(cell) > 1 and cell.endswith('"') for cell in cells)
+    lines = [line for line in LINE_END.split(head.text) if line]
+    if not all(line.count("\t") + 1 == len(dialect.names) for line in (lines if head.whole else lines[:-1])):
+        return True
+    rows = list(_rows(dialect, io.StringIO(head.text, newline="")))
+    return len(rows) >= len(lines) - 1 and not any(LINE_END.search(cell) for cells in rows[:-1] for cell in cells)
 
 
 def _row(dialect: Dialect, cells: list[str]) -> dict[str, str | None] | Damaged:

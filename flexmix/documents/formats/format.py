@@ -99,10 +99,12 @@ def encoding_of(data: bytes, given: str | None = None) -> tuple[str, int]:
             if zeros.count(0) > 0.9 * len(zeros) and others.count(0) < 0.1 * len(others):
                 return encoding, 0
     try:
-        b"".decode(given or "utf-8")  # refuses codecs that make no text
-        return codecs.lookup(given or "utf-8").name, 0
+        found = codecs.lookup(given or "utf-8")
     except LookupError:
-        raise InputError(f"--encoding {given}: there is no such encoding. Write utf-8, cp1252, gb18030, ...") from None
+        found = None
+    if found is None or not getattr(found, "_is_text_encoding", True):  # as of base64
+        raise InputError(f"--encoding {given}: there is no such encoding. Write utf-8, cp1252, gb18030, ...")
+    return found.name, 0
 
 
 def as_text(content: Content, given: str | None) -> io.BufferedReader:

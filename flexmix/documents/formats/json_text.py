@@ -151,13 +151,13 @@ def kind_of(head: Head, source: Source) -> Kind | None:
     named = head.suffix in LINES
     if isinstance(value, dict):
         return "lines" if rest.strip() or not head.whole else _kind_of_object(value, source, named)
-    if isinstance(value, list) and rest.lstrip().startswith("["):
+    if isinstance(value, list) and rest.strip():
         return "lines"
     ends = _ends(text, head.whole)
     if ends is None or (ends <= len(first) and value is None):  # broken, or followed by something else
         if named or isinstance(_decoded(_first_line(rest)[0]), dict):
             return "lines"
-        if ends is None:
+        if ends is None or not (text.startswith("{") and text[ends:].lstrip().startswith("{")):
             return None
     if text.startswith("["):
         return "records"
@@ -194,7 +194,7 @@ def _ends(text: str, whole: bool) -> int | None:
     except json.JSONDecodeError as error:
         cut = error.msg.startswith("Unterminated string") or error.pos >= len(text) - NEAR
         return len(text) if cut and not whole else None
-    except RecursionError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -59,6 +59,8 @@ def test_twins_halve_what_one_of_them_saves_and_leave_one_out_gives_them_nothing
     assert alone(owners, values) == pytest.approx({"a": 0.2, "twin": 0.2, "b": 0.1, "loud": 0.0})
     assert overlap("a", "twin", values) == pytest.approx(1) and overlap("a", "b", values) == pytest.approx(0)
     assert overlap("a", "loud", values) is None
+    drowned = {chosen: (0.2 + 1e-6 * ("loud" in chosen)) * (chosen == {"a"}) for chosen in all_sets(["a", "loud"])}
+    assert overlap("a", "loud", drowned) is None, "whose value alone is no more than noise"
 
 
 def test_sampling_all_orders_gives_the_exact_values() -> None:
