@@ -138,16 +138,20 @@ def test_nothing_is_found_in_the_checkout(call: Call) -> None:
 
 
 def test_a_public_name_is_never_the_room_of_that_name(call: Call) -> None:
-    """`flexo.train_expert` is the function, and a file beside it; whichever comes first."""
+    """`flexo.merge` and `flexo.train_expert` are functions, and a folder and a file; whichever is asked for first."""
     code = (
-        "import flexo, flexo.train_expert, flexo.merge.formats.expert_file as file\n"
-        "from flexo import train_expert; from flexo.train_expert import main\n"
-        "print(callable(flexo.train_expert), flexo.train_expert is train_expert, main.__module__,\n"
-        "      flexo.open_expert is file.open_expert)\n"
+        "import flexo, flexo.train_expert\n"
+        "from flexo.merge.formats import expert_file\n"
+        "from flexo.train_expert import main\n"
+        "from flexo import merge, train_expert\n"
+        "print(merge is flexo.merge, merge.__name__, train_expert is flexo.train_expert, train_expert.__module__,\n"
+        "      main.__module__, flexo.open_expert is expert_file.open_expert)\n"
         "for name in flexo.__all__: getattr(flexo, name)\n"
     )
     said = call("python", "-c", code)
-    assert (said.stdout, said.stderr) == ("True True flexo.train_expert True\n", "")
+    assert (said.stdout, said.stderr) == (
+        "True merge_experts True flexo.trainers.expert.train flexo.train_expert True\n", ""
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
