@@ -101,15 +101,15 @@ class ChatTemplate:
             content = message["content"].strip()
             if message["role"] != ASSISTANT or not content:
                 continue
-            start = _shared(self._written(messages[:n], prompt=True)[0], text) if n else 0
-            end = _shared(self._written(messages[: n + 1])[0], text)
-            at = text.find(content, start, end)
-            if at < 0:
+            prompt = self._written(messages[:n], prompt=True)[0] if n else ""
+            alone = self._written(messages[: n + 1])[0]  # as the last message: what is behind it ends an answer
+            at, last = (where.find(content, _shared(prompt, where)) + len(content) for where in (text, alone))
+            if min(at, last) < len(content):  # one of them was not found
                 raise ValueError(
                     f"it does not write message {n + 1} as it is, behind what comes before. Mark the answers in it "
                     "with {% generation %} and {% endgeneration %}"
                 )
-            answers.append((at, end))
+            answers.append((at - len(content), at + _shared(alone[last:], text[at:])))
         return text, answers
 
     def _written(

@@ -72,7 +72,7 @@ class Windows:
             indices = self.number_W[indices]
         at_BT = indices[:, None] * self.length + np.arange(self.length + 1)
         ids_BT = self.shard.ids[at_BT].astype(np.int64)
-        x_BT, y_BT = ids_BT[:, :-1], np.ascontiguousarray(ids_BT[:, 1:])
+        x_BT, y_BT = ids_BT[:, :-1], ids_BT[:, 1:].copy()
         if self.loss_on == "assistant":
             y_BT[~in_answers(self.shard, at_BT[:, 1:])] = NO_LABEL
         return {
