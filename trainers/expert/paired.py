@@ -25,6 +25,7 @@ from merge.formats.architecture import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_f
 from trainers.distributed import whole
 from trainers.expert.low_rank import LowRankExpert
 from trainers.expert.paired_ffn import Weights, paired_ffn
+from trainers.expert.unit_gradients import UnitGradients, recorded_linear
 from trainers.router.row_init import check_row_init
 
 
@@ -114,20 +115,30 @@ class PairedExperts(nn.Module):
         self.row_D = nn.Parameter(row.clone(), requires_grad=train_row and own)
         self.bias = None if bias is None else nn.Parameter(torch.tensor([bias], dtype=row.dtype), requires_grad=own)
         self.logits_BT2: torch.Tensor | None = None
+        self.units: UnitGradients | None = None  # where gradients go, for training with privacy
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        rows_2D = torch.stack([self.public_row_D, self.row_D])
-        logits_BT2 = nn.functional.linear(x_BTD, rows_2D).float()
-        if self.bias is not None:
-            logits_BT2 = logits_BT2 + torch.cat([torch.zeros_like(self.bias), self.bias.clamp(max=0)])
-        self.logits_BT2 = logits_BT2
+        self.logits_BT2 = logits_BT2 = self._logits(x_BTD)
         if self.expert is None:
             return self.public(x_BTD)  # type: ignore[no-any-return]
         p_BT1 = torch.sigmoid(logits_BT2[..., 1:] - logits_BT2[..., :1])
         public = _weights(self.public)
         if isinstance(self.expert, LowRankExpert):
-            return self.expert.mixture(x_BTD, p_BT1, public)
-        return paired_ffn(x_BTD, p_BT1, public, _weights(self.expert))
+            return self.expert.mixture(x_BTD, p_BT1, public, self.units)
+        return paired_ffn(x_BTD, p_BT1, public, _weights(self.expert), self.units)
+
+    def _logits(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        """The router logits of public and expert [B, T, 2], float32."""
+        if self.units is None:
+            rows_2D = torch.stack([self.public_row_D, self.row_D])
+            logits_BT2 = nn.functional.linear(x_BTD, rows_2D).float()
+            if self.bias is not None:
+                logits_BT2 = logits_BT2 + torch.cat([torch.zeros_like(self.bias), self.bias.clamp(max=0)])
+            return logits_BT2
+        own_BT1 = recorded_linear(x_BTD, self.row_D, self.units).float()
+        if self.bias is not None:
+            own_BT1 = own_BT1 + recorded_linear(torch.ones_like(own_BT1), self.bias, self.units).clamp(max=0)
+        return torch.cat([nn.functional.linear(x_BTD, self.public_row_D[None]).float(), own_BT1], -1)
 
     def expert_weights(self) -> Weights | None:
         """Gate, up and down projection of the expert, whole; None where it is the public network."""
