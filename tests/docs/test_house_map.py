@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("flexo", "merge", "flexmix", "trainers", "inference", "evals", "hydra_plugins", "docs")
+ROOMS = [*sorted(path.parent.name for path in ROOT.glob("*/__init__.py")), "hydra_plugins", "docs"]
 
 
 def mapped() -> dict[str, str]:
