@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from trainers.hydra_entry import read, run_hydra
+from trainers.entry.hydra_entry import read, run_hydra
 
 
 def main(cfg: DictConfig) -> None:

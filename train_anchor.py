@@ -10,13 +10,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from trainers.hydra_entry import read, read_run, run_hydra
+from trainers.entry.hydra_entry import read, read_run, run_hydra
 
 
 def main(cfg: DictConfig) -> None:
     from trainers.anchor.train import AnchorOptions, train_anchor
     from trainers.distributed import is_first
-    from trainers.summary import anchor_summary
+    from trainers.entry.summary import anchor_summary
 
     run = read_run(cfg, apart=("path",))
     metrics = train_anchor(read(cfg, "anchor", AnchorOptions), read(cfg, "data.path", Path), run)

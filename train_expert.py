@@ -15,18 +15,18 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from flexo.errors import InputError
-from trainers.hydra_entry import read, read_run, run_hydra
+from trainers.entry.hydra_entry import read, read_run, run_hydra
 
 
 def main(cfg: DictConfig) -> None:
     if "domain" not in cfg:
         raise InputError("no domain: whose text is it? Give +domain=NAME, or +domain=local for your own. See --help.")
+    from trainers.entry.summary import expert_summary, whole_summary
     from trainers.expert.cost_plan import HardwareOptions, cost_of
     from trainers.expert.paired import PairOptions
     from trainers.expert.train import train_expert
     from trainers.full_finetune import WholeOptions, train_whole
     from trainers.owner import Domain, OwnerOptions
-    from trainers.summary import expert_summary, whole_summary
 
     run = read_run(cfg, apart=("public",))
     owner = OwnerOptions(

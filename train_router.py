@@ -11,12 +11,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from trainers.hydra_entry import read, read_run, run_hydra
+from trainers.entry.hydra_entry import read, read_run, run_hydra
 
 
 def main(cfg: DictConfig) -> None:
+    from trainers.entry.summary import router_summary
     from trainers.router.train import RouterOptions, train_router
-    from trainers.summary import router_summary
 
     result = train_router(
         model_path=read(cfg, "merged", Path),

@@ -28,9 +28,9 @@ from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.packing.windows import Windows
 from flexo.console import keep_freed_memory
 from trainers.data import DataOptions
+from trainers.entry.hydra_entry import quiet
 from trainers.expert.module import LitExpert
 from trainers.expert.paired import pair
-from trainers.hydra_entry import quiet
 from trainers.loop.module import LossOptions
 from trainers.loop.optimizer import OptimizerOptions
 from trainers.loop.run import Run

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from flexo.config_dir import config_dir
-from trainers.setting_help import SCRIPTS, Config, Setting, leading_comments, read_config
+from trainers.entry.setting_help import SCRIPTS, Config, Setting, leading_comments, read_config
 
 LAUNCHERS = "hydra/launcher"
 # groups that a script's list of defaults does not name, because one has to be asked for, or another group takes them in

@@ -13,8 +13,8 @@ import pytest
 from docs.reference import commands, notebook, settings
 from docs.reference.offline import loaded_from_elsewhere
 from flexo.config_dir import config_dir
-from trainers import setting_help
-from trainers.setting_help import Setting
+from trainers.entry import setting_help
+from trainers.entry.setting_help import Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML = """\

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from flexo.errors import InputError
 from trainers.data import DataOptions, WeightedText, find_own_text
-from trainers.hydra_entry import read
+from trainers.entry.hydra_entry import read
 
 
 def test_a_mixture_names_files_and_folders(shards: Path) -> None:

@@ -58,7 +58,7 @@ def embed(
     """
     from flexmix.documents.hub import local_folder
     from trainers.data import DataOptions
-    from trainers.hydra_entry import quiet
+    from trainers.entry.hydra_entry import quiet
     from trainers.router.domain_embedding import encoded_embedding, measured_embedding
 
     quiet()

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 
 from evals.study.recipe import Study
 from flexo.config_dir import config_dir
-from trainers.hydra_entry import read
+from trainers.entry.hydra_entry import read
 
 SMALL_WINDOWS = "data.length=32,data.batch_size=4,data.eval_windows=4"
 ANCHOR = (

@@ -25,9 +25,9 @@ from tests.evals.study.studies import study
 from trainers.commands.flexo_embed import app as embed_app
 from trainers.commands.flexo_fit_router import app as fit_app
 from trainers.data import DataOptions
+from trainers.entry.hydra_entry import read
 from trainers.expert.paired import PairOptions
 from trainers.full_finetune import WholeOptions
-from trainers.hydra_entry import read
 from trainers.loop.module import LossOptions
 from trainers.loop.optimizer import OptimizerOptions
 from trainers.owner import Domain

@@ -12,7 +12,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from flexo.errors import InputError
-from trainers.hydra_entry import run_hydra
+from trainers.entry.hydra_entry import run_hydra
 from trainers.slurm import multirun
 from trainers.slurm.jobs import QUEUE_AGAIN, SlurmOptions, batch_script, named, slurm_environment, submit
 from trainers.slurm.multirun import watch

@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from flexo.errors import InputError
 from trainers.data import DataOptions
+from trainers.entry.hydra_entry import read, run_hydra
 from trainers.expert.paired import PairOptions
-from trainers.hydra_entry import read, run_hydra
 from trainers.loop.optimizer import OptimizerOptions
 from trainers.owner import Domain
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Refused = Callable[..., str]
 
 

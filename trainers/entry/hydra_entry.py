@@ -79,7 +79,7 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
 
 def _show_help(config_name: str) -> None:
     """Prints the help of a script: Hydra's own leaves out the comments that stand beside the settings."""
-    from trainers.setting_help import help_text
+    from trainers.entry.setting_help import help_text
 
     given = get_args_parser().parse_args(sys.argv[1:])
     further = [f"hydra.searchpath=[{given.config_dir}]"] if given.config_dir else []

@@ -11,9 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from flexo.config_dir import config_dir
-from trainers.hydra_entry import run_hydra
+from trainers.entry.hydra_entry import run_hydra
+from trainers.entry.setting_help import SCRIPTS, Setting, help_text, read_config, reference
 from trainers.loop.gpu_specs import HARDWARE
-from trainers.setting_help import SCRIPTS, Setting, help_text, read_config, reference
 
 
 @cache
