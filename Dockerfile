@@ -6,8 +6,9 @@
 #
 # What a command reads and writes lies in /work:
 #
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" flexo flexo-merge experts/math.pt experts/code.pt -o model
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" --gpus all flexo:cuda flexo-generate model "What is 7 + 8?"
+#   alias run='docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work"'
+#   run flexo flexo merge experts/math.pt experts/code.pt -o model
+#   run --gpus all flexo:cuda flexo train-expert +domain=local domain.name=mine domain.train=text.jsonl.gz
 #
 # run.compile=true needs a C compiler, which the image does not have.
 
@@ -23,7 +24,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=sample,sign
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 COPY constraints.txt /tmp/
-# torch first and alone, so that this layer stays when the code changes; what torch needs comes with the wheel, from PyPI
+# torch first and alone, so that this layer stays when the code changes; what torch needs comes with the wheel
 RUN pip install --no-deps --index-url "${TORCH_INDEX}" --constraint /tmp/constraints.txt torch
 RUN --mount=type=bind,from=build,source=/dist,target=/dist \
     pip install --constraint /tmp/constraints.txt "$(echo /dist/flexo-*.whl)[${EXTRAS}]"
@@ -33,4 +34,4 @@ ENV HOME=/tmp USER=flexo
 RUN useradd --no-create-home --uid 1000 flexo
 USER 1000
 WORKDIR /work
-CMD ["flexo-merge", "--help"]
+CMD ["flexo"]

@@ -52,8 +52,9 @@ lint: $(VENV)/ready ## ruff, formatting and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# not --quiet: what is not logged does not count for --strict
 docs: $(VENV)/docs ## the documentation site, strict: open site/index.html
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "open $(CURDIR)/site/index.html"
 
 format: $(VENV)/ready ## let ruff put things in order

@@ -140,6 +140,8 @@ class Rewriter:
                         return f"{text!r} before a name that is not known here", "flexo.commands.table: usage"
             case ast.Constant(value=str(text)) if self.unfinished.fullmatch(text):
                 return f"{text!r}, the beginning of a name", "the whole name of a module in one string"
+            case ast.Constant(value=str(text)) if self.called.fullmatch(text):
+                return f"{text!r}, a file of the checkout", "the module without .py, or a sentence about it"
         return None
 
     def _imports(self, text: str, where: str) -> Iterator[tuple[int, int, str]]:

@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
     plan = read(cfg, "plan", bool)
     if cfg.model.kind != "paired":
         if plan:
-            raise InputError("plan=true: plans are for experts, model=paired.")
+            raise InputError("plan=true: cost plans are of experts alone. Leave plan=true out, or choose model=paired.")
         whole = train_whole(owner, read(cfg, "model", WholeOptions), run)
         if whole is not None:
             whole_summary(whole)

@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, FlexOlmoConfig, FlexOlmoForCausal
 
 from flexo.console import keep_freed_memory
 from merge.formats.architecture import Architecture
-from trainers.expert.cost_plan import Load, make_plan
+from trainers.expert.cost_plan import Load, plan_cost
 from trainers.expert.paired import pair, trainable_parameters
 from trainers.loop.next_token_loss import NextToken
 from trainers.loop.optimizer import OptimizerOptions
@@ -200,7 +200,7 @@ def planned(args: argparse.Namespace, hidden: int, vocabulary: int, name: str) -
     heads = hidden // 64
     arch = Architecture(vocabulary, hidden, 4 * hidden, args.layers, heads, heads, False, 1e-6, 1e4)
     load = Load(tokens=1, length=args.length, rows=args.rows, bf16=name == "bf16", device=args.device)
-    return make_plan(arch, load).memory
+    return plan_cost(arch, load).memory
 
 
 def measured_peak(args: argparse.Namespace, hidden: int, vocabulary: int, name: str, which: str) -> int:

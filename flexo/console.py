@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import inspect
 import os
@@ -234,16 +233,22 @@ class ProgressLines:
     def _line(self, rate: float) -> str:
         done = self._amount(self.done)
         if self.total:
-            done += f" of {self._amount(self.total)} ({min(self.done / self.total, 1.0):.0%})"
-        parts = [f"{self.label}: {done}", f"{self._amount(rate)}/s"]
+            done = f"{done} of {self._amount(self.total)}{self._unit} ({min(self.done / self.total, 1.0):.0%})"
+        else:
+            done += self._unit
+        parts = [f"{self.label}: {done}", f"{self._amount(rate)}{self._unit}/s"]
         if self.total and rate > 0:
             parts.append(f"{time_text(max(self.total - self.done, 0.0) / rate)} left")
         return ", ".join(parts)
 
+    @property
+    def _unit(self) -> str:
+        return "" if self.unit == "bytes" else f" {self.unit}"
+
     def _amount(self, amount: float) -> str:
         if self.unit == "bytes":
             return size_text(amount)
-        return f"{amount:,.0f} {self.unit}" if amount >= 10 or amount == round(amount) else f"{amount:.2g} {self.unit}"
+        return f"{amount:,.0f}" if amount >= 10 or amount == round(amount) else f"{amount:.2g}"
 
 
 def parse_size(text: str) -> int:
@@ -277,6 +282,8 @@ def keep_freed_memory() -> None:
     """
     if sys.platform != "linux":
         return
+    import ctypes
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)

@@ -53,12 +53,12 @@ def show_face(package: str) -> list[str]:
 
 
 def homes_of(stub: str) -> dict[str, tuple[str, str]]:
-    """Where each public name of a stub is at home; in the stub are imports of one name, and other names for them."""
+    """Where each public name of a stub is at home. A stub's lines are imports, and other names for what they import."""
     homes: dict[str, tuple[str, str]] = {}
     for line in stub.splitlines():
         match line.split():
-            case ["from", module, "import", name, *_]:
-                homes[name] = module, name
+            case ["from", module, "import", *names]:
+                homes |= {part.split()[0]: (module, part.split()[0]) for part in " ".join(names).split(",")}
             case [name, "=", there]:
                 homes[name] = homes.pop(there)
     return homes

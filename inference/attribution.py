@@ -5,7 +5,7 @@
     for answer in record.answers(x_BS, prompt=inputs["input_ids"].shape[1]):
         print(answer.shares)                                      # {"public": 0.31, "math": 0.69}
 
-A token is credited to the experts of the position that it was predicted from. The rest of the prompt credits nobody:
+A token is credited to the experts of the position that it was predicted from. The rest of the prompt is not counted:
 
     read       E    The  sky  is   blue  .
     made                      blue .     E
@@ -13,7 +13,8 @@ A token is credited to the experts of the position that it was predicted from. T
 
 A layer adds up its active experts with the router's weights. These do not sum to one, for the softmax runs over all
 experts and is not made up for those left out; the norm behind the sum cancels its scale. So what counts is each
-weight's part of the sum of the active ones. Every layer counts the same, and so does every token.
+weight's part of the sum of the active ones. Every token counts the same, and so does every layer whose experts differ:
+one in which all are the same network, as in a context layer, is not counted.
 
 B sequences, S tokens of a sequence with its prompt, T generated ones, L layers, E experts of the model, K active ones.
 """
@@ -31,6 +32,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flexo.errors import InputError
+from inference.router_health import layers_that_choose
 from inference.select import manifest_experts
 
 
@@ -51,6 +53,7 @@ class Answer:
     experts: list[Expert]  # [E], in the order of the model; those that took no part too
     tokens: list[int]  # [T], the end-of-text token included
     weight_TLE: torch.Tensor  # noqa: N815 - float64, the router's weights as the model used them; 0 where not active
+    chooses: list[bool]  # [L], whether a layer's experts differ; the others are left out of what is a mean over layers
 
     @cached_property
     def share_TLE(self) -> torch.Tensor:  # noqa: N802
@@ -59,8 +62,8 @@ class Answer:
 
     @cached_property
     def share_TE(self) -> torch.Tensor:  # noqa: N802
-        """Each expert's part in a token, mean over layers; sums to 1."""
-        return self.share_TLE.mean(1)
+        """Each expert's part in a token, mean over the layers that choose; sums to 1."""
+        return self.share_TLE[:, torch.tensor(self.chooses)].mean(1)
 
     @cached_property
     def share_LE(self) -> torch.Tensor:  # noqa: N802
@@ -90,7 +93,7 @@ class Attribution:
         self.experts = [Expert(*(str(entry.get(name, "")) for name in fields)) for entry in manifest_experts(model)]
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
-        self._layers = len(model.model.layers)
+        self._differ = layers_that_choose(model.model.layers)
         self._steps: list[Step] = []
 
     def answers(self, x_BS: torch.Tensor, prompt: int) -> list[Answer]:
@@ -107,7 +110,7 @@ class Attribution:
         count = x_BS.shape[1] - prompt
         steps = self._steps[-count:] if prompt > 0 and count > 0 else []
         read_TB = [step.token_B.tolist() for step in steps]
-        whole = all(len(step.layers) == self._layers for step in steps)
+        whole = all(len(step.layers) == len(self._differ) for step in steps)
         if not (steps and whole and read_TB == x_BS[:, prompt - 1 : -1].T.tolist()):
             raise InputError(
                 f"sequences of {x_BS.shape[1]} tokens with a prompt of {prompt}: not made by the last forward passes "
@@ -119,12 +122,13 @@ class Attribution:
             raise InputError("the model's router weights are not finite: there are no shares. See flexo-check.")
         made = [self._until_end(row) for row in x_BS[:, prompt:].tolist()]
         return [
-            Answer(self.experts, tokens, weight_BTLE[row, : len(tokens)].clone()) for row, tokens in enumerate(made)
+            Answer(self.experts, tokens, weight_BTLE[row, : len(tokens)].clone(), self._differ)
+            for row, tokens in enumerate(made)
         ]
 
     def latest(self) -> torch.Tensor:
         """Each expert's part in the token that each sequence is given next, [B, E], float64."""
-        weight_BLE = self._weights(self._steps[-1])
+        weight_BLE = self._weights(self._steps[-1])[:, torch.tensor(self._differ)]
         return (weight_BLE / weight_BLE.sum(-1, keepdim=True)).mean(1)
 
     def _weights(self, step: Step) -> torch.Tensor:
@@ -154,7 +158,7 @@ class Attribution:
 
 
 class Watched(nn.Module):
-    """A part of a model that also tells what it is given. A module and no hook, for the reason that `blocks` gives."""
+    """Wraps a part of a model and tells what it is given; a module and no hook, for the reason in `selected_blocks`."""
 
     def __init__(self, part: nn.Module, tell: Callable[..., None]) -> None:
         super().__init__()

@@ -1,15 +1,15 @@
-"""Is a merged folder sound? Checked by running it, so that nobody ships gibberish.
+"""Checks by running it that a merged model is sound.
 
 1. The public expert alone must be the anchor: its logits differ by no more than `TOLERANCE`. Both run in float32,
    the anchor rounded first where the merge has rounded. One expert of a mixture and a dense layer sum in another order,
-   so the bits may differ; on CPU we saw none that did. Where experts are quantised, so is the anchor for this, and only
-   for this: the loss in 4 is compared with that of the anchor as it is.
+   so the bits may differ; on CPU we saw none that did. Where experts are quantised, so is the anchor for this; for 4 it
+   is not.
 2. Hidden states, router logits and logits are finite in every layer.
-3. No expert but the public one takes nearly all of a public text in a layer (`COLLAPSE`).
+3. No expert but the public one takes nearly all of a public text in a layer whose experts differ (`COLLAPSE`).
 4. The merged model reads public text about as well as its anchor (`WORST_LOSS`). The worst recipe that `docs/log.md`
-   records lost 9 %; a quarter more loss is not a matter of recipes.
+   records lost 9 %; a quarter more loss has another cause.
 
-The text is the reference text that the anchor ships; random tokens where it ships none, and then 3 and 4 say nothing.
+The text is the reference text that the anchor ships. Without one, random tokens are read, and 3 and 4 are left out.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class Check:
         return asdict(self)
 
 
-def check(folder: Path, anchor: Path, device: str = "auto") -> Check:
+def check(folder: Path | str, anchor: Path | str, device: str = "auto") -> Check:
     """Runs a merged folder and its anchor on a few thousand tokens; raises `InputError` if one cannot be loaded."""
+    folder, anchor = Path(folder), Path(anchor)
     model, tokenizer = load_model(folder, "float32", device)
     names = expert_names(model)
     x_BT, text = reference_tokens(anchor, tokenizer, model.config)
@@ -89,6 +90,8 @@ def check(folder: Path, anchor: Path, device: str = "auto") -> Check:
         faults.append(f"{routing.broken} hold NaN or infinite values")
     if text:
         for n, layer in enumerate(routing.layers):
+            if not layer.chooses:
+                continue
             largest = max(range(1, len(names)), key=lambda e: layer.share[e])
             if layer.share[largest] > COLLAPSE:
                 faults.append(f"in layer {n}, {names[largest]} takes {layer.share[largest]:.1%} of public text")

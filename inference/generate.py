@@ -1,10 +1,13 @@
-"""One prompt continued: the text on standard output as it is made and, where asked for, which experts made it."""
+"""One prompt continued, for programs: the text, and which experts made it. `inference.views` shows both.
+
+made = generate("model", "What is 7 + 8?", experts=["public", "math"])
+made.text, made.answer.shares                                 # " 15", {"public": 0.31, "math": 0.69, "news": 0.0}
+"""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +16,22 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flexo.atomic_files import new_file
 from flexo.errors import InputError
-from inference.attribution import attribute
+from inference.attribution import Answer, Attribution, attribute
+from inference.load import load_model
 from inference.prompt import encode_prompt
 from inference.select import select_experts
-from inference.views.answer import Report, token_texts
-from inference.views.html_page import page
-from inference.views.terminal import ColourStreamer, PlainStreamer, print_shares
+from merge.formats.manifest import MANIFEST
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen; temperature 0 takes the likeliest."""
 
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
+    max_new_tokens: int = 100
+    temperature: float = 0.0
+    top_p: float = 1.0  # mass of the likeliest tokens that are sampled from
+    seed: int = 0
 
     def options(self) -> dict[str, Any]:
         """Keywords of transformers' generate."""
@@ -40,24 +41,56 @@ class Sampling:
         return {"max_new_tokens": self.max_new_tokens, "do_sample": True} | chosen
 
 
-def continue_prompt(
+@dataclass(frozen=True)
+class Generated:
+    """What a model made of a prompt."""
+
+    text: str  # without the prompt
+    answer: Answer | None  # which experts made each token; None of a model that no merge made
+
+
+def generate(
+    model: Path | str,
+    prompt: str,
+    *,
+    experts: Sequence[str] | None = None,
+    sampling: Sampling = Sampling(),
+    dtype: str = "auto",
+    device: str = "auto",
+) -> Generated:
+    """Loads a model folder and continues one prompt; for several prompts, `load_model` once and call its `generate`.
+
+    Args:
+        model: a merged folder, or another causal language model.
+        prompt: the text to go on with.
+        experts: domains to use; None uses all.
+        sampling: how tokens are chosen.
+        dtype, device: as in `load_model`.
+
+    Raises:
+        InputError: no whole model, too long a prompt, or unknown experts.
+    """
+    loaded, tokenizer = load_model(model, dtype, device)
+    merged = (Path(model) / MANIFEST).exists()
+    made_T, answer = continued(loaded, tokenizer, prompt, sampling, experts, merged)
+    return Generated(str(tokenizer.decode(made_T, skip_special_tokens=True)), answer)
+
+
+def continued(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     sampling: Sampling,
-    experts: Sequence[str] | None = None,
-    coloured: bool = False,
-    files: Sequence[Path] = (),
-) -> None:
-    """Prints a prompt and what `model` makes of it.
+    experts: Sequence[str] | None,
+    attributed: bool,
+    streamer: Callable[[Attribution | None], Any] = lambda _record: None,
+) -> tuple[torch.Tensor, Answer | None]:
+    """The tokens [T] that `model` puts behind a prompt, and the experts that made them, if they are to be `attributed`.
 
-    Args:
-        experts: domains to use; None uses all.
-        coloured: show the expert behind each token, and the shares below.
-        files: new files for the same, `.html` or `.json`.
+    `streamer` makes what transformers tells the tokens as they are made, from the record of the experts.
 
     Raises:
-        InputError: too long a prompt, unknown experts, a file that exists, attribution of a model that is not merged.
+        InputError: too long a prompt, unknown experts, or attribution of a model that no merge made.
     """
     inputs = encode_prompt(model, tokenizer, prompt)
     length, limit = inputs["input_ids"].shape[1], getattr(model.config, "max_position_embeddings", math.inf)
@@ -72,20 +105,7 @@ def continue_prompt(
         stack.enter_context(torch.inference_mode())
         if experts is not None:
             stack.enter_context(select_experts(model, experts))
-        partials = [stack.enter_context(new_file(path)) for path in files]  # refused before the work, not after it
-        streamer: Any = PlainStreamer(tokenizer)
-        record = stack.enter_context(attribute(model)) if coloured or files else None
-        if coloured and record:
-            streamer = ColourStreamer(tokenizer, prompt, record)
-        x_BS = run.generate(**inputs, streamer=streamer, **sampling.options())
-        if not record:
-            return
-        (answer,) = record.answers(x_BS, length)
-        report = Report(
-            Path(str(model.name_or_path)).resolve().name, prompt, answer, token_texts(tokenizer, answer.tokens)
-        )
-        for path, partial in zip(files, partials, strict=True):
-            text = page(report) if path.suffix == ".html" else json.dumps(report.to_dict(), indent=1)
-            partial.write_text(text, encoding="utf-8")
-    if coloured:
-        print_shares(answer)
+        record = stack.enter_context(attribute(model)) if attributed else None
+        x_1S = run.generate(**inputs, streamer=streamer(record), **sampling.options())
+        answer = record.answers(x_1S, length)[0] if record else None
+    return x_1S[0, length:], answer

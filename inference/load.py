@@ -27,7 +27,7 @@ DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, 
 
 
 def load_model(
-    folder: Path, dtype: str = "auto", device: str = "auto"
+    folder: Path | str, dtype: str = "auto", device: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer from a local folder, in evaluation mode.
 
@@ -39,6 +39,7 @@ def load_model(
     Raises:
         InputError: the folder is not a whole model, or `dtype` or `device` cannot be had.
     """
+    folder = Path(folder)
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}.")
     if device == "auto":

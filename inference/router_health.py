@@ -1,7 +1,7 @@
 """What the routers of a merged model do on a text: shares and entropy per layer, and whether all values are finite.
 
 Mass is a token's router probability, before the active experts are chosen. A share, as in `inference.attribution`, is
-an expert's part of the weights of the active ones. Entropy is in bits.
+an expert's part of the weights of the active ones. Entropy is in bits. A layer chooses where its experts differ.
 
 Legend: B sequences, T tokens of all of them, E experts, K active experts, L layers.
 """
@@ -9,10 +9,12 @@ Legend: B sequences, T tokens of all of them, E experts, K active experts, L lay
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 
@@ -23,6 +25,7 @@ class LayerRouting:
     share: list[float]  # [E] mean over tokens; sums to 1
     heaviest: list[float]  # [E] fraction of tokens for which the expert has the most mass; sums to 1
     entropy: float  # bits, mean over tokens: 0 where one expert has all mass, log2 E where all have the same
+    chooses: bool  # see `layers_that_choose`
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,22 @@ class Routing:
     layers: list[LayerRouting]
     broken: str | None
 
-    def share(self, expert: int) -> float:
-        """An expert's share, mean over layers."""
-        return sum(layer.share[expert] for layer in self.layers) / len(self.layers)
-
 
 @torch.inference_mode()
 def measure_routing(model: PreTrainedModel, x_BT: torch.Tensor) -> tuple[Routing, torch.Tensor]:
     """Runs `model`, a FlexOlmo in evaluation mode, on token ids `x_BT`; what passes, and the logits [B, T, V]."""
     run: Any = model
     output = run(input_ids=x_BT, output_router_logits=True, output_hidden_states=True, use_cache=False)
-    return _routing(output, model.config.num_experts_per_tok), output.logits
+    return _routing(output, model.config.num_experts_per_tok, layers_that_choose(run.model.layers)), output.logits
+
+
+def layers_that_choose(layers: Iterable[Any]) -> list[bool]:
+    """Whether the experts of each layer of a FlexOlmo model differ, [L]; all True if they do in none.
+
+    In a context layer all experts are one network, so that it makes no difference which of them a router takes.
+    """
+    differ = [_differ(layer.mlp.experts) for layer in layers]
+    return differ if any(differ) else [True] * len(differ)
 
 
 def entropies(p_TE: torch.Tensor) -> torch.Tensor:
@@ -56,7 +64,12 @@ def count_choices(index_T: torch.Tensor, experts: int) -> torch.Tensor:
     return torch.bincount(index_T.cpu(), minlength=experts).double()
 
 
-def _routing(output: Any, top_k: int) -> Routing:
+def _differ(experts: nn.Module) -> bool:
+    """Whether two experts have different weights, each parameter being [E, ...]; ends at the first difference."""
+    return any(not torch.equal(part, weight[0]) for weight in experts.parameters() for part in weight[1:])
+
+
+def _routing(output: Any, top_k: int, chooses: list[bool]) -> Routing:
     for n, hidden_BTD in enumerate(output.hidden_states):
         if not hidden_BTD.isfinite().all():
             return Routing([], f"the hidden states behind {f'layer {n - 1}' if n else 'the embedding'}")
@@ -65,10 +78,11 @@ def _routing(output: Any, top_k: int) -> Routing:
             return Routing([], f"the router logits of layer {n}")
     if not output.logits.isfinite().all():
         return Routing([], "the logits of the vocabulary")
-    return Routing([_layer(logits_TE, top_k) for logits_TE in output.router_logits], None)
+    layers = zip(output.router_logits, chooses, strict=True)
+    return Routing([_layer(logits_TE, top_k, one) for logits_TE, one in layers], None)
 
 
-def _layer(logits_TE: torch.Tensor, top_k: int) -> LayerRouting:
+def _layer(logits_TE: torch.Tensor, top_k: int, chooses: bool) -> LayerRouting:
     experts = logits_TE.shape[-1]
     p_TE = logits_TE.double().softmax(-1)
     p_TK, index_TK = p_TE.topk(top_k)
@@ -78,4 +92,4 @@ def _layer(logits_TE: torch.Tensor, top_k: int) -> LayerRouting:
     )
     heaviest_E = count_choices(index_TK[:, 0], experts)
     entropy = entropies(p_TE).mean().item()
-    return LayerRouting((share_E / share_E.sum()).tolist(), (heaviest_E / heaviest_E.sum()).tolist(), entropy)
+    return LayerRouting((share_E / share_E.sum()).tolist(), (heaviest_E / heaviest_E.sum()).tolist(), entropy, chooses)

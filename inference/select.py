@@ -6,10 +6,10 @@
     with select_experts(model, [["public", "math"], ["public"]]):     # a batch of two, each with its own entitlement
         model.generate(...)
 
-With one choice, the router rows of the others are not there inside the block: what is computed is bit for bit what a
-model merged without them computes. With several, each sequence chooses from the rows of its choice alone, and
-is what it is alone but for the rounding that batching brings (docs/inference.md). No expert's weights are copied:
-choices are renumbered on their way to the experts.
+With one choice, the other experts do not exist inside the block: their router rows are removed, and what is computed is
+bit for bit what a model merged without them computes. With several, each sequence is routed by the rows of its own
+choice alone, and differs from the same sequence run alone by no more than ordinary batching does (docs/inference.md).
+No expert's weights are copied: the experts' numbers are translated instead.
 
 B sequences, T positions, D hidden size, E experts of the model, S of them selected, K active ones.
 """

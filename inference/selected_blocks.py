@@ -1,7 +1,7 @@
-"""What stands in for a model's MoE blocks while experts are selected: the same router, the same experts, fewer choices.
+"""Replaces a model's MoE blocks while experts are selected: the same router, the same experts, fewer choices.
 
-The stand-ins are modules of other classes, not hooks: a compiled model looks at the class of each part when it is
-called, and so never runs code that was compiled for another selection. Hooks added after compilation may go unseen.
+The replacements are modules of other classes, not hooks: a compiled model checks the class of each part when it is
+called, and so never runs code that was compiled for another selection. Hooks added after compilation may not be called.
 
 B sequences, T positions, N = B T tokens, D hidden size, E experts of the model, S of them selected, K active ones.
 """
@@ -93,7 +93,7 @@ class SequencesBlock(SelectedBlock):
         )
 
     def choose(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        self.gate(x_BTD)  # for whoever records router logits
+        self.gate(x_BTD)  # its result is not used here, but programs that record router logits hook into it
         x_ND, length = x_BTD.flatten(0, 1), x_BTD.shape[1]
         weights_NK, index_NK = self.groups[0](x_ND)
         for group in self.groups[1:]:

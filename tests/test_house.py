@@ -1,59 +1,116 @@
-"""The rooms import one way only, every config composes, and nothing is named after nothing."""
+"""The rooms import one way only and in no circle, folders and functions stay small, and every config composes."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from flexo.commands.table import COMMANDS
 from flexo.config_dir import config_dir
+from tests.source_tree import (
+    NO_NAMES,
+    ROOT,
+    circles,
+    folder_imports,
+    functions,
+    imported,
+    is_command,
+    lines_of_code,
+    module_imports,
+    parameters,
+    sources,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-FLOOR = {"flexo.errors", "flexo.atomic_files", "flexo.console", "flexo.config_dir", "flexo.make_once"}
-ROOMS = ("flexo", "flexmix", "merge", "trainers", "inference", "evals", "hydra_plugins")
 ALLOWED = {
     "flexo": {"flexo"},
     "merge": {"merge", "flexo"},
     "flexmix": {"flexmix", "flexo"},
+    "federation": {"federation", "merge", "flexo"},
     "trainers": {"trainers", "flexmix", "merge", "flexo"},
     "inference": {"inference", "merge", "flexo"},
-    "evals": {"evals", "trainers", "inference", "flexmix", "merge", "flexo"},
+    "serving": {"serving", "inference", "merge", "flexo"},
+    "evals": {"evals", "trainers", "inference", "federation", "flexmix", "merge", "flexo"},
     "hydra_plugins": {"trainers"},
 }
-SCRIPTS = ("train_anchor", "train_expert", "train_router", "run_study")
+ROOMS = [room for room in ALLOWED if (ROOT / room).is_dir()]
+FACE = ROOT / "flexo/__init__.pyi"  # the one file of `flexo` that names rooms, of which nothing is imported
+SCRIPTS = [command.script for command in COMMANDS if command.script]
 CONFIGS = sorted(path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml"))
 NEEDED = {"train_anchor": ["data.path=text"], "train_expert": ["+domain=math"], "train_router": [], "run_study": []}
 
 
-def imports(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
-    return found
+def test_every_room_is_known() -> None:
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"hydra_plugins"} == set(ROOMS)
+    assert {path.stem for path in ROOT.glob("*.py")} == {*SCRIPTS, "hatch_build"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_run_one_way(room: str) -> None:
-    files = list((ROOT / room).rglob("*.py"))
+    files = [path for kind in ("*.py", "*.pyi") for path in (ROOT / room).rglob(kind) if path != FACE]
     assert files
     for path in files:
-        for module in imports(path):
-            if module.split(".")[0] in {*ROOMS, "tests", *SCRIPTS}:
-                allowed = any(module == name or module.startswith(name + ".") for name in ALLOWED[room])
-                assert allowed, f"{path.relative_to(ROOT)} imports {module}: {room} may import {sorted(ALLOWED[room])}"
+        for module in imported(path):
+            top = module.partition(".")[0]
+            if top in {*ALLOWED, "tests", *SCRIPTS}:
+                assert top in ALLOWED[room], f"{path.relative_to(ROOT)} imports {module}: {room} may not"
+                assert module != "flexo", f"{path.relative_to(ROOT)} imports the face, and with it all rooms"
+
+
+def test_the_face_names_rooms_and_the_floor_alone() -> None:
+    assert {module.partition(".")[0] for module in imported(FACE)} <= set(ROOMS) - {"hydra_plugins"}
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    """Neither files nor folders, lazy imports counted. The files that lie in a room itself count one by one."""
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == {frozenset({"b", "c"})}
+    assert circles(module_imports()) == set()
+    assert circles(folder_imports()) == set()
+
+
+def test_no_folder_is_crowded() -> None:
+    for folder in {path.parent for path in sources().values()} - {ROOT}:
+        names = sorted({path.name for path in folder.iterdir()} - NO_NAMES)
+        assert len(names) <= 13, f"{folder.relative_to(ROOT)} holds {len(names)}: {', '.join(names)}"
+
+
+def test_functions_can_be_seen_at_once() -> None:
+    assert not {name for name, node, lines in functions() if lines_of_code(node, lines) > 60}
+
+
+def test_functions_take_few_parameters() -> None:
+    assert not {name for name, node, _ in functions() if len(parameters(node)) > 7 and not is_command(node)}
+
+
+def test_functions_are_counted_as_they_are_written() -> None:
+    (node,) = ast.parse(
+        'def f(self, a, *b, c: "Annotated[int, typer.Option()]" = 1, **d):\n    """Says."""\n    # why\n\n    x = (\n'
+        "        1\n    )\n    return x\n"
+    ).body
+    assert isinstance(node, ast.FunctionDef)
+    text = ["def f(...):", '    """Says."""', "    # why", "", "    x = (", "        1", "    )", "    return x"]
+    assert lines_of_code(node, text) == 4 and is_command(node)
+    assert [part.arg for part in parameters(node)] == ["a", "c", "b", "d"]
+
+
+def test_commands_are_called_after_themselves() -> None:
+    """`flexo-merge` is `commands/flexo_merge.py` of a room, with a `main`; and nothing else is called so."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    files = {path.stem.replace("_", "-"): path for path in ROOT.glob("*/commands/flexo*.py")}
+    assert files.keys() == scripts.keys()
+    for path in files.values():
+        assert "main" in {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
 
 
 def test_the_floor_needs_typer_alone() -> None:
-    code = f"import sys, {', '.join(sorted(FLOOR))}; print({{'torch', 'numpy', 'yaml'}} & sys.modules.keys())"
+    floor = [name for name in sources() if name.partition(".")[0] == "flexo"]
+    code = f"import sys, {', '.join(sorted(floor))}; print({{'torch', 'numpy', 'yaml'}} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
@@ -64,12 +121,11 @@ def test_no_benchmark_hides_a_room() -> None:
 
 
 def test_no_file_is_named_after_nothing_and_none_is_endless() -> None:
-    for room in ROOMS:
-        for path in (ROOT / room).rglob("*.py"):
-            assert path.stem.rstrip("s") not in {"util", "helper", "common", "misc"}, path
-            lines = path.read_text().splitlines()
-            assert len(lines) <= 320, f"{path.relative_to(ROOT)}: {len(lines)} lines. Does it still have one subject?"
-            assert lines[0].startswith('"""'), f"{path.relative_to(ROOT)} does not start by saying what it is"
+    for path in sources().values():
+        assert path.stem.rstrip("s") not in {"util", "helper", "common", "misc"}, path
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 320, f"{path.relative_to(ROOT)}: {len(lines)} lines. Does it still have one subject?"
+        assert lines[0].startswith('"""'), f"{path.relative_to(ROOT)} does not start by saying what it is"
 
 
 def test_there_are_configs() -> None:

@@ -82,7 +82,7 @@ class DataOptions:
     mixture: tuple[WeightedText, ...] | None = None  # an owner's sources, in place of the domain's training text
     temperature: float = 1.0  # of the mixture; larger evens its shares out
     eval_windows: int = 64  # of each held-out set
-    moment_windows: int = 512  # read to know a domain from inside the anchor
+    moment_windows: int = 512  # read to measure what routers see of a text
     cache: Path = Path("data/tokens")  # token shards, kept between runs
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class DataOptions:
         return self.steps * self.tokens_per_step
 
     def settings(self) -> dict[str, Any]:
-        """What decides about the result; where shards and sources are kept does not."""
+        """The settings that decide about a result. Where sources and token shards lie does not."""
         weights = [source.weight for source in self.mixture or ()]
         return {name: value for name, value in asdict(self).items() if name != "cache"} | {"mixture": weights}
 

@@ -1,7 +1,8 @@
 """Training all weights: a dense specialist, or the unrestricted mixture of experts on everyone's text pooled.
 
-Both are baselines. A dense specialist is the anchor trained on one owner's text. The unrestricted mixture is the upper
-bound that breaks the rule on purpose: copies of the anchor's network as experts, everything trained on pooled text.
+Both are baselines. A dense specialist is the anchor trained on one owner's text. The unrestricted mixture is an upper
+bound: copies of the anchor's network as experts, all weights trained on the text of all owners together. On purpose it
+breaks the rule that text stays with its owner.
 
     python train_expert.py +domain=math model=dense
     python train_expert.py +domain=local domain.name=pooled domain.train=null model=mixture 'model.match=[a.pt,b.pt]' \
@@ -38,7 +39,7 @@ from merge.tensor_io.shard_writer import MAX_SHARD_SIZE, write_tensors
 from merge.tensor_io.torch_tensors import computed_tensor
 from trainers.data import DataOptions
 from trainers.distributed import is_first
-from trainers.expert.cost_plan import Load, make_plan, whole_flops_per_token
+from trainers.expert.cost_plan import Load, plan_cost, whole_flops_per_token
 from trainers.loop.curves import draw_curves
 from trainers.loop.module import LitAnchor
 from trainers.loop.run import Run
@@ -51,14 +52,14 @@ EXPERT = re.compile(r"(model\.layers\.\d+\.mlp\.experts\.)(\d+)\.(gate_proj|up_p
 
 @dataclass(frozen=True)
 class WholeOptions:
-    """A dense model, or a mixture of experts and how much to train it."""
+    """A dense model, or a mixture of experts; which it is, and for how long it is trained."""
 
     kind: Literal["dense", "mixture"]
     experts: int | None = None  # of a mixture, public included; None: as many as `match` has, and one
     top_k: int | None = None  # None: all, at most 4, as a merge has it
     balance: float = 0.0  # weight of a load-balancing loss; the published models have none
     match: tuple[Path, ...] = ()  # expert files whose training FLOPs decide about data.tokens
-    flops: float = 1.0  # as many times those
+    flops: float = 1.0  # as many times those FLOPs
 
     def __post_init__(self) -> None:
         if self.kind == "mixture" and self.size < 2:
@@ -101,7 +102,9 @@ def train_whole(owner: OwnerOptions, model: WholeOptions, run: Run) -> WholeResu
     """
     run.check_whole("a whole model")
     if run.loss.stay or run.loss.own_domain:
-        raise InputError("loss.stay and loss.own_domain are settings of train_router.py, not of this. Set 0.")
+        raise InputError(
+            "loss.stay and loss.own_domain are settings of train_router.py. Training all weights takes neither: set 0."
+        )
     found = find_owner(owner, run)
     anchor = found.anchor
     if model.match:
@@ -163,7 +166,7 @@ def matching_tokens(anchor: Anchor, model: WholeOptions, data: DataOptions) -> i
     if the experts' windows had `data.length` tokens, too. The anchor's own training counts on neither side.
     """
     load = Load(tokens=0, length=data.length, rows=1, first_layer=anchor.first_layer)
-    pair = make_plan(anchor.architecture, load).flops_per_token
+    pair = plan_cost(anchor.architecture, load).flops_per_token
     spent = 0.0
     for path in model.match:
         header = open_expert(path).header

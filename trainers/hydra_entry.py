@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -65,11 +67,23 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
         sys.argv[1:] = take_flags(sys.argv[1:])
         try:
             _refuse_choices_that_are_no_names(sys.argv[1:])
-            decorated()
+            if {"-h", "--help"}.isdisjoint(sys.argv):
+                decorated()
+            else:
+                _show_help(config_name)
         except (HydraException, OmegaConfBaseException) as error:
             if shown == "1":
                 raise
             raise InputError(_explain(error, config_name).rstrip()) from error
+
+
+def _show_help(config_name: str) -> None:
+    """Prints the help of a script: Hydra's own leaves out the comments that stand beside the settings."""
+    from trainers.setting_help import help_text
+
+    given = get_args_parser().parse_args(sys.argv[1:])
+    further = [f"hydra.searchpath=[{given.config_dir}]"] if given.config_dir else []
+    print(help_text(config_name, [*given.overrides, *further]).rstrip())
 
 
 def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ()) -> T:
@@ -136,7 +150,7 @@ def read_run(cfg: DictConfig, apart: Collection[str] = ()) -> Run:
 
 
 def _quoted(error: Any, at: str) -> str:
-    """How to write a name that Hydra took for a number or a truth. What `007` or `1e5` was cannot be told any more."""
+    """How to write a name that Hydra took for a number or a truth value; how it was written is not known any more."""
     if error["type"] not in ("string_type", "path_type") or not isinstance(error["input"], int | float):
         return ""
     return f""" A name that looks like a number, or like true, needs quotes within quotes: "{at}='...'"."""
@@ -171,13 +185,9 @@ def _explain(error: Exception, config_name: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: there is no such {group}. {_nearest(name, error.options)}"
-    if found := re.search(r"Could not (?:override|append to config.*?) '?([\w.@/-]+)'?", str(error)):
-        name, settings = found[1], list(_settings(config_name))
-        if inside := [setting for setting in settings if setting.startswith(f"{name}.")]:
-            return f"{name}: a section of settings, not a choice. It has {', '.join(inside)}. See {script}"
-        if choices := sorted(path.stem for path in (config_dir() / name).glob("*.yaml")):
-            return f"{name}: nothing is chosen yet, so it takes a plus: +{name}=CHOICE. {_nearest('', choices)}"
-        return f"{name}: there is no such setting. {_nearest(name, settings)}See {script}"
+    suspect = None if isinstance(error, OverrideParseException) else _suspect(config_name)
+    if suspect is not None and (said := _explain_override(*suspect)):
+        return f"{said}See {script}"
     cause = f" ({error.__cause__})" if isinstance(error, ConfigCompositionException) and error.__cause__ else ""
     return f"{' '.join(str(error).split())}{cause} See {script}"
 
@@ -189,24 +199,55 @@ def _nearest(name: str, options: Sequence[str]) -> str:
     )
 
 
-def _settings(config_name: str) -> Iterator[str]:
-    """All settings of a config with this command line's groups, dotted."""
-    groups = [arg for arg in sys.argv[1:] if re.fullmatch(r"\+?[a-z_/]+=[\w,]+", arg) and "." not in arg]
+def _suspect(config_name: str) -> tuple[Override, list[Override], list[str]] | None:
+    """The override of this command line that does not compose, those that do without it, and the settings with them.
+
+    They are tried one after the other: first the choices of groups, as Hydra does, and of a sweep its first value.
+    """
+    given = OverridesParser.create().parse_overrides(get_args_parser().parse_args(sys.argv[1:]).overrides)
+    taken: list[str] = []
+    before: list[Override] = []
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        try:
-            cfg = hydra.compose(config_name, groups)
-        except (HydraException, OmegaConfBaseException):
-            cfg = hydra.compose(config_name)
+        cfg = hydra.compose(config_name)
+        for override in sorted(given, key=lambda one: "." in one.key_or_group):
+            line = override.input_line or ""
+            if override.value_type == ValueType.GLOB_CHOICE_SWEEP:  # of names that are there
+                continue
+            try:
+                if override.is_sweep_override():
+                    line = f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+                cfg = hydra.compose(config_name, [*taken, line])
+            except (HydraException, OmegaConfBaseException):
+                return override, before, list(_settings(cfg))
+            taken.append(line)
+            before.append(override)
+    return None
 
-    def walk(part: Any, path: str) -> Iterator[str]:
-        for key in part:
-            yield path + str(key)
-            readable = not OmegaConf.is_missing(part, key) and not OmegaConf.is_interpolation(part, key)
-            if readable and isinstance(part[key], DictConfig):
-                yield from walk(part[key], f"{path}{key}.")
 
-    yield from walk(cfg, "")
+def _explain_override(override: Override, before: Sequence[Override], settings: Sequence[str]) -> str:
+    """Why an override does not compose with those before it; "" if its name is not why."""
+    name = "@".join(filter(None, (override.key_or_group, override.package)))
+    if override.is_add() and any(other.key_or_group == override.key_or_group for other in before):
+        return f"{name}: given twice, and it can be given once. "
+    choices = sorted(path.stem for path in (config_dir() / name).glob("*.yaml"))
+    if override.is_add() and (name in settings or choices):
+        return f"{name}: set already, so it takes no plus: {(override.input_line or name).lstrip('+')}. "
+    if inside := [setting for setting in settings if setting.startswith(f"{name}.")]:
+        return f"{name}: a section of settings, not a choice. It has {', '.join(inside)}. "
+    if choices:
+        return f"{name}: nothing is chosen yet, so it takes a plus: +{name}=CHOICE. {_nearest('', choices)}"
+    return "" if name in settings else f"{name}: there is no such setting. {_nearest(name, settings)}"
+
+
+def _settings(cfg: DictConfig, path: str = "") -> Iterator[str]:
+    """All settings and sections, dotted."""
+    key: Any
+    for key in cfg:
+        yield f"{path}{key}"
+        readable = not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key)
+        if readable and isinstance(cfg[key], DictConfig):
+            yield from _settings(cfg[key], f"{path}{key}.")
 
 
 def quiet() -> None:

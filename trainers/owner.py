@@ -50,7 +50,7 @@ class Owner:
     public: dict[str, Path]  # its splits, or nothing
 
     def text_digests(self) -> dict[str, str]:
-        """What of the text decides about a run's result."""
+        """Digests of all text that decides about a run's result."""
         files = {"train": self.text.train[0].path, "test": self.text.test}
         files |= {f"public_{split}": path for split, path in self.public.items()}
         files |= {f"train_{n}": source.path for n, source in enumerate(self.text.train[1:], 2)}
@@ -88,7 +88,8 @@ class Owner:
 def find_owner(options: OwnerOptions, run: Run) -> Owner:
     """Opens the anchor and finds the text of both kinds, and says what it found.
 
-    Raises `InputError` for a domain's name that is none, for text that is not there, and for a public share of nothing.
+    Raises `InputError` if the name of the domain is not allowed, if text is missing, or if a share of public text is
+    asked for and there is none.
     """
     domain, data = options.domain, run.data
     check_domain(domain.name, "domain.name")

@@ -1,4 +1,4 @@
-"""What a training run says at its end: a table, and what an expert file takes out of the owner's house."""
+"""What a training run prints at its end: a table of its results, and what leaves the owner with the expert file."""
 
 from __future__ import annotations
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
-import tomllib
-from pathlib import Path
 from types import ModuleType
 
 import typer
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
-ROOT = Path(__file__).resolve().parents[2]
+from flexo.commands.table import COMMANDS, ROLES
+
 FOLDER = "reference/commands"
 # every command has these two; the index says so once
 COMPLETION = re.compile(r"^\* `--(install|show)-completion`.*\n", re.MULTILINE)
@@ -21,20 +20,18 @@ CUT_SHORT = re.compile(r"^\*\*Commands\*\*:\n\n(\* .*\n)+\n", re.MULTILINE)
 EXAMPLES = re.compile(r"(?:^`[^`\n]+`\n\n)*^`[^`\n]+`$", re.MULTILINE)
 ABOUT = """# Commands
 
-Each page shows what `--help` of the command prints. All of them have `-h` for help, and `--install-completion` and
-`--show-completion` for the shell. Exit codes: 0 done, 1 the input was refused (one message, nothing written),
-2 wrong usage, 130 and 143 stopped. Training runs and the study are scripts under Hydra: their settings have
-[pages of their own](../settings/train_expert.md).
-
-| command | does |
-|---|---|
+Each page shows what `--help` of the command prints. `flexo merge` and `flexo-merge` are the same, and so for all of
+them. All have `-h` for help, and `--install-completion` and `--show-completion` for the shell. Exit codes: 0 done,
+1 the input was refused (one message, nothing written), 2 wrong usage, 130 and 143 stopped. Training runs and the study
+are scripts under Hydra: their settings have [pages of their own](../settings/train_expert.md).
 """
 
 
 def commands() -> dict[str, typer.Typer]:
-    """The Typer app of every command that the package installs, by name, in the order of pyproject.toml."""
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    return {name: _app(importlib.import_module(place.partition(":")[0])) for name, place in scripts.items()}
+    """The Typer app of every command by the name of its console script."""
+    return {
+        command.program: _app(importlib.import_module(command.module)) for command in COMMANDS if not command.script
+    }
 
 
 def _app(module: ModuleType) -> typer.Typer:
@@ -44,11 +41,22 @@ def _app(module: ModuleType) -> typer.Typer:
 
 
 def pages() -> dict[str, str]:
-    """Markdown by the path of its page: one for each command, and a list of them."""
-    apps = commands()
-    made = {f"{FOLDER}/{name}.md": _page(name, app) for name, app in apps.items()}
-    rows = [f"| [`{name}`]({name}.md) | {_first_sentence(made[f'{FOLDER}/{name}.md'])} |" for name in apps]
-    return {f"{FOLDER}/index.md": ABOUT + "\n".join(rows) + "\n"} | made
+    """Markdown by the path of its page: a list of all commands, and one page for each."""
+    made = {f"{FOLDER}/{name}.md": _page(name, app) for name, app in sorted(commands().items())}
+    return {f"{FOLDER}/index.md": ABOUT + _list()} | made
+
+
+def _list() -> str:
+    """All commands by who uses them, as `flexo` alone prints them."""
+    parts: list[str] = []
+    for role, does in ROLES.items():
+        parts += ["", f"## {does}", "", "| command | does |", "|---|---|"]
+        for command in COMMANDS:
+            if command.role == role:
+                page = f"../settings/{command.script}.md" if command.script else f"{command.program}.md"
+                shown = f"{command.script}.py" if command.script else command.program
+                parts.append(f"| [`{shown}`]({page}) | {command.does} |")
+    return "\n".join([*parts, ""])
 
 
 def _page(name: str, app: typer.Typer) -> str:
@@ -62,8 +70,3 @@ def _as_block(found: re.Match[str]) -> str:
     """Paragraphs that are a command each, as one block of code."""
     lines = [line.strip("`") for line in found[0].split("\n\n")]
     return "```bash\n" + "\n".join(lines) + "\n```"
-
-
-def _first_sentence(page: str) -> str:
-    text = page.split("\n\n")[1]
-    return " ".join(re.split(r"(?<=\.) ", text, maxsplit=1)[0].split())

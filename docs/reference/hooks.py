@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,28 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from docs.reference import commands, interface, settings
+from docs.reference import commands, interface, notebook, settings
 from docs.reference.offline import loaded_from_elsewhere
 
 ROOT = Path(__file__).resolve().parents[2]
+TUTORIAL = "docs/tutorial.ipynb"
 AT_THE_ROOT = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",
+    "SECURITY.md": "project/reporting.md",
 }
-WIDE = "---\nhide: [navigation]\n---\n"  # the start has no pages beside it to list
-LINK = re.compile(r"(!?)\[([^\]\n]*)\]\(([^)\s]+)\)")
+# of a page in the search: a name is looked up in the reference more often than in old experiments
+BOOSTS = {"reference/": 4, "glossary.md": 2, "log.md": 0.2, "benchmarks/": 0.5, "project/changelog.md": 0.2}
+LINK = re.compile(r"(!?)\[([^][]*)\]\(([^)\s]+)\)")
 MENTION = re.compile(r"(?<![\w/`(\[])docs/([\w-]+\.md)")
+BLOCK = re.compile(r"(^```.*?^```|^(?: {4}|\t).*?$)", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(^```.*?^```|^(?: {4}|\t).*?$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> None:
     """Puts the generated pages where the navigation names their folder: `reference/commands/`."""
-    made = [*sorted(commands.pages()), *settings.pages(), *(f"benchmarks/{path.name}" for path in _benchmarks())]
+    made = [*commands.pages(), *settings.pages(), *(f"benchmarks/{path.name}" for path in _benchmarks())]
     config.nav = _expanded(config.nav, made)
 
 
@@ -43,17 +48,18 @@ def _expanded(nav: Any, made: list[str]) -> Any:
     if isinstance(nav, dict):
         return {title: _expanded(part, made) for title, part in nav.items()}
     if nav.endswith("/"):
-        inside = [page for page in made if page.startswith(nav)]
-        return sorted(inside, key=lambda page: not page.endswith("/index.md"))  # a list of pages stands first
+        return [page for page in made if page.startswith(nav)]
     return nav
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for place, text in (commands.pages() | settings.pages() | interface.pages()).items():
-        files.append(File.generated(config, place, content=text))
-    for place, page in _copied().items():
-        head = WIDE if page == "index.md" else ""
-        files.append(File.generated(config, page, content=head + (ROOT / place).read_text()))
+    """Adds the pages that are not files of docs/."""
+    texts = commands.pages() | settings.pages() | interface.pages()
+    texts |= {page: (ROOT / place).read_text() for place, page in _copied().items()}
+    texts["tutorial.md"], pictures = notebook.page(ROOT / TUTORIAL)
+    made: dict[str, str | bytes] = {**texts, **pictures}
+    for place, content in made.items():
+        files.append(File.generated(config, place, content=content))
     return files
 
 
@@ -69,30 +75,36 @@ def _copied() -> dict[str, str]:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turns links between files of the repository into links between pages."""
     here = page.file.src_uri
-    copied = _copied()
-    source = {page: place for place, page in copied.items()}.get(here, f"docs/{here}")
-
-    def in_the_site(place: str) -> str:
-        return copied.get(place) or place.removeprefix("docs/")
+    page.meta["search"] = {"boost": next((boost for start, boost in BOOSTS.items() if here.startswith(start)), 1)}
+    moved = _copied() | {TUTORIAL: "tutorial.md"}
+    source = {page: place for place, page in moved.items()}.get(here, f"docs/{here}")
 
     def relative(place: str) -> str:
-        return posixpath.relpath(in_the_site(place), posixpath.dirname(here) or ".")
+        return posixpath.relpath(moved.get(place) or place.removeprefix("docs/"), posixpath.dirname(here) or ".")
 
     def link(found: re.Match[str]) -> str:
         target, hash, anchor = found[3].partition("#")
         if not target or ":" in target:
             return found[0]
         place = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
-        if files.get_file_from_path(in_the_site(place)) is None and (ROOT / place).exists():
+        shown = place in moved or files.get_file_from_path(place.removeprefix("docs/")) is not None
+        if not shown and (ROOT / place).exists():
             return found[2]  # a file or folder that the site does not show
         return f"{found[1]}[{found[2]}]({relative(place)}{hash}{anchor})"
 
-    parts = CODE.split(markdown)
+    def mention(found: re.Match[str]) -> str:
+        return f"[{found[1]}]({relative(found[0])})"
+
     if here.startswith("reference/"):
-        parts[::2] = [MENTION.sub(lambda found: f"[{found[1]}]({relative(found[0])})", part) for part in parts[::2]]
-    else:
-        # shapes, [L][E], are not references to a heading called E
-        parts[::2] = [LINK.sub(link, part).replace("][", "]\\[") for part in parts[::2]]
+        return _outside(CODE, markdown, lambda text: MENTION.sub(mention, text))
+    markdown = _outside(BLOCK, markdown, lambda text: LINK.sub(link, text))
+    # shapes such as [L][E] are not references to a heading called E
+    return _outside(CODE, markdown, lambda text: text.replace("][", "]\\["))
+
+
+def _outside(code: re.Pattern[str], markdown: str, change: Callable[[str], str]) -> str:
+    parts = code.split(markdown)
+    parts[::2] = map(change, parts[::2])
     return "".join(parts)
 
 

@@ -1,27 +1,28 @@
-"""Reference page of the Python interface: what `flexo.__all__` names, for mkdocstrings to read without running it."""
+"""Reference page of the Python interface, for mkdocstrings to fill from the source without running it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import griffe
+from flexo.lazy_names import homes_of
 
-ROOT = Path(__file__).resolve().parents[2]
+STUB = Path(__file__).resolve().parents[2] / "flexo/__init__.pyi"
 PAGE = "reference/python.md"
-# what other pages document, for as long as `flexo` itself names nothing
-MODULES = ("inference.load", "inference.select", "inference.attribution", "merge.formats.expert_file")
+ABOUT = """# `import flexo`
+
+Everything that flexo gives to programs. A name is imported from its module when it is first used. What follows is read
+from the source: signatures, and what the docstrings say of shapes, units and errors.
+"""
+OPTIONS = "heading: {name}\n      toc_label: {name}\n      heading_level: 3\n      show_root_full_path: false"
 
 
 def pages() -> dict[str, str]:
     """Markdown by the path of its page."""
-    face = griffe.load("flexo", search_paths=[ROOT])
-    names = face.exports or []
-    parts = ["# Python", "Read from the source: signatures, and what the docstrings say of shapes, units and errors."]
-    if names:
-        for name in sorted(map(str, names), key=str.lower):
-            member = face[name]
-            place = member.final_target.path if member.is_alias else member.path
-            parts.append(f"::: {place}\n    options:\n      heading: flexo.{name}\n      toc_label: {name}")
-    else:
-        parts += [f"::: {module}" for module in MODULES]
-    return {PAGE: "\n\n".join(parts) + "\n"}
+    homes = homes_of(STUB.read_text())
+    parts = [ABOUT]
+    for title, are_classes in (("Functions", False), ("Classes and errors", True)):
+        parts.append(f"## {title}\n")
+        for name, (module, there) in sorted(homes.items()):
+            if name[0].isupper() == are_classes:
+                parts.append(f"::: {module}.{there}\n    options:\n      {OPTIONS.format(name=name)}\n")
+    return {PAGE: "\n".join(parts)}

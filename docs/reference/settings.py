@@ -3,97 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from flexo.config_dir import config_dir
+from trainers.setting_help import SCRIPTS, Config, Setting, leading_comments, read_config
 
-SCRIPTS = ("train_anchor", "train_expert", "train_router", "run_study")
 LAUNCHERS = "hydra/launcher"
 # groups that a script's list of defaults does not name, because one has to be asked for, or another group takes them in
 ASKED_FOR = {"train_expert": ("domain", "flexmix"), "run_study": ("recipes",)}
 NOT_FOR = {("train_anchor", "experiment")}  # experiments change settings that an anchor's run does not have
 VERBATIM = ("flexmix", "recipes")  # data in YAML rather than settings that somebody gives on the command line
-HYDRAS_OWN = ("defaults", "hydra")
 ONE = r"\+?[a-z_./]+=[^\s,;)]+(?:,[^\s,;)]+)*"  # name=value, +group=one,another
 GIVEN = re.compile(rf"(?<!\S)((?:python \S+ (?:-m )?)?{ONE}(?: {ONE})*)")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One line of a YAML file."""
-
-    name: str  # dotted, as it is given on the command line
-    value: str  # as it is written in the file
-    comment: str  # beside it, or on the line above; "" where there is none
-
-
-@dataclass(frozen=True)
-class Config:
-    """One YAML file of `configs/`."""
-
-    path: Path
-    about: str  # the comment at its top
-    settings: list[Setting]
-    groups: dict[str, str]  # chosen in its list of defaults: {"data": "expert", "experiment": "null"}
-    takes: list[str]  # files whose settings it takes over and then changes
-
-    @property
-    def choice(self) -> str:
-        """What chooses it on the command line: `data=expert`."""
-        return f"{self.path.parent.relative_to(config_dir())}={self.path.stem}"
-
-
-def read_config(path: Path) -> Config:
-    """The settings of one file, in its order, without what it says to Hydra itself."""
-    text = path.read_text()
-    lines = text.splitlines()
-    top = [line.removeprefix("#").strip() for line in lines[: _leading_comments(lines)]]
-    group = path.parent.relative_to(config_dir()).as_posix().replace("/", ".")
-    package = next((line.split()[1] for line in top if line.startswith("@package")), group)
-    prefix = "" if package in ("_global_", ".") else f"{package}."
-    root = yaml.compose(text, yaml.SafeLoader)
-    groups: dict[str, str] = {}
-    takes: list[str] = []
-    settings: list[Setting] = []
-    if isinstance(root, yaml.MappingNode):
-        defaults = (yaml.safe_load(text) or {}).get("defaults", [])
-        for entry in defaults:
-            for name, chosen in entry.items() if isinstance(entry, dict) else [("", entry)]:
-                if name.startswith("/"):
-                    takes.append(f"{name.strip('/').partition('@')[0]}={chosen}")
-                elif name and not name.startswith("override "):
-                    groups[name] = "null" if chosen is None else chosen
-                elif not name and chosen != "_self_":
-                    takes.append(f"{path.parent.relative_to(config_dir())}={chosen}")
-        root.value = [pair for pair in root.value if pair[0].value not in HYDRAS_OWN]
-        settings = list(_settings(root, text, lines, prefix))
-    about = " ".join(line for line in top if not line.startswith("@package"))
-    return Config(path, about, settings, groups, takes)
-
-
-def _leading_comments(lines: list[str]) -> int:
-    return next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
-
-
-def _settings(node: yaml.MappingNode, text: str, lines: list[str], prefix: str) -> Iterator[Setting]:
-    top = _leading_comments(lines)
-    for key, value in node.value:
-        name = prefix + key.value
-        section = isinstance(value, yaml.MappingNode) and not value.flow_style
-        end = key.end_mark if section else value.end_mark
-        beside = lines[end.line][end.column :].removeprefix(":").strip()
-        above = lines[key.start_mark.line - 1].strip() if key.start_mark.line > top else ""
-        comment = next((line.removeprefix("#").strip() for line in (beside, above) if line.startswith("#")), "")
-        if not section:
-            yield Setting(name, text[value.start_mark.index : value.end_mark.index], comment)
-        else:
-            if comment:
-                yield Setting(name, "", comment)
-            yield from _settings(value, text, lines, f"{name}.")
 
 
 def pages() -> dict[str, str]:
@@ -186,15 +109,15 @@ def _choice(alike: list[Config]) -> list[str]:
 
 def _without_top(path: Path) -> str:
     lines = path.read_text().splitlines()
-    return "\n".join(lines[_leading_comments(lines) :])
+    return "\n".join(lines[leading_comments(lines) :])
 
 
 def _table(settings: list[Setting]) -> str:
-    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    rows = ['<div class="settings" markdown>', "", "| setting | default | meaning |", "|---|---|---|"]
     for setting in settings:
         value = f"`{_cell(setting.value)}`" if setting.value else ""
         rows.append(f"| `{setting.name}` | {value} | {_cell(_prose(setting.comment))} |")
-    return "\n".join(rows)
+    return "\n".join([*rows, "", "</div>"])
 
 
 def _cell(text: str) -> str:

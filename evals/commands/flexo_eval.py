@@ -29,6 +29,7 @@ def main() -> None:
     "`flexo-eval anchor specialists/math specialists/code soup model --data data/corpora --btm 2 --classifier "
     "--active 1,2,4 --opt-out --growing --mixed --cache cells --json results.json`, and "
     "`flexo-report results.json -o report.html`\n\n"
+    "`flexo-eval model/ --data data/corpora --credit --cache cells --json results.json`\n\n"
     "`flexo-eval ours=experts/math.pt paper=published/math.pt --anchor anchor --data data/corpora`"
 )
 def evaluate(
@@ -81,6 +82,13 @@ def evaluate(
     mixed: Annotated[
         bool, typer.Option("--mixed", help="Also text whose domain changes, and text that blends two domains.")
     ] = False,
+    credit: Annotated[
+        bool,
+        typer.Option("--credit", help="Also what each owner adds to merged folders: Shapley values and leave-one-out."),
+    ] = False,
+    permutations: Annotated[
+        int, typer.Option(min=4, help="Orders of joining that --credit samples if there are nine owners or more.")
+    ] = 32,
     cache: Annotated[
         Path | None, typer.Option(help="Keep every measurement here; the same command then goes on where it stopped.")
     ] = None,
@@ -95,6 +103,7 @@ def evaluate(
     from evals.matrix.evaluate import evaluate as measure
     from evals.matrix.results import matrix_table
     from evals.matrix.variants import Extras
+    from evals.report.credit import credit_text
     from evals.scoring.held_out import Reading
     from flexo.atomic_files import new_file
     from flexo.console import keep_freed_memory
@@ -104,13 +113,13 @@ def evaluate(
     quiet()
     keep_freed_memory()
     reading = Reading(data, domains.split(",") if domains else None, split, max_bytes)
-    extras = Extras(_numbers(active), opt_out, growing, pairs, btm, classifier, mixed)
+    extras = Extras(_numbers(active), opt_out, growing, pairs, btm, classifier, mixed, credit, permutations)
     with ExitStack() as stack:
         # entered before the work, so that a path which cannot be written is refused before it
         outputs = [path and stack.enter_context(new_file(path, replace=True)) for path in (json_file, markdown_file)]
         scoring = Scoring(length, dtype, device, cache)
         results = measure(models, reading, anchor=anchor, extras=extras, scoring=scoring, seed=seed)
-        table = matrix_table(results)
+        table = "\n".join([matrix_table(results), *map(credit_text, results.credits)])
         typer.echo(table, nl=False)
         if outputs[0]:
             write_json(outputs[0], results.to_dict())

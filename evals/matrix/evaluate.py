@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from evals.matrix.credit_rows import credit_games
 from evals.matrix.measurement_cache import Key, Store
 from evals.matrix.model_loader import Given, new_shelf, read_given
 from evals.matrix.results import Cell, DomainText, Results
@@ -75,8 +76,9 @@ def evaluate(
         with progress("reading models", sum(model.nbytes for model in given)) as advance:
             bench = Bench(shelf, shelf.digests(given, advance), length)
         rows = _rows(given, bench, extras, reading)
+        games = credit_games(given, bench, extras.permutations) if extras.credit else []
         store = Store(scoring.cache)
-        measure_rows(rows, texts, store)
+        measure_rows([*rows, *(row for game in games for row in game.rows.values())], texts, store)
     return Results(
         seed=seed,
         split=reading.split,
@@ -85,6 +87,7 @@ def evaluate(
         domains=[_about(domain, text) for domain, text in texts.items()],
         models=[row.about for row in rows],
         cells=[Cell.of(row.about.name, name, measured(row, texts[name], store)) for row in rows for name in texts],
+        credits=[game.credit(texts, lambda row, text: measured(row, text, store)) for game in games],
     )
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from evals.credit.credit import Credit, without_figures
 from evals.scoring.measure import Measurement
-from evals.scoring.mixed_text import BLEND, SWITCH
+from evals.scoring.mixed_text import is_mixed
 from evals.scoring.router_stats import Routing
 from flexo.errors import InputError
 from merge.tensor_io.json_file import read_json
@@ -27,6 +28,7 @@ VERSION: Literal[2] = 2  # files of version 1 are read, too: they call `active_s
 Kind = Literal["anchor", "dense", "pair", "merged", "ensemble", "classifier"]
 Variant = Literal["active", "opt-out", "growing"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+ReadCredit = Annotated[Credit, BeforeValidator(without_figures)]
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Results:
     domains: list[DomainText]
     models: list[ModelRow]
     cells: list[Cell]
+    credits: list[ReadCredit] = field(default_factory=list)  # of merged models
     format: Literal["flexo.results"] = FORMAT
     version: Literal[2] = VERSION
     _cells: dict[tuple[str, str], Cell] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -138,6 +141,13 @@ class Results:
             self._cells
         ):
             raise ValueError("not one cell for every model on every domain")
+        if len({credit.model for credit in self.credits}) != len(self.credits):
+            raise ValueError("two credits of one model")
+        if any(credit.model not in models or credit.domains != domains for credit in self.credits):
+            raise ValueError("a credit of no model here, or of other domains")
+
+    def credit(self, model: str) -> Credit | None:
+        return next((credit for credit in self.credits if credit.model == model), None)
 
     def cell(self, model: str, domain: str) -> Cell:
         return self._cells[model, domain]
@@ -188,7 +198,8 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         head = {"format": self.format, "version": self.version}
-        return head | {name: value for name, value in asdict(self).items() if name != "_cells"}
+        plain = {name: value for name, value in asdict(self).items() if name != "_cells"}
+        return head | plain | {"credits": [credit.to_dict() for credit in self.credits]}
 
 
 READ = TypeAdapter(Results)
@@ -197,10 +208,6 @@ READ = TypeAdapter(Results)
 def badness(change: float) -> float:
     """A change as a sort key: NaN is worse than every number."""
     return math.inf if math.isnan(change) else change
-
-
-def is_mixed(domain: str) -> bool:
-    return domain in (SWITCH, BLEND)
 
 
 def read_results(path: Path) -> Results:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from evals.matrix.results import DomainText, ModelRow, Results, Variant, badness, is_mixed, read_results
+from evals.credit.credit import Credit
+from evals.matrix.results import DomainText, ModelRow, Results, Variant, badness, read_results
+from evals.scoring.mixed_text import is_mixed
 from flexo.errors import InputError
 
 
@@ -85,6 +87,16 @@ class Seeds:
         for model in self.models:
             if model.variant == variant and model.of is not None:
                 found.setdefault(model.of, []).append(model)
+        return found
+
+    def credits(self) -> dict[str, list[Credit]]:
+        """Name of a merged model -> its credit at each seed that has one with the owners of the first."""
+        found: dict[str, list[Credit]] = {}
+        for results in self.results:
+            for credit in results.credits:
+                others = found.setdefault(credit.model, [])
+                if not others or others[0].owners == credit.owners:
+                    others.append(credit)
         return found
 
     def over(self, model: str, figure: Callable[..., float | None], **more: str) -> Spread | None:

@@ -50,6 +50,8 @@ class Extras:
     btm: int | None = None  # a row: the ensemble of the dense models, so many of them for a token
     classifier: bool = False  # rows: one expert for a whole document, chosen by its words
     mixed: bool = False  # columns: text whose domain changes, and text that blends two domains
+    credit: bool = False  # what each owner adds to merged models; no rows, but `Results.credits`
+    permutations: int = 32  # of `credit`: orders of joining that are sampled if there are nine owners or more
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,11 @@ def rows_of(given: Sequence[Given], bench: Bench, extras: Extras) -> list[Row]:
         InputError: an expert file does not belong to its anchor, or no model has the experts that a variant needs.
     """
     merged = [model for model in given if model.experts]
-    if (extras.active or extras.opt_out or extras.growing or extras.pairs) and not merged:
-        raise InputError("--active, --opt-out, --growing and --pairs choose among experts. Give a merged folder, too.")
+    chooses = extras.active or extras.opt_out or extras.growing or extras.pairs or extras.credit
+    if chooses and not merged:
+        raise InputError(
+            "--active, --opt-out, --growing, --pairs and --credit choose among experts. Give a merged folder, too."
+        )
     for number in extras.active:
         if not any(1 <= number <= len(model.experts or ()) for model in merged):
             raise InputError(f"--active {number}: no model here has so many experts.")
@@ -84,7 +89,7 @@ def rows_of(given: Sequence[Given], bench: Bench, extras: Extras) -> list[Row]:
     rows = [row for model in given for row in _rows_of_one(model, bench, extras, len(merged) == 1)]
     if extras.pairs and not any(row.about.kind == "anchor" for row in rows):
         holder = next(model for model in merged if model.holds_anchor)
-        rows.insert(0, replace(_chosen(holder, bench, "anchor", [PUBLIC], 1), about=ModelRow("anchor", "anchor")))
+        rows.insert(0, replace(chosen_row(holder, bench, "anchor", [PUBLIC], 1), about=ModelRow("anchor", "anchor")))
     return rows
 
 
@@ -95,7 +100,7 @@ def _rows_of_one(model: Given, bench: Bench, extras: Extras, only: bool) -> list
         about = ModelRow(model.name, model.kind, active=model.active)
         return [Row(about, bench.key([model], experts=None, active=None), _whole(model, bench))]
     experts, active = model.experts, model.active or 1
-    row = partial(_chosen, model, bench)
+    row = partial(chosen_row, model, bench)
     own = row(model.name, experts, active)
     rows = [replace(own, about=replace(own.about, of=None))]
     if extras.pairs and model.holds_anchor:
@@ -122,7 +127,7 @@ def _whole(model: Given, bench: Bench) -> Score:
     return score
 
 
-def _chosen(
+def chosen_row(
     model: Given, bench: Bench, name: str, experts: list[str], active: int, variant: Variant | None = None
 ) -> Row:
     """Some or all experts of a merged folder, `active` of them for a token."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from itertools import count
 from statistics import fmean
@@ -63,10 +63,14 @@ def picture_files(seeds: Seeds) -> dict[str, str]:
             files[f"{name}.svg"] = sheet(pictures, list(lines), seeds.anchor is not None)
     for label, found in _routed(seeds, [model for model in seeds.models if model.variant is None]).items():
         pictures, summary = _maps_of(found)
-        plain = re.sub(r"[^\w.-]+", "-", label).strip("-.")
-        name = next(name for n in count(1) if (name := f"routers-{plain}{f'-{n}' if n > 1 else ''}.svg") not in files)
-        files[name] = sheet([*pictures, *summary])
+        files[picture_name("routers", label, files)] = sheet([*pictures, *summary])
     return files
+
+
+def picture_name(kind: str, label: str, taken: Container[str]) -> str:
+    """A file name for a picture of a model, with a number if it is taken."""
+    plain = re.sub(r"[^\w.-]+", "-", label).strip("-.")
+    return next(name for n in count(1) if (name := f"{kind}-{plain}{f'-{n}' if n > 1 else ''}.svg") not in taken)
 
 
 def _growing(seeds: Seeds) -> dict[str, dict[int, str]]:

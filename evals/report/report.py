@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from evals.matrix.seeds import Seeds, read_seeds
+from evals.report.credit import credit_sections, credit_sheets
 from evals.report.html_page import Td, folded, page, paragraph, section, table
 from evals.report.pictures import active_charts, growing_charts, picture_files, router_maps
 from evals.report.tables import accuracy, kept_gain, markdown_report, matrix, opt_out
@@ -46,7 +47,8 @@ def write_report(
     if markdown is not None:
         files[markdown] = markdown_report(seeds)
     if pictures is not None:
-        files |= {pictures / name: drawn for name, drawn in picture_files(seeds).items()}
+        drawings = picture_files(seeds) | credit_sheets(seeds)
+        files |= {pictures / name: drawn for name, drawn in drawings.items()}
     with ExitStack() as stack:
         for path, text in files.items():
             stack.enter_context(new_file(path, replace=True)).write_text(text, encoding="utf-8")
@@ -66,6 +68,7 @@ def html_report(seeds: Seeds, title: str) -> str:
             section("Quality against the number of experts", *growing_charts(seeds)),
             section("Quality against active experts", *active_charts(seeds), *kept_gain(seeds)),
             section("Opt-out", *opt_out(seeds)),
+            section("Credit", *credit_sections(seeds)),
             section("Text", _texts(seeds)),
         ],
     )

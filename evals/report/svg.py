@@ -140,6 +140,30 @@ def chart(title: str, places: Sequence[int], lines: Sequence[Line], base: float 
     return Picture(title, width, height, "".join(parts))
 
 
+def bars(title: str, rows: Sequence[str], series: Sequence[Sequence[float]]) -> Picture:
+    """For each row a bar of each series side by side, as percentages; below 0 they go to the left."""
+    values = [value for values in series for value in values if math.isfinite(value)]
+    low, high = min([0.0, *values]), max([0.0, *values])
+    side, wide, high_bar, gap, top = max(map(_width, rows)) + 8, 260, 9, 8, 24
+    scale = wide / ((high - low) or 1.0)
+    zero = side + 40 - low * scale  # 40 px on both sides for the figures
+    parts = [_text(side, 13, title, "start", "title")]
+    for r, row in enumerate(rows):
+        y = top + r * (len(series) * high_bar + gap)
+        parts.append(_text(side - 5, y + len(series) * high_bar / 2 + 4, row, "end"))
+        for s, (values_of, colour) in enumerate(zip(series, _colours(len(series)), strict=True)):
+            value = values_of[r] if math.isfinite(values_of[r]) else 0.0
+            start, end, place = zero + min(0.0, value) * scale, zero + max(0.0, value) * scale, y + s * high_bar
+            parts.append(
+                f'<rect x="{start:.1f}" y="{place}" width="{end - start:.1f}" height="{high_bar - 1}" fill="{colour}"/>'
+            )
+            said = f"{values_of[r]:.0%}"
+            parts.append(_text(end + 3 if value >= 0 else start - 3, place + 8, said, "start" if value >= 0 else "end"))
+    height = top + len(rows) * (len(series) * high_bar + gap)
+    parts.append(f'<path d="M{zero:.1f} {top - 4}V{height - gap + 4:.0f}" class="base"/>')
+    return Picture(title, side + wide + 80, height, "".join(parts))
+
+
 def legend(names: Sequence[str], base: bool) -> str:
     """The colours of a chart's lines, and the dashed line of the anchor if there is one."""
     items = [

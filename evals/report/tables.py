@@ -27,8 +27,10 @@ def matrix(seeds: Seeds, models: Sequence[ModelRow]) -> str:
         row = [mean]
         if seeds.anchor:
             domain, worst = seeds.worst(name) or ("", None)
-            row.append(_td(None if base else worst, CHANGE, domain, share=worst.mean if worst else None, full=0.05))
-        row.append(_td(seeds.over(name, Results.own_mass), MASS))
+            row.append(
+                spread_td(None if base else worst, CHANGE, domain, share=worst.mean if worst else None, full=0.05)
+            )
+        row.append(spread_td(seeds.over(name, Results.own_mass), MASS))
         rows.append((model.label, row + [cells[d] for d in seeds.columns]))
     header = ["model", "mean", *(["worst"] if seeds.anchor else []), "own mass", *seeds.columns]
     return table(header, rows, bold=[seeds.anchor.label] if seeds.anchor else [])
@@ -52,7 +54,7 @@ def accuracy(seeds: Seeds, models: Sequence[ModelRow]) -> str:
     rows = []
     for model in models:
         found = [seeds.over(model.name, _accuracy, domain=d) for d in seeds.columns]
-        rows.append((model.label, [_td(value, SHARE) for value in found]))
+        rows.append((model.label, [spread_td(value, SHARE) for value in found]))
     return table(["model", *seeds.columns], rows)
 
 
@@ -63,7 +65,12 @@ def kept_gain(seeds: Seeds) -> list[str]:
         most = max(models, key=lambda model: model.active or 0).name
         for model in models:
             kept = seeds.over(model.name, _kept, most=most)
-            rows.append((model.name, [Td(str(model.active)), _td(seeds.mean(model.name), BITS), _td(kept, SHARE)]))
+            rows.append(
+                (
+                    model.name,
+                    [Td(str(model.active)), spread_td(seeds.mean(model.name), BITS), spread_td(kept, SHARE)],
+                )
+            )
     return [table(["model", "active", "mean", "gain kept"], rows)] if rows else []
 
 
@@ -89,15 +96,15 @@ def _left(seeds: Seeds, model: str, whole: str, domain: str, own: bool) -> Td:
     if change is None:
         return Td("")
     note = f"{SMALL_CHANGE(anchor.mean)} to anchor" if own and anchor else ""
-    return _td(change, SMALL_CHANGE, note, share=change.mean, full=0.02, own=own)
+    return spread_td(change, SMALL_CHANGE, note, share=change.mean, full=0.02, own=own)
 
 
 def _bits(value: Spread | None, change: Spread | None) -> Td:
-    return _td(value, BITS, CHANGE(change.mean) if change else "", share=change.mean if change else None)
+    return spread_td(value, BITS, CHANGE(change.mean) if change else "", share=change.mean if change else None)
 
 
-def _td(value: Spread | None, show: Show, note: str = "", **look: Any) -> Td:
-    """A figure; below it its spread, if there are several seeds, and a note."""
+def spread_td(value: Spread | None, show: Show, note: str = "", **look: Any) -> Td:
+    """The mean of a figure; below it its spread, if there are several seeds, and a note."""
     if value is None:
         return Td("")
     return Td(show(value.mean), tuple(filter(None, (value.around(show), note))), **look)

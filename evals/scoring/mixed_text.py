@@ -26,6 +26,11 @@ SENTENCE = re.compile(r"(?<=[.!?;:])\s+|\n+")
 Stretches = list[tuple[int, str]]  # the place of a domain, and a stretch of its text
 
 
+def is_mixed(domain: str) -> bool:
+    """Whether this is the name of mixed text, which no mean over domains counts."""
+    return domain in (SWITCH, BLEND)
+
+
 def mixed_texts(
     texts: Mapping[str, TokenisedText],
     tokenizer: Tokenizer,

@@ -15,10 +15,9 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from inference.router_health import count_choices, entropies
+from inference.router_health import count_choices, entropies, layers_that_choose
 
 Table = list[list[float]]
 
@@ -153,15 +152,10 @@ def probed(
     count = gates[0].weight.shape[0]
     names = [f"expert {n}" for n in range(count)] if experts is None else experts
     assert len(names) == count, f"{len(names)} names for {count} experts"
-    differ = [_differ(layer.mlp.experts) for layer in layers]
-    probe = RouterProbe(gates, RouterSums(names, domains, differ if any(differ) else [True] * len(differ)))
+    probe = RouterProbe(gates, RouterSums(names, domains, layers_that_choose(layers)))
     hooks = [gate.register_forward_hook(partial(probe.see, n)) for n, gate in enumerate(gates)]
     try:
         yield probe
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _differ(experts: nn.Module) -> bool:
-    return any(not torch.equal(weight, weight[:1].expand_as(weight)) for weight in experts.parameters())

@@ -39,12 +39,14 @@ def join_results(parts: Sequence[Path], output: Path) -> None:
         known = {model.name for model in whole.models}
         made = {model.name for model in part.models if model.kind in MADE_OF_OTHERS}
         names = {name: f"{name}, {path.stem}" for name in known & made}
+        credits = [replace(credit, model=names.get(credit.model, credit.model)) for credit in part.credits]
         models = [replace(model, name=names.get(model.name, model.name)) for model in part.models]
         cells = [replace(cell, model=names.get(cell.model, cell.model)) for cell in part.cells]
         whole = replace(
             whole,
             models=whole.models + [model for model in models if model.name not in known],
             cells=whole.cells + [cell for cell in cells if cell.model not in known],
+            credits=whole.credits + [credit for credit in credits if credit.model not in known],
         )
     with new_file(output, replace=True) as partial:
         write_json(partial, whole.to_dict())

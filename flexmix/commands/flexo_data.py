@@ -5,6 +5,7 @@ flexo-data list
 flexo-data prepare export.parquet --text body -o prepared --tokenizer anchor
 flexo-data stats prepared
 flexo-data cosines math.safetensors code.safetensors
+flexo-data gain data/corpora/math --anchor anchor
 flexo-data proxies own.jsonl.gz --public data/corpora/public -o proxies.jsonl.gz
 """
 
@@ -15,13 +16,21 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flexmix.commands.domain_commands import COSINES_EXAMPLES, PROXIES_EXAMPLES, cosines, proxies
+from flexmix.commands.domain_commands import (
+    COSINES_EXAMPLES,
+    GAIN_EXAMPLES,
+    PROXIES_EXAMPLES,
+    cosines,
+    gain,
+    proxies,
+)
 from flexo.console import new_app, run
 from flexo.verbosity import note
 
 ABOUT = "Text for training: samples to try everything out, token shards of your own documents, what domains look like."
 app = new_app(ABOUT)
 app.command(epilog=COSINES_EXAMPLES)(cosines)
+app.command(epilog=GAIN_EXAMPLES)(gain)
 app.command(epilog=PROXIES_EXAMPLES)(proxies)
 
 

@@ -5,7 +5,6 @@ A function is found when it is asked for, so that a command imports its own room
 
 from __future__ import annotations
 
-import runpy
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -16,7 +15,7 @@ from flexo.commands.table import COMMANDS, Command
 
 def __getattr__(name: str) -> Callable[[], None]:
     for command in COMMANDS:
-        if command.function == name and not command.is_script:
+        if command.function == name and not command.script:
             return main_of(command)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -29,7 +28,9 @@ def main_of(command: Command) -> Callable[[], None]:
 def start(command: Command, shown: str, arguments: Sequence[str]) -> None:
     """Runs a command in this process, as a shell would; `shown` is what it calls itself in its help."""
     sys.argv = [shown, *arguments]
-    if command.is_script:
+    if command.script:
+        import runpy
+
         # as `python -m` does it: what trains on several devices starts itself again by the name of its main module
         runpy.run_module(command.module, run_name="__main__", alter_sys=True)
     else:

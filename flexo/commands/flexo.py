@@ -61,3 +61,7 @@ def _find(name: str) -> Command:
     hint = f"Did you mean {near[0]!r}? " if near else ""
     sys.stderr.write(f"error: {name!r}: there is no such command. {hint}`flexo` alone lists all of them.\n")
     sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

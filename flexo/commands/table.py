@@ -20,17 +20,14 @@ class Command(NamedTuple):
 
     role: str
     name: str
-    home: str  # the room in whose commands/ it is, or a root script
+    room: str
     does: str
-
-    @property
-    def is_script(self) -> bool:
-        return self.home.endswith(".py")
+    script: str = ""  # a module beside the rooms; without one, the command is in the room's commands/
 
     @property
     def program(self) -> str:
         """What a study's plan calls it."""
-        return self.home.removesuffix(".py") if self.is_script else f"flexo-{self.name}"
+        return self.script or f"flexo-{self.name}"
 
     @property
     def function(self) -> str:
@@ -40,27 +37,34 @@ class Command(NamedTuple):
     @property
     def usage(self) -> str:
         """What to type: in a checkout a root script is run by its file."""
-        return "python " + self.home if self.is_script and not PREFIX else f"flexo {self.name}"
+        return f"flexo {self.name}" if PREFIX or not self.script else "python " + self.script + ".py"
 
     @property
     def module(self) -> str:
         """The module to import, in a checkout or in a wheel."""
-        return module_name(self.program if self.is_script else f"{self.home}.commands.{self.function}")
+        return module_name(self.script or f"{self.room}.commands.{self.function}")
 
 
 COMMANDS = (
     Command(OWNER, "data", "flexmix", "text for training: samples, token shards of documents, how domains differ"),
-    Command(OWNER, "train-expert", "train_expert.py", "train one expert on private text, into one file"),
+    Command(OWNER, "train-expert", "trainers", "train one expert on private text, into one file", "train_expert"),
     Command(OWNER, "embed", "trainers", "measure where the text lies in the anchor, for better routing"),
     Command(OWNER, "sign", "merge", "sign an expert file, or make a key to sign with"),
-    Command(COORDINATOR, "train-anchor", "train_anchor.py", "make the public model that experts are trained against"),
+    Command(
+        COORDINATOR,
+        "train-anchor",
+        "trainers",
+        "make the public model that experts are trained against",
+        "train_anchor",
+    ),
     Command(COORDINATOR, "inspect", "merge", "show what an expert file, a model or an anchor says about itself"),
     Command(COORDINATOR, "audit", "evals", "measure what expert files do to public text, and refuse by policy"),
     Command(COORDINATOR, "merge", "merge", "put expert files together into one model; no training, no text"),
+    Command(COORDINATOR, "federation", "federation", "roles, policy and history of a federation; leaving binds"),
     Command(COORDINATOR, "check", "inference", "run a merged model and say whether it is sound"),
     Command(COORDINATOR, "optout", "merge", "take experts out of a merged model, exactly"),
     Command(COORDINATOR, "fit-router", "trainers", "fit the router to what `flexo embed` measured; no text"),
-    Command(COORDINATOR, "train-router", "train_router.py", "train the router on public text and proxies"),
+    Command(COORDINATOR, "train-router", "trainers", "train the router on public text and proxies", "train_router"),
     Command(COORDINATOR, "quantize", "merge", "write the model again with its experts in 8 or 4 bits"),
     Command(APPLICATION, "generate", "inference", "generate text, and show which expert made what"),
     Command(RESEARCHER, "eval", "evals", "measure models on held-out text"),
@@ -68,7 +72,7 @@ COMMANDS = (
     Command(RESEARCHER, "tasks", "evals", "make task files for lm-eval"),
     Command(RESEARCHER, "soup", "merge", "baseline: average dense models"),
     Command(RESEARCHER, "btx", "merge", "baseline: a mixture of dense models (Branch-Train-MiX)"),
-    Command(RESEARCHER, "study", "run_study.py", "train and measure all recipes and baselines, into one report"),
+    Command(RESEARCHER, "study", "evals", "train and measure all recipes and baselines, into one report", "run_study"),
 )
 
 

@@ -42,7 +42,7 @@ def check_command(
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
         difference = f"{found.public_difference:.1g}" if found.public_difference else "0, bit for bit"
-        layers = found.routing.layers
+        layers = [layer for layer in found.routing.layers if layer.chooses]
         typer.echo(f"public expert against the anchor: largest difference of logits {difference}")
         if layers:
             entropies, most = [layer.entropy for layer in layers], math.log2(len(layers[0].share))

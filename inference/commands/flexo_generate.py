@@ -63,8 +63,9 @@ def generate(
         if path.suffix not in (".html", ".json"):
             raise InputError(f"--attribution-out {path}: expected a name that ends in .html or .json.")
 
-    from inference.generate import Sampling, continue_prompt
+    from inference.generate import Sampling
     from inference.load import load_model, quiet
+    from inference.views.printing import continue_prompt
 
     quiet()
     loaded, tokenizer = load_model(model, dtype, device)

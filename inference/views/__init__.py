@@ -1,1 +1,1 @@
-"""An answer and who made it, for the terminal and as a page."""
+"""An answer and the experts that made it, in a terminal and as a page."""

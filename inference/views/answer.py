@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from inference.attribution import Answer
 
 COUNTED = (
-    "Router weights of the active experts of each token and layer, as parts of their sum; every layer and every token "
-    "counts the same. Attention and embeddings are the anchor's, for all."
+    "Router weights of the active experts of each token and layer, as parts of their sum; every token counts the same, "
+    "and so does every layer whose experts differ. Attention and embeddings are the anchor's and are not counted."
 )
 PUBLIC = (128, 128, 128)
 PALETTE = (  # told apart with any kind of colour vision (Okabe and Ito), the yellow darkened to be read as text
@@ -35,7 +35,10 @@ class Report:
     texts: list[str]  # [T], see `TokenText`
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON. Layers are lists of (expert, router weight), the greatest first."""
+        """Everything, for JSON. Layers are lists of (expert, router weight), the greatest first.
+
+        `chooses` says by layer whether its experts differ; shares are means over those that do.
+        """
         answer = self.answer
         experts = [
             {"index": index} | asdict(expert) | {"share": answer.shares[expert.domain]}
@@ -49,7 +52,8 @@ class Report:
         ]
         return {
             "format": "flexo.attribution", "version": 1, "model": self.model, "prompt": self.prompt,
-            "text": "".join(self.texts), "counted": COUNTED, "experts": experts, "tokens": tokens,
+            "text": "".join(self.texts), "counted": COUNTED, "experts": experts, "chooses": answer.chooses,
+            "tokens": tokens,
         }  # fmt: skip
 
 

@@ -34,10 +34,15 @@ def page(report: Report) -> str:
     answer = report.answer
     domains = [expert.domain for expert in answer.experts]
     colours = "".join(f".e{n} {{ --c: {' '.join(map(str, colour(n)))}; }}\n" for n in range(len(domains)))
+    counted = [n for n, chooses in enumerate(answer.chooses) if chooses]
     tokens = zip(report.texts, answer.share_TE.tolist(), answer.weight_TLE.tolist(), strict=True)
-    text = "".join(_token(text, shares, weights, domains) for text, shares, weights in tokens if text)
+    text = "".join(
+        _token(text, shares, {n: weights[n] for n in counted}, domains) for text, shares, weights in tokens if text
+    )
     layers = "".join(
         f'<tr><td class="layer">{n}</td><td>{_bar(shares, domains)}</td></tr>\n'
+        if n in counted
+        else f'<tr class="absent"><td class="layer">{n}</td><td>all experts are the same here: not counted</td></tr>\n'
         for n, shares in enumerate(answer.share_LE.tolist())
     )
     return f"""<!doctype html>
@@ -67,10 +72,10 @@ def page(report: Report) -> str:
 """
 
 
-def _token(text: str, shares: list[float], weights: list[list[float]], domains: list[str]) -> str:
+def _token(text: str, shares: list[float], weights: dict[int, list[float]], domains: list[str]) -> str:
     leader, share = ranked(shares)[0]
     lines = [_listed(shares, domains, "{:.1%}")]
-    lines += [f"layer {n}: {_listed(layer, domains, '{:.3f}')}" for n, layer in enumerate(weights)]
+    lines += [f"layer {n}: {_listed(layer, domains, '{:.3f}')}" for n, layer in weights.items()]
     title = _safe("\n".join(lines))
     return f'<mark class="e{leader}" style="--s: {share:.3f}" title="{title}">{_safe(text)}</mark>'
 

@@ -1,4 +1,4 @@
-"""An answer in a terminal: made harmless, and where it is attributed in the colours of experts, the shares below it."""
+"""An answer in a terminal, made harmless; where it is attributed, in the colours of experts with their shares below."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def print_shares(answer: Answer) -> None:
     """A line for each expert, the greatest share first."""
     console = Console(highlight=False)
     wide = max(len(expert.domain) for expert in answer.experts)
-    layers = answer.weight_TLE.shape[1]
-    console.out(f"\n{len(answer.tokens)} tokens, by router weight, mean over {layers} layers:", highlight=False)
+    counted, layers = sum(answer.chooses), len(answer.chooses)
+    over = f"{layers} layers" if counted == layers else f"the {counted} of {layers} layers whose experts differ"
+    console.out(f"\n{len(answer.tokens)} tokens, by router weight, mean over {over}:", highlight=False)
     for index, share in ranked(list(answer.shares.values())):
         expert = answer.experts[index]
         about = ", ".join(filter(None, (expert.title, expert.licence, expert.contact)))

@@ -38,6 +38,8 @@ def _parse_dtype(text: str) -> str:
     "`flexo-merge experts/*.pt -o model/ --dtype bfloat16 --max-shard-size 2GB`\n\n"
     "`flexo-merge model/ experts/legal.pt -o model2/`\n\n"
     "`flexo-merge model/ --replace math=experts/math-v2.pt -o model2/`\n\n"
+    "`flexo-merge experts/*.pt -o model/ --revoked math.withdrawal.json`\n\n"
+    "`flexo-merge model/ experts/math.pt -o model2/ --readmit math --reason 'asked back by its owner'`\n\n"
     "`flexo-merge experts/*.pt -o model/ --dry-run`"
 )
 def merge_command(
@@ -48,7 +50,7 @@ def merge_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
     replace: Annotated[
         list[str] | None,
-        typer.Option(metavar="DOMAIN=FILE", help="Put another expert in the place of one of the folder; repeated."),
+        typer.Option(metavar="DOMAIN=FILE", help="Replace an expert of the folder by another; may be repeated."),
     ] = None,
     anchor: Annotated[Path | None, typer.Option(help="The anchor folder. [default: where the headers say]")] = None,
     top_k: Annotated[
@@ -76,7 +78,8 @@ def merge_command(
         typer.Option(
             min=0.001,
             max=1000,
-            help="How many domains public text counts for: more keeps the anchor's abilities, less favours the owners. "
+            help="Prior weight of the public expert, in units of one domain: more keeps the anchor's abilities, less "
+            "favours the owners' experts. "
             "[default: the folder's, or 4]",
         ),
     ] = None,
@@ -92,6 +95,14 @@ def merge_command(
     require_signatures: Annotated[
         bool, typer.Option("--require-signatures", help="Refuse an expert that no trusted key has signed.")
     ] = False,
+    revoked: Annotated[
+        Path | None,
+        typer.Option(help="A list of revoked experts and keys, or a notice of withdrawal."),
+    ] = None,
+    readmit: Annotated[
+        list[str] | None, typer.Option(metavar="DOMAIN", help="Take an expert back that has left the folder; repeated.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why it is taken back; the manifest keeps it.")] = "",
     check: Annotated[
         bool | None,
         typer.Option(
@@ -103,15 +114,16 @@ def merge_command(
 ) -> None:
     """Assemble expert files into one FlexOlmo model folder that transformers and vLLM load.
 
-    A folder that was merged before, given first, is taken as it is: experts join it, or make way for newer ones.
+    Give a folder that was merged before first, and experts join it or are replaced by newer ones; all else stays.
     """
     from merge.planning.merge_options import MergeOptions
     from merge.planning.merging import plan_merge, write_merge
 
     with usage():
         options = MergeOptions(
-            top_k, max_shard_size, dtype, public_weight, trusted_keys, require_signatures, verify, check
-        )
+            top_k, max_shard_size, dtype, public_weight, trusted_keys, require_signatures, revoked,
+            tuple(readmit or ()), reason, verify=verify, check=check,
+        )  # fmt: skip
         made = plan_merge(experts, output, anchor=anchor, replace=_replacements(replace or []), options=options)
     typer.echo(_plan_text(made))
     for warning in made.warnings:
@@ -161,7 +173,7 @@ def _plan_text(plan: Any) -> str:
         f"{size_text(plan.nbytes)}" + (f", rounded from {plan.converted_from}" if plan.converted_from else "")
     )
     if plan.public_weight != 1:
-        lines.append(f"prior    public text counts for {plan.public_weight:g} domains")
+        lines.append(f"prior    the public expert weighs as much as {plan.public_weight:g} domains")
     if errors := plan.bias_errors():
         worst = max(range(len(errors)), key=errors.__getitem__)
         lines.append(

@@ -29,14 +29,19 @@ def optout_command(
     model: Annotated[Path, typer.Argument(help="A folder made by flexo-merge.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
     drop: Annotated[list[str] | None, typer.Option(help="A domain that leaves; may be repeated.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="A domain that stays, all others leave; repeated.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="A domain that stays while all others leave; may be repeated.")
+    ] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Keep no more than the digests of who leaves: no domain, key or time.")
+    ] = False,
     verify: Annotated[bool, typer.Option(help="Check every tensor against the manifest.")] = True,
 ) -> None:
     """Write the model again without some of its experts: the same bytes as if they had never been merged."""
     from merge.planning.membership import opt_out
 
     with usage():
-        made = opt_out(model, output, drop=drop or (), keep=keep or (), verify=verify, progress=progress)
+        made = opt_out(model, output, drop=drop or (), keep=keep or (), forget=forget, verify=verify, progress=progress)
     left = ", ".join(made.left)
     typer.echo(f"wrote {output}/ with {', '.join(made.domains)}; left: {left}")
     if made.history["router_training"]:

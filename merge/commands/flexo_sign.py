@@ -31,7 +31,7 @@ def sign_command(
     experts: Annotated[list[Path] | None, typer.Argument(help="Expert files; each gets FILE.sig beside it.")] = None,
     make_key: Annotated[bool, typer.Option("--generate", help="Make the key, and its public key beside it.")] = False,
 ) -> None:
-    """Write FILE.sig beside each expert file, which says that the owner of the key stands for it."""
+    """Write FILE.sig beside each expert file, which says that the owner of the key vouches for it."""
     if bool(experts) == make_key:
         raise typer.BadParameter("give expert files to sign, or --generate to make a key; one of the two.")
     from merge.formats import signing

@@ -62,7 +62,7 @@ class Anchor:
 
     @cached_property
     def router_digest(self) -> str:
-        """Over the public rows alone: what a pair was trained against."""
+        """Over the public router rows alone, which experts were trained beside."""
         rows = (stored for name, stored in self.shared.items() if name.endswith("router.weight"))
         return combined_digest((stored.name, stored.digest()) for stored in rows)
 
@@ -82,7 +82,7 @@ class Anchor:
 
     @cached_property
     def first_layer(self) -> int:
-        """The first layer whose feed-forward network counts; in a context layer the norm behind it is zero."""
+        """The first layer whose feed-forward network has an effect; in a context layer the norm behind it is zero."""
         names = (
             f"model.layers.{n}.post_feedforward_layernorm.weight" for n in range(self.architecture.num_hidden_layers)
         )
@@ -107,7 +107,7 @@ class Anchor:
 
 
 def find_anchor(experts: list[ExpertFile]) -> Path:
-    """The first folder that a header names and that is there, as seen from here or from beside the expert file.
+    """The first folder that a header names and that exists, relative to the current folder or to an expert file's.
 
     Raises `ModelFolderError` if none is.
     """
@@ -194,7 +194,7 @@ def write_shared(
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """What `anchor.json` says: digests and how the anchor was made. For people: digests are computed, not believed."""
+    """What `anchor.json` says: digests and how the anchor was made. For people alone: a merge computes digests anew."""
     return read_json(folder / SHARED / "anchor.json")
 
 

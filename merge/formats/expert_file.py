@@ -96,7 +96,7 @@ def write_expert(
     Args:
         path: the file to make.
         header: everything but the tensor table, which is computed here.
-        tensors: exactly the names and shapes of `flexolmo.expert_tensors`. They are copied to memory of their own, so a
+        tensors: exactly the names and shapes of `expert_tensors`. They are copied to memory of their own, so a
             view never drags its whole storage into the file.
         replace: whether a file that stands there may be overwritten.
         before: told the header as it will be written, before the file is there.

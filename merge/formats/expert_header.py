@@ -1,7 +1,7 @@
 """The header of an expert file: every field with its type and unit, written and parsed without trust.
 
-All fields are required unless a default is given here. Unknown fields are refused: a header has no room for anything
-that this page does not name, and so none for private text.
+All fields are required unless a default is given here. Unknown fields are refused, so that a header holds nothing that
+is not named here, and no private text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_LAYERS = 1000
 DOMAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
-_hints = functools.cache(typing.get_type_hints)  # it evaluates text, ours, and is not quick
+_hints = functools.cache(typing.get_type_hints)  # it evaluates annotations, which takes time
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class AnchorReference:
     name: str  # folder or hub id, as the owner gave it
     digest: str  # sha256 over all weights, see ModelFolder.digest
     tokenizer_digest: str  # sha256 of tokenizer.json
-    router_digest: str  # sha256 over the public router rows that the pair was trained against
+    router_digest: str  # sha256 over the public router rows that the expert was trained beside
     architecture: Architecture
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Held-out loss of the pair in nats per token, before (the anchor) and after training."""
+    """Held-out loss in nats per token, before (the anchor) and after (the public and the new expert together)."""
 
     own_before: float | None
     own_after: float | None
@@ -90,7 +90,7 @@ class TensorInfo:
 
     dtype: str  # safetensors names: F32, BF16, F16
     shape: tuple[int, ...]
-    sha256: str  # over dtype, shape and bytes, see tensors.tensor_digest
+    sha256: str  # over dtype, shape and bytes, see torch_tensors.tensor_digest
 
     @property
     def nbytes(self) -> int:

@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flexo.console import Progress, no_progress
-from merge.formats.anchor_folder import SHARED
-from merge.formats.anchor_folder import about as about_anchor
 from merge.formats.expert_file import ExpertFile, open_expert
-from merge.formats.manifest import read_manifest
 from merge.formats.signatures import Voucher, read_signature, read_trusted_keys, signature_path
 
 
@@ -32,7 +29,11 @@ def inspect(
         InputError: it is none of the three, or damaged, or the signature does not hold.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir():  # what an expert file has no use for is imported here
+        from merge.formats.anchor_folder import SHARED
+        from merge.formats.anchor_folder import about as about_anchor
+        from merge.formats.manifest import read_manifest
+
         return about_anchor(path) if (path / SHARED).is_dir() else read_manifest(path)
     expert = open_expert(path)
     if verify:

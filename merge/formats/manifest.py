@@ -1,4 +1,4 @@
-"""`manifest.json`, which says whose expert is whose in a merged folder, how it was made, and who has left."""
+"""`manifest.json` of a merged folder: its experts and their owners, how it was made, and which experts have left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def public_weight_of(folder: Path, manifest: Mapping[str, Any]) -> float:
-    """How many domains public text counts for in the rows of a merged folder; 1 where its manifest does not say."""
+    """The prior weight of the public expert, in units of one domain, that rows were made with; 1 if not stated."""
     weight = manifest.get("public_weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < inf:
         raise ModelFolderError(f"{folder / MANIFEST}: public_weight is {weight!r}, expected a positive number.")

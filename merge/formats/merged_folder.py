@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from flexo.errors import ModelFolderError
 from merge.formats.anchor_folder import tokenizer_digest
 from merge.formats.architecture import Architecture, architecture_of
+from merge.formats.expert_header import SHA256
 from merge.formats.manifest import MANIFEST, public_weight_of, read_manifest
 from merge.formats.model_card import model_card
 from merge.formats.model_folder import ABOUT, DENSE, ModelFolder, copy_tokenizer
@@ -44,11 +44,10 @@ class Merged:
         """Expert names in the order of their indices, `public` first."""
         return [expert["domain"] for expert in self.manifest["experts"]]
 
-    @cached_property
+    @property
     def digests(self) -> dict[str, str] | None:
         """The sha256 of each tensor by name; None where the manifest states none."""
-        stated = self.manifest.get("tensors")
-        return stated if isinstance(stated, dict) else None
+        return self.manifest.get("tensors") or None
 
     @property
     def router_trained(self) -> bool:
@@ -96,6 +95,7 @@ def open_merged(folder: Path, quantised: bool = False) -> Merged:
     weights.require(shapes, f"a FlexOlmo model of the {len(domains)} experts in {MANIFEST}")
     if tokenizer_digest(folder) != digests["tokenizer_digest"]:
         raise ModelFolderError(f"{folder}: tokenizer.json is not the one of its {MANIFEST}. Was it exchanged?")
+    _check_lists(manifest, weights, str(where))
     weight = public_weight_of(folder, manifest)
     return Merged(folder, manifest, weights, arch, scheme, at_most, size or None, weight, dtype)
 
@@ -113,6 +113,17 @@ def _same_architecture(folder: Path, config: Mapping[str, Any], stated: Architec
             f"{folder}: {MANIFEST} lists {experts} experts, config.json {config.get('num_experts')}. Merge it again."
         )
     return arch
+
+
+def _check_lists(manifest: Mapping[str, Any], weights: ModelFolder, where: str) -> None:
+    """Digests are stated of every tensor or of none, and experts that are gone are a list."""
+    stated = manifest.get("tensors") or {}
+    known = isinstance(stated, dict) and (not stated or stated.keys() == weights.names)
+    if not known or not all(isinstance(digest, str) and SHA256.fullmatch(digest) for digest in stated.values()):
+        raise ModelFolderError(f"{where}: tensors is not a sha256 in hex for each tensor of the folder, and not null.")
+    for name in ("left", "replaced"):
+        if not isinstance(manifest.get(name, []), list):
+            raise ModelFolderError(f"{where}: {name} is {str(manifest[name])[:60]!r}, expected a list of experts.")
 
 
 def finish(folder: Path, output: Path, config: Mapping[str, Any], tokenizer: Path, record: Mapping[str, Any]) -> None:

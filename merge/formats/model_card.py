@@ -1,4 +1,4 @@
-"""The model card of a merged folder: who is in it, under which licence, and how to run it."""
+"""The model card of a merged folder: its experts and their licences, and how to run it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _read(router: dict[str, Any]) -> str:
 
 
 def _leaving(manifest: dict[str, Any], name: str) -> str:
-    """What is left of an expert that leaves: of merged expert files only, where nothing else has seen it."""
+    """How an expert leaves, and what of it stays; only where the model was merged from expert files."""
     experts = manifest["experts"]
     if len(experts) < 3 or not manifest.get("tensors") or not all("file" in expert for expert in experts[1:]):
         return ""

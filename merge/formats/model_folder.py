@@ -140,5 +140,5 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def name_of(folder: Path) -> str:
-    """A folder's own name; the way to it is private."""
+    """A folder's own name; the path to it is private."""
     return folder.resolve().name

@@ -16,13 +16,13 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexo.errors import InputError
 from merge.formats.expert_file import ExpertFile
-from merge.formats.expert_header import SHA256, Header
+from merge.formats.expert_header import DOMAIN, SHA256, Header
 from merge.tensor_io.json_file import parse_json
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class SignatureError(InputError):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a signature file says; nothing of it is true before `verify`."""
+    """What a signature file claims, before `TrustedKeys.verify`."""
 
     header: str  # sha256 of the header that was signed, hex
     key: str  # fingerprint, see `fingerprint_of`
@@ -67,6 +67,7 @@ class TrustedKeys:
 
     folder: Path
     keys: dict[str, tuple[str, Ed25519PublicKey]]
+    bound: dict[str, frozenset[str]] = field(default_factory=dict)  # fingerprint -> the domains it may sign; else any
 
     def verify(self, expert: ExpertFile, required: bool = True) -> Voucher | None:
         """The verified signature of an expert; None if it has none and none is `required`.
@@ -90,6 +91,12 @@ class TrustedKeys:
                 f"{self.folder}. If you trust its owner, put their public key there."
             )
         name, key = self.keys[found.key]
+        if not self.may_sign(found.key, expert.domain):
+            domains = ", ".join(sorted(self.bound[found.key]))
+            raise SignatureError(
+                f"{path}: signed by {name!r}, whose key is in {self.folder} for {domains} alone, "
+                f"not for {expert.domain!r}. Ask the owner of {expert.domain!r} for their signature."
+            )
         if found.header != (ours := header_digest(expert.header)):
             raise SignatureError(
                 f"{path}: signs the header {found.header[:16]}, {expert.path.name} has {ours[:16]}. The expert was "
@@ -103,8 +110,15 @@ class TrustedKeys:
             ) from None
         return Voucher(name, found.key, ours, found.signature)
 
-    def vouched(self, entry: Any) -> bool:
-        """Whether `entry`, of a manifest, is a `Voucher` by one of these keys; what header it is about is believed."""
+    def may_sign(self, key: str, domain: str) -> bool:
+        """Whether the key called `key` may sign for `domain`: a key that is bound to domains signs for no other."""
+        return domain in self.bound.get(key, (domain,))
+
+    def vouched(self, entry: Any, domain: str) -> bool:
+        """Whether `entry`, of a manifest, is a signature of an expert of `domain` by one of these keys.
+
+        The header that the entry names is taken as it is.
+        """
         from cryptography.exceptions import InvalidSignature
 
         try:
@@ -112,7 +126,7 @@ class TrustedKeys:
             key.verify(base64.b64decode(entry["signature"]), statement(entry["header"]))
         except (InvalidSignature, KeyError, TypeError, ValueError):
             return False
-        return True
+        return self.may_sign(entry["key"], domain)
 
 
 def signature_path(expert: Path) -> Path:
@@ -157,20 +171,31 @@ def read_signature(path: Path) -> Signature:
 
 
 def read_trusted_keys(folder: Path) -> TrustedKeys:
-    """The public keys `*.pem` and `*.pub` of a folder; raises `SignatureError` if one is no Ed25519 public key."""
+    """The public keys `*.pem` and `*.pub` of a folder; raises `SignatureError` if one is no Ed25519 public key.
+
+    A key that lies in the folder itself may sign any domain; one in a folder `math` in it may sign that domain alone,
+    wherever else it lies.
+    """
     require_cryptography()
     if not folder.is_dir():
         raise SignatureError(f"{folder}: no such folder. Expected one with the public keys that you trust, in PEM.")
     keys: dict[str, tuple[str, Ed25519PublicKey]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in KEY_SUFFIXES and not path.name.startswith("."):
+    bound: dict[str, set[str]] = {}
+    for path in sorted([*folder.iterdir(), *folder.glob("*/*")]):
+        if path.is_file() and path.suffix in KEY_SUFFIXES and not path.name.startswith("."):
             if not NAME.fullmatch(path.stem):
                 raise SignatureError(f"{path}: the name of a key is its owner's name. Use letters, digits, '.@_-'.")
-            key = _public_key(path)
+            key = read_public_key(path)
             keys.setdefault(fingerprint_of(key), (path.stem, key))
+            if path.parent != folder:
+                if not DOMAIN.fullmatch(path.parent.name):
+                    raise SignatureError(
+                        f"{path.parent}: expected the name of a domain, whose keys are in this folder."
+                    )
+                bound.setdefault(fingerprint_of(key), set()).add(path.parent.name)
     if not keys:
-        raise SignatureError(f"{folder}: no public key in it. Expected files like alice.pub, in PEM.")
-    return TrustedKeys(folder, keys)
+        raise SignatureError(f"{folder}: no public key in it. Expected files like alice.pub or math/alice.pub, in PEM.")
+    return TrustedKeys(folder, keys, {key: frozenset(domains) for key, domains in bound.items()})
 
 
 def fingerprint_of(key: Ed25519PublicKey) -> str:
@@ -180,7 +205,8 @@ def fingerprint_of(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes(s.Encoding.DER, s.PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def _public_key(path: Path) -> Ed25519PublicKey:
+def read_public_key(path: Path) -> Ed25519PublicKey:
+    """An Ed25519 public key in PEM; raises `SignatureError` for anything else, and for a private key."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -188,7 +214,7 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     data = read_small(path, "a public key")
     if b"PRIVATE KEY" in data:
         raise SignatureError(
-            f"{path}: a private key, where only public keys belong. Move it to where its owner alone is."
+            f"{path}: a private key, where only public keys belong. Move it to a place that only its owner can read."
         )
     try:
         key: Any = load_pem_public_key(data)

@@ -1,1 +1,1 @@
-"""What a merge does before and while it writes: plan, checks, membership, router rows."""
+"""Merges: their options and plans, checks of what goes in, experts that join or leave, router rows."""

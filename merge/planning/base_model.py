@@ -1,4 +1,4 @@
-"""What a merge starts from: an anchor, which holds the public expert alone, or a folder that was merged before."""
+"""The model that a merge starts from: an anchor, which holds the public expert alone, or a folder merged before."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from merge.tensor_io.value_checks import scanned
 
 
 class Base(Protocol):
-    """Where the shared tensors and the experts of earlier merges come from."""
+    """Gives a merge its shared tensors and the experts that were there before."""
 
-    kind: str  # for people
+    kind: str  # anchor or model, as people are shown it
     folder: Path
     weights: ModelFolder
     architecture: Architecture

@@ -41,12 +41,15 @@ def admit(joining: Sequence[ExpertFile], options: MergeOptions) -> dict[str, Vou
         domain -> the verified signature of its expert, where there is one.
 
     Raises:
+        ExpertFileError: an expert, or the key that signed it, is revoked.
         SignatureError: a signature does not hold, or is missing and required.
     """
-    if (trusted := options.trusted) is None:
-        return {}
-    found = {expert.domain: trusted.verify(expert, options.require_signatures) for expert in joining}
-    return {domain: voucher for domain, voucher in found.items() if voucher}
+    trusted = options.trusted
+    found = {expert.domain: trusted.verify(expert, options.require_signatures) for expert in joining} if trusted else {}
+    vouchers = {domain: voucher for domain, voucher in found.items() if voucher}
+    if options.listed:
+        options.listed.refuse(joining, vouchers)
+    return vouchers
 
 
 def check_belongs(expert: ExpertFile, base: Base) -> None:

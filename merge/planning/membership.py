@@ -1,4 +1,4 @@
-"""Planning a change of a folder that was merged before: experts leave, join, or make way for newer ones."""
+"""Changing a folder that was merged before: experts leave, join, or are replaced by newer ones."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from merge.planning.base_model import MergedBase
 from merge.planning.compatibility import admit, check_belongs, refuse_repeats, refuse_twins
 from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import Member, Plan, execute, lay_out
+from merge.planning.revocation import forgetting, readmissions
 
 
 def replan(
@@ -29,6 +30,7 @@ def replan(
     join: Sequence[Path] = (),
     replace: Mapping[str, Path] | None = None,
     anchor_path: Path | None = None,
+    forget: bool = False,
 ) -> Plan:
     """A merge of what a merged folder holds without some of its experts, with others, or with newer ones.
 
@@ -40,6 +42,7 @@ def replan(
         drop: domains that leave.
         join: expert files that come after those of the folder.
         replace: domain -> expert file that takes its place.
+        forget: whether the manifest keeps no more than the digests of experts that leave.
         anchor_path: the anchor folder; None looks where the headers say, and does without if it is not there. Needed
             where an expert that joins has a router bias, which the anchor's bias direction folds, or where the public
             weight is not 1.
@@ -65,17 +68,25 @@ def replan(
         check_belongs(expert, base)
     refuse_twins(joining)
     vouchers = admit(joining, options)
+    staying = [member for member in members[1:] if isinstance(member, int)]
+    if options.listed:
+        options.listed.refuse_staying([merged.manifest["experts"][index] for index in staying], str(folder))
     if options.require_signatures:
-        _refuse_unsigned(merged, [member for member in members[1:] if isinstance(member, int)], options)
+        _refuse_unsigned(merged, staying, options)
     anchor = _anchor_for(base, joining, anchor_path)
     said = merged.manifest
+    back = readmissions(said.get("left", []), joining, options.readmit, options.reason, str(folder))
     history = {
         "how": said.get("how"),
         "router_training": said.get("router_training"),
         "router_bias_folding_rms": said.get("router_bias_folding_rms"),
         "left": [*said.get("left", []), *_farewell(merged, drop)],
         "replaced": [*said.get("replaced", []), *_farewell(merged, newer)],
+        "readmitted": [*said.get("readmitted", []), *back],
+        "priors": said.get("priors", {}),
     }
+    if forget:
+        history = forgetting(history, drop)
     return lay_out(base, members, anchor, options, vouchers, history)
 
 
@@ -85,6 +96,7 @@ def opt_out(
     *,
     drop: Sequence[str] = (),
     keep: Sequence[str] = (),
+    forget: bool = False,
     verify: bool = True,
     progress: Progress = no_progress,
 ) -> Plan:
@@ -95,6 +107,7 @@ def opt_out(
         output: the folder to make, whole or not at all.
         drop: domains that leave.
         keep: domains that stay beside the public one, in the place of `drop`.
+        forget: whether the manifest keeps no more than the digests of experts that leave.
         verify: whether every tensor is compared with the manifest.
         progress: shows how far it is.
 
@@ -102,7 +115,7 @@ def opt_out(
         What was written; `left` names the experts that are gone.
 
     Raises:
-        InputError: an unknown domain, nothing left or nobody leaves, damage, or the output is not free.
+        InputError: an unknown domain, no expert would leave or none stay, damage, or the output is not free.
     """
     if bool(drop) == bool(keep):
         raise UsageError("say which experts leave with --drop, or which stay with --keep; one of the two.")
@@ -114,7 +127,7 @@ def opt_out(
         drop = [domain for domain in domains if domain not in [*keep, "public"]]
         if not drop:
             raise InputError(f"{folder}: --keep names every expert, so none would leave.")
-    made = replan(folder, drop=list(dict.fromkeys(drop)))
+    made = replan(folder, drop=list(dict.fromkeys(drop)), forget=forget)
     with progress("writing", made.nbytes) as advance:
         execute(made, target, advance, verify)
     return made
@@ -130,7 +143,7 @@ def refuse_output(model: Path, output: Path) -> None:
 
 
 def _farewell(merged: Merged, domains: Iterable[str]) -> list[dict[str, Any]]:
-    """What the manifest remembers of experts that are in it no more."""
+    """What the new manifest keeps of experts that the folder had."""
     entries = [merged.manifest["experts"][merged.domains.index(domain)] for domain in domains]
     kept = [{name: entry[name] for name in ("domain", "digest", "vouched") if name in entry} for entry in entries]
     return [entry | {"when": made_at()} for entry in kept]
@@ -139,7 +152,7 @@ def _farewell(merged: Merged, domains: Iterable[str]) -> list[dict[str, Any]]:
 def _refuse_drops(merged: Merged, going: Sequence[str]) -> None:
     refuse_unknown(going, merged.domains, str(merged.folder))
     if "public" in going:
-        raise InputError("public: the anchor's own expert, which all others are measured against. It cannot leave.")
+        raise InputError("public: the anchor's own expert, beside which all others were trained. It cannot leave.")
 
 
 def _refuse_settings(base: MergedBase, options: MergeOptions, changes_weights: bool) -> None:
@@ -180,7 +193,7 @@ def _refuse_taken_places(
 def _refuse_unsigned(merged: Merged, staying: Sequence[int], options: MergeOptions) -> None:
     assert options.trusted is not None, "checked by MergeOptions"
     for index in staying:
-        if not options.trusted.vouched(merged.manifest["experts"][index].get("vouched")):
+        if not options.trusted.vouched(merged.manifest["experts"][index].get("vouched"), merged.domains[index]):
             raise SignatureError(
                 f"{merged.folder}: signatures are required, and its expert for {merged.domains[index]!r} was signed by "
                 f"no key in {options.trusted_keys}. Replace that expert with a signed one, or merge all files again."

@@ -6,7 +6,8 @@ keeps experts out is used in `compatibility.admit`, which sees every expert that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
 from pathlib import Path
@@ -17,6 +18,7 @@ from merge.tensor_io.stored_tensor import DTYPES
 
 if TYPE_CHECKING:
     from merge.formats.signatures import TrustedKeys
+    from merge.planning.revocation import Revoked
 
 DEFAULT_TOP_K = 4  # active experts per token, if there are as many
 PUBLIC_WEIGHT = 4.0  # of a new merge; docs/log.md
@@ -36,6 +38,10 @@ class MergeOptions:
     public_weight: float | None = None  # prior weight of the public expert, in units of one domain; in a new merge 4
     trusted_keys: Path | None = None  # folder of public keys to check signatures with; None looks at no signature
     require_signatures: bool = False  # whether an expert that no trusted key has signed is refused
+    revoked: Path | None = None  # file that lists experts and keys that are not to be used any more
+    readmit: tuple[str, ...] = ()  # domains whose experts had left the folder and may come back
+    reason: str = ""  # why they may; the manifest keeps it
+    priors: Mapping[str, float] = field(default_factory=dict)  # of experts that join, in units of one domain; else 1
     verify: bool = True  # whether every tensor is compared with its sha256, and the anchor with its digest
     check: bool | None = None  # whether the merged model is run before it appears; None: up to 2 GB, where it can be
 
@@ -44,6 +50,10 @@ class MergeOptions:
             raise InputError(f"--public-weight {self.public_weight}: expected a positive number.")
         if self.max_shard_size is not None and self.max_shard_size <= 0:
             raise InputError(f"--max-shard-size {self.max_shard_size}: expected a positive number of bytes.")
+        if self.readmit and not self.reason.strip():
+            raise UsageError(f"--readmit {self.readmit[0]}: say why with --reason TEXT; the manifest keeps it.")
+        if wrong := [domain for domain, prior in self.priors.items() if not 0 < prior < inf]:
+            raise InputError(f"the prior of {wrong[0]!r} is {self.priors[wrong[0]]}, expected a positive number.")
         if self.dtype not in (None, *ROUNDED_TO):
             raise InputError(f"--dtype {self.dtype}: expected one of {', '.join(ROUNDED_TO)}.")
         if self.require_signatures and self.trusted_keys is None:
@@ -55,6 +65,13 @@ class MergeOptions:
     def stored_dtype(self) -> str | None:
         """`dtype` by its name in files, such as `BF16`."""
         return None if self.dtype is None else ROUNDED_TO[self.dtype]
+
+    @cached_property
+    def listed(self) -> Revoked | None:
+        """What the file of revoked experts and keys lists, read once; raises `InputError` if it is none."""
+        from merge.planning.revocation import read_revoked
+
+        return None if self.revoked is None else read_revoked(self.revoked)
 
     @cached_property
     def trusted(self) -> TrustedKeys | None:

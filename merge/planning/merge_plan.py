@@ -8,7 +8,7 @@ refuses damaged values, or another anchor, as they pass. Between them the plan c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -31,10 +31,12 @@ from merge.planning.base_model import AnchorBase, Base
 from merge.planning.compatibility import admit, check_belongs, refuse_repeats, refuse_twins
 from merge.planning.merge_options import MergeOptions
 from merge.planning.router_screening import folded_row, screen_rows
+from merge.planning.twins import twin_warnings
 from merge.tensor_io.float_formats import all_finite, rounded, to_float32
 from merge.tensor_io.shard_writer import Digests, write_tensors
 from merge.tensor_io.stored_tensor import DTYPES, FLOATS, OutputTensor, StoredTensor
 
+KEPT = ("left", "replaced", "readmitted", "priors", "federation")  # what a manifest has of a plan's history, as it is
 Member = int | ExpertFile  # an expert that the base holds, by its index there, or one that joins
 
 
@@ -95,7 +97,11 @@ class Plan:
 
     def bias_errors(self) -> list[float] | None:
         """Root mean square of the folding error on public text per layer, for a bias of 1; None without any bias."""
-        if self.public_weight == 1 and not any(entry.get("router_bias") for entry in self.entries):
+        if (
+            self.public_weight == 1
+            and not self.history["priors"]
+            and not any(entry.get("router_bias") for entry in self.entries)
+        ):
             return None
         if self.anchor is None:
             kept: list[float] | None = self.history["router_bias_folding_rms"]
@@ -165,16 +171,21 @@ def lay_out(
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
     dtype = base.dtype(0) if base.converted_from else options.stored_dtype  # what was rounded once stays as it is
     weight = base.public_weight if options.public_weight is None else options.public_weight
+    joining = [member for member in members if isinstance(member, ExpertFile)]
+    priors = {one.domain: options.priors[one.domain] for one in joining if options.priors.get(one.domain, 1) != 1}
+    weights = {one.domain: weight / priors.get(one.domain, 1) for one in joining}
+    history = dict(history or {})
+    history["priors"] = {**history.get("priors", {}), **priors}
     return Plan(
         base=base,
         members=members,
         anchor=anchor,
         top_k_at_most=base.top_k_at_most if top_k is None else top_k,
         max_shard_size=options.max_shard_size or base.max_shard_size,
-        tensors=_tensors(base, members, anchor, dtype, weight),
-        history=history or {},
+        tensors=_tensors(base, members, anchor, dtype, weights),
+        history=history,
         vouchers=vouchers,
-        warnings=screen_rows(base, anchor, [member for member in members if isinstance(member, ExpertFile)]),
+        warnings=[*screen_rows(base, anchor, joining), *twin_warnings(base, joining)],
         dtype=dtype,
         scheme=base.scheme,
         public_weight=weight,
@@ -182,14 +193,14 @@ def lay_out(
 
 
 def _tensors(
-    base: Base, members: list[Member], anchor: Anchor | None, to: str | None, public_weight: float
+    base: Base, members: list[Member], anchor: Anchor | None, to: str | None, weights: Mapping[str, float]
 ) -> list[OutputTensor]:
     """Every tensor of the merged model; asserts that every tensor of every input goes to exactly one place."""
     given: dict[str, StoredTensor] = {}
     routers: dict[str, partial[bytes]] = {}
     for n in range(base.architecture.num_hidden_layers):
         dtype = to or base.dtype(n)
-        routers[merged_router(n)] = partial(_router, base, members, anchor, n, public_weight, dtype)
+        routers[merged_router(n)] = partial(_router, base, members, anchor, n, weights, dtype)
         for index, member in enumerate(members):
             for part, stored_as in product(FFN, PARTS if base.scheme else ("",)):
                 name = merged_ffn(n, index, part) + stored_as
@@ -215,12 +226,15 @@ def _tensors(
 
 
 def _router(
-    base: Base, members: list[Member], anchor: Anchor | None, n: int, public_weight: float, dtype: str
+    base: Base, members: list[Member], anchor: Anchor | None, n: int, weights: Mapping[str, float], dtype: str
 ) -> bytes:
-    """The router [E, D] of layer `n`: the base's rows, then the owners' with their bias folded in (r + b v)."""
+    """The router [E, D] of layer `n`: the base's rows, then the owners' with their bias folded in (r + b v).
+
+    `weights` are the prior weights of the public expert for each that joins, in units of that expert's own.
+    """
     before = base.rows(n)
     rows = [
-        before[member] if isinstance(member, int) else folded_row(anchor, member, n, public_weight)
+        before[member] if isinstance(member, int) else folded_row(anchor, member, n, weights[member.domain])
         for member in members
     ]
     data = rounded(np.stack(rows), dtype)
@@ -254,5 +268,5 @@ def _manifest(plan: Plan, digests: Digests) -> dict[str, Any]:
         manifest["quantised"] = plan.scheme.to_dict()
     if plan.converted_from:
         manifest["converted_from"] = plan.converted_from
-    manifest |= {name: history[name] for name in ("left", "replaced") if history.get(name)}
+    manifest |= {name: history[name] for name in KEPT if history.get(name)}
     return manifest | {"tensors": digests.written if plan.base.stated and digests.written else None}

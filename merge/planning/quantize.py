@@ -1,7 +1,7 @@
 """Planning a merged model whose experts lie in 4 or 8 bits; `merge.planning.merge_plan.execute` writes it.
 
-Every weight of every expert is quantised alone, from its own values. So what an expert's bytes are does not depend on
-who else is in the model, and quantising and leaving may come in either order.
+Every weight of every expert is quantised alone, from its own values. So an expert's bytes do not depend on the other
+experts, and quantising a model and taking experts out of it give the same bytes in either order.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def quantize(
 
 
 class _Weight:
-    """One weight of one expert on its way: read and quantised once, for whichever of its parts is asked for first."""
+    """One weight of one expert, read and quantised when the first of its parts is asked for, and not again."""
 
     def __init__(self, stored: StoredTensor, scheme: Scheme) -> None:
         self.stored, self.scheme = stored, scheme

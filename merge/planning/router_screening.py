@@ -1,7 +1,7 @@
-"""A look at router rows before a merge, without running a model: would an expert swallow every token?
+"""Checks router rows before a merge, without running a model: would an expert be chosen for every token?
 
 The norm of a row says little: a row that training starts from a discriminant is hundreds of times longer than the
-public one, which is nearly orthogonal to the states that it meets. What counts is the margin `m = (r - r_pub).x` on
+public one, which is nearly orthogonal to the hidden states. What counts is the margin `m = (r - r_pub).x` on
 public text, the router logit of the expert over that of the public one. Its mean and spread follow exactly from the
 moments of x that the anchor ships. If m is taken as normal, so does the mass of the expert on public text, its mean
 probability when it stands beside the public one alone.
@@ -63,7 +63,7 @@ class Row:
 def screen_rows(base: Base, anchor: Anchor | None, experts: Sequence[ExpertFile]) -> list[str]:
     """Warnings about unusual router rows, one line an expert; raises `ExpertFileError` for rows beyond reason.
 
-    Without an `anchor`, or one that ships moments, only the norm of a row beside the public one of `base` can tell.
+    Without an anchor that ships moments, a row is judged by its norm alone, compared with the public row's.
     """
     warnings = []
     for expert in experts:
@@ -78,7 +78,7 @@ def screen_rows(base: Base, anchor: Anchor | None, experts: Sequence[ExpertFile]
 def folded_row(anchor: Anchor | None, expert: ExpertFile, n: int, public_weight: float = 1.0) -> Values:
     """The router row [D] of layer `n` in float32, with its bias folded in (r + b v); only a bias needs the anchor.
 
-    Where public text counts for more than the owner's, the bias is less by the logarithm of `public_weight`.
+    The logarithm of `public_weight` is taken from the bias.
     """
     row_D = expert.values(ROUTER_WEIGHT.format(n=n))
     if not expert.has_bias and public_weight == 1:
@@ -110,7 +110,7 @@ def margin_of(anchor: Anchor, n: int, row_D: Values) -> Margin | None:
 
 
 def look_at(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> Row:
-    """The size of an expert's row in layer `n`."""
+    """Norm and margin of an expert's row in layer `n`."""
     row_D = folded_row(anchor, expert, n)
     norm, public = (float(np.linalg.norm(row.astype(np.float64))) for row in (row_D, base.rows(n)[0]))
     return Row(norm, public, margin_of(anchor, n, row_D) if anchor else None)
@@ -126,8 +126,8 @@ def _judge(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> str
         sane, size = margin.rms <= LARGEST_MARGIN, f"a router margin of {margin.rms:.3g} on public text (rms)"
     if not sane:
         raise ExpertFileError(
-            f"{expert.path}: the router row of layer {n} has {size}. It would take or refuse every token for "
-            "certain, and no training leads there. Do not merge this file."
+            f"{expert.path}: the router row of layer {n} has {size}. The expert would be chosen for every "
+            "token or for none, which no training leads to. Do not merge this file."
         )
     if margin and margin.mass > UNUSUAL_MASS:
         return f"layer {n} would have a router mass of {margin.mass:.0%} on public text, beside the public expert alone"

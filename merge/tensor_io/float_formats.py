@@ -1,4 +1,4 @@
-"""The little arithmetic of a merge, in numpy because PyTorch takes seconds to import: finite or not, and other dtypes.
+"""The arithmetic of a merge, in numpy because PyTorch takes seconds to import: finite or not, and other dtypes.
 
 Rounding is to the nearest, ties to even, as in PyTorch; the tests compare the two value by value.
 """
@@ -38,7 +38,7 @@ def all_finite(data: Bytes, dtype: str) -> bool:
 def count_subnormal(data: Bytes, dtype: str) -> int:
     """How many values are nearer to zero than a float32 can hold in full, and not zero.
 
-    None for F16, which is computed in float32. Quick where there are none, as good as always.
+    None for F16, which is computed in float32. Fast where there are none, which is nearly always.
     """
     if dtype not in ("F32", "BF16") or not len(data):
         return 0

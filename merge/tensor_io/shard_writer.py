@@ -1,8 +1,8 @@
 """Writes the tensors of a model folder from other files: headers first, then every tensor straight to its place.
 
-Where every byte goes is known before the first is written, so several tensors travel at once, each through one small
-buffer: read, hashed, looked through as `scan` says, and written, while other cores do the same with the next.
-What is hashed is what is written. Without checks, the kernel copies and no byte passes through this process.
+The place of every byte is known before the first is written, so several tensors are copied at once, each through one
+small buffer: read, hashed, checked by `Scan`, and written, while other cores do the same with the next. What is hashed
+is what is written. Without checks, the kernel copies and no byte passes through this process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tensors as plain bytes in files: which bytes of which file, and the header of a safetensors file read and written.
 
-Nothing here needs PyTorch or numpy, so that a command answers before either could have been imported.
+Nothing here needs PyTorch or numpy, whose import alone would take longer than many commands do.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int
     nbytes: int
-    sha256: str | None = None  # over `title` and the bytes, as somebody states it; None if nobody does
-    refusal: type[InputError] = ModelFolderError  # how damage is reported
-    most_subnormal: float = 1.0  # share of subnormal numbers beyond which it is refused, see `scan`
+    sha256: str | None = None  # over `title` and the bytes, as a header or manifest states it; None if none does
+    refusal: type[InputError] = ModelFolderError  # raised for damage
+    most_subnormal: float = 1.0  # fraction of subnormal numbers beyond which it is refused, see `value_checks`
 
     @property
     def title(self) -> bytes:

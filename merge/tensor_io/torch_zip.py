@@ -1,7 +1,7 @@
 """Reads the zip that `torch.save` makes of an expert, without PyTorch and without unpickling anything.
 
 A pickle is a program. The only programs accepted are those that build `{str: str | int | {str: dense tensor}}`,
-recognised instruction by instruction before the first is followed; `pickled` then follows them.
+recognised instruction by instruction before the first is followed; `pickle_reader` then follows them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read_zip(path: Path) -> dict[str, Any]:
             plain = all(not entry.compress_type and entry.compress_size == entry.file_size for entry in entries)
             if not plain or unpacked > path.stat().st_size:
                 raise ExpertFileError(
-                    f"{path}: a compressed zip, which torch.save never makes. Refused, as it may be a bomb."
+                    f"{path}: a compressed zip, which torch.save never makes. Refused, as it may be a zip bomb."
                 )
             if pickles[0].file_size > MAX_PICKLE:
                 raise ExpertFileError(
@@ -90,7 +90,7 @@ def read_zip(path: Path) -> dict[str, Any]:
         for name, tensor in value.items()
     }
     if len({stored.start for stored in places.values()}) != len(places):
-        raise ExpertFileError(f"{path}: tensors that share their bytes, where each should own its own.")
+        raise ExpertFileError(f"{path}: tensors that share their bytes; each needs its own.")
     return {
         name: {key: places[key] for key in value} if isinstance(value, dict) else value
         for name, value in content.items()
@@ -107,7 +107,7 @@ def _place(path: Path, name: str, tensor: Tensor, entry: zipfile.ZipInfo | None)
     if not tensor.plain or entry.file_size != tensor.nbytes:
         raise ExpertFileError(
             f"{path}: {name[:80]!r} is a view into {entry.file_size} bytes, it should own exactly its {tensor.nbytes}. "
-            "Whatever else is in there must not travel with it."
+            "Anything else in there must not be shipped with it."
         )
     start = entry.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     if start + tensor.nbytes > path.stat().st_size:
@@ -132,7 +132,7 @@ def _check_end(path: Path) -> None:
     if listed > MAX_DIRECTORY:
         raise ExpertFileError(
             f"{path}: a zip that lists its entries in {listed} bytes, expected at most {MAX_DIRECTORY}. Refused, as "
-            "it may be a bomb."
+            "it may be a zip bomb."
         )
 
 

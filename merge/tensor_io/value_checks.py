@@ -1,6 +1,6 @@
-"""A tensor's values looked at as they pass: their sha256, NaN and infinity, floods of subnormal numbers.
+"""Checks a tensor's values as they are read: their sha256, NaN and infinity, too many subnormal numbers.
 
-One rule for all who read values: a merge as it copies, and whoever asks an expert file for a tensor.
+The same rule holds for a merge, which copies them, and for a program that asks an expert file for a tensor.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Scan:
         if self._subnormal > stored.most_subnormal * count:
             raise stored.refusal(
                 f"{stored.path}: {self._subnormal / count:.0%} of {stored.name} are subnormal numbers, below 1e-38, "
-                "which training does not leave and which slow some processors down. Ask its owner what they are."
+                "which training does not produce and which slow some processors down. Ask its owner what they are."
             )
         return digest
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.wrap_markdown import long_lines, wrapped
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     path.relative_to(ROOT) for part in (".", "docs", "benchmarks") for path in (ROOT / part).glob("*.md")
 )  # README, CONTRIBUTING, CHANGELOG and the rest
 LINK = re.compile(r"\]\(([^()\s]+(?:\([^()\s]*\))?)\)|<(?:img|source|a)\s[^>]*?(?:src|srcset|href)=\"([^\"]+)\"")
-LONGEST = 120
 WRAPPED = ("README", "CONTRIBUTING")  # and the pages in docs/
 
 
@@ -83,7 +84,19 @@ def test_a_broken_link_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parts[0] == "docs" or page.stem in WRAPPED], ids=str)
 def test_lines_are_short(page: Path) -> None:
-    """Tables aside, and what a command printed."""
-    text = re.sub(r"^```(?:console|text).*?^```", "", (ROOT / page).read_text(), flags=re.S | re.M)
-    long = [line for line in text.splitlines() if len(line) > LONGEST and not line.lstrip().startswith("|")]
-    assert not long, f"{page}:\n" + "\n".join(long)
+    long = long_lines((ROOT / page).read_text())
+    assert not long, f"run python tests/docs/wrap_markdown.py {page}, for it has\n" + "\n".join(long)
+
+
+def test_wrapping_changes_line_breaks_alone() -> None:
+    sentence = "A sentence with `some code in it` that goes on. " * 4
+    text = (
+        f"# {sentence}\n\n{sentence}\nAnd on.\n* {sentence}\n* short\n  lines\n  1. {sentence}\n\n| {sentence} |\n\n"
+        f"    {sentence}\n\n```sh\n{sentence}\n```\n<!-- {sentence} -->\n"
+    )
+    new = wrapped(text)
+    assert new.split() == text.split() and wrapped(new) == new
+    assert "* short\n  lines\n" in new and f"```sh\n{sentence}\n```\n" in new and f"| {sentence} |\n" in new
+    left = long_lines(new)
+    assert [line.lstrip()[0] for line in left] == ["#", "A", "<"], "a heading, indented code and a comment stay"
+    assert all(re.match(r" {5}\S| {2}1\. ", line) for line in new.split("  lines\n")[1].split("\n\n")[0].split("\n"))

@@ -1,17 +1,20 @@
-"""The generated pages of the site: all settings with their comments, all commands; nothing from outside."""
+"""The generated pages: all settings with their comments, all commands, the tutorial; nothing comes from outside."""
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from docs.reference import commands, settings
+from docs.reference import commands, notebook, settings
 from docs.reference.offline import loaded_from_elsewhere
-from docs.reference.settings import Setting
 from flexo.config_dir import config_dir
+from trainers import setting_help
+from trainers.setting_help import Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML = """\
@@ -34,11 +37,11 @@ section: # of the whole
 
 
 def test_a_config_is_read_with_its_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "config_dir", lambda: tmp_path)
+    monkeypatch.setattr(setting_help, "config_dir", lambda: tmp_path)
     path = tmp_path / "thing/this.yaml"
     path.parent.mkdir()
     path.write_text(YAML)
-    config = settings.read_config(path)
+    config = setting_help.read_config(path)
     assert (config.choice, config.about) == ("thing=this", "What the file is for. thing=this")
     assert (config.groups, config.takes) == ({"sizes": "small"}, ["thing=other", "shared=kind"])
     assert config.settings == [
@@ -50,7 +53,7 @@ def test_a_config_is_read_with_its_comments(tmp_path: Path, monkeypatch: pytest.
         Setting("section.text", '"a: b"', "above"),
     ]
     path.write_text(YAML.replace("# @package _global_\n", ""))
-    assert settings.read_config(path).settings[-1].name == "thing.section.text"
+    assert setting_help.read_config(path).settings[-1].name == "thing.section.text"
 
 
 def test_every_comment_beside_a_setting_is_on_a_page() -> None:
@@ -66,7 +69,7 @@ def test_every_comment_beside_a_setting_is_on_a_page() -> None:
 
 def test_every_command_has_a_page_with_its_options_and_examples() -> None:
     pages = commands.pages()
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].keys() - {"flexo"}
     assert pages.keys() == {f"reference/commands/{name}.md" for name in [*scripts, "index"]}
     index = pages["reference/commands/index.md"]
     assert all(f"[`{name}`]({name}.md) | " in index for name in scripts)
@@ -76,6 +79,30 @@ def test_every_command_has_a_page_with_its_options_and_examples() -> None:
     data = pages["reference/commands/flexo-data.md"]
     assert "\n## `flexo-data prepare`\n" in data
     assert "--install-completion" not in data and "**Commands**" not in data  # which cuts help short
+
+
+def test_a_notebook_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
+    picture = base64.b64encode(b"pixels").decode()
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["\x1b[31mred\x1b[0m\n", "bl"]},
+        {"output_type": "stream", "name": "stdout", "text": "ue\n"},
+        {"output_type": "display_data", "data": {"image/png": picture, "text/plain": "shares"}},
+        {"output_type": "execute_result", "data": {"text/plain": ["3"]}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "\n", "First."]},
+        {"cell_type": "code", "source": "%%bash -e\nls\npwd", "outputs": outputs[:2]},
+        {"cell_type": "code", "source": "1 + 2", "outputs": outputs[2:]},
+    ]
+    path = tmp_path / "walk.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    text, pictures = notebook.page(path)
+    assert pictures == {"walk-1.png": b"pixels"}
+    assert text == (
+        "# Title\n\nThis page is a notebook that can be run: `docs/walk.ipynb`.\n\nFirst.\n\n"
+        "```bash\nls\npwd\n```\n\n```{.text .output}\nred\nblue\n```\n\n"
+        "```python\n1 + 2\n```\n\n![shares](walk-1.png)\n\n```{.text .output}\n3\n```\n"
+    )
 
 
 def test_what_a_page_would_load_from_elsewhere_is_found(tmp_path: Path) -> None:

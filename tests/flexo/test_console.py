@@ -103,8 +103,8 @@ def test_a_work_that_goes_on_where_it_stopped_does_not_count_that_as_its_speed(
         clock.now += 10
         advance(500)
     assert capsys.readouterr().err == (
-        "training: 51,000 tokens of 100,000 tokens (51%), 100 tokens/s, 8 min 10 s left\n"
-        "training: 51,500 tokens of 100,000 tokens (52%), 50 tokens/s, 16 min 10 s left\n"
+        "training: 51,000 of 100,000 tokens (51%), 100 tokens/s, 8 min 10 s left\n"
+        "training: 51,500 of 100,000 tokens (52%), 50 tokens/s, 16 min 10 s left\n"
     )
 
 
@@ -121,7 +121,7 @@ def test_what_has_no_end_or_does_not_move_has_no_time_left(capsys: pytest.Captur
     assert capsys.readouterr().err == (
         "reading: 3 documents, 0.27 documents/s\n"
         "reading: 3 documents, 0 documents/s\n"
-        "learning: 0 classifiers of 8 classifiers (0%), 0 classifiers/s\n"
+        "learning: 0 of 8 classifiers (0%), 0 classifiers/s\n"
     )
 
 

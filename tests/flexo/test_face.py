@@ -17,33 +17,17 @@ from flexo.lazy_names import homes_of
 ROOT = Path(__file__).resolve().parents[2]
 STUB = (ROOT / "flexo/__init__.pyi").read_text()
 SURFACE = [
-    "Anchor",
-    "Attribution",
-    "Audit",
-    "Check",
-    "ExpertFile",
-    "ExpertFileError",
-    "InputError",
-    "Limits",
-    "ModelFolderError",
-    "Sampling",
-    "attribute",
-    "audit",
-    "check",
-    "expert_names",
-    "load_model",
-    "open_anchor",
-    "open_expert",
-    "open_merged",
-    "prepare",
-    "proxies",
-    "sample",
-    "select_experts",
-    "study",
-    "train_anchor",
-    "train_expert",
-    "train_router",
-]
+    "Anchor", "AnchorOptions", "Attribution", "Audit", "Check", "DataOptions", "Domain", "Embedding",
+    "ExpertFile", "ExpertFileError", "Extras", "Generated", "InputError", "Likeness", "Limits", "LossOptions",
+    "MergeOptions", "Merged", "MixtureOptions", "ModelFolderError", "OptimizerOptions", "OwnerOptions",
+    "PairOptions", "PrepareOptions", "Reading", "Results", "RouterOptions", "Run", "Sampling", "Scoring",
+    "Source", "Statistics", "Study", "StudyOptions", "TrainerOptions", "WholeOptions", "attribute", "audit",
+    "btx", "check", "check_prepared", "cosines", "embed", "embed_documents", "evaluate", "expert_names",
+    "fit_router", "generate", "inspect", "load_model", "make_key", "make_tasks", "merge", "mix_sets",
+    "open_anchor", "open_expert", "open_merged", "opt_out", "prepare", "proxies", "quantize", "read_documents",
+    "read_embedding", "read_results", "report", "sample", "select_experts", "sign", "soup", "study",
+    "train_anchor", "train_expert", "train_router", "train_whole", "verify",
+]  # fmt: skip
 
 
 def said(code: str) -> str:

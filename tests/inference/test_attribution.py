@@ -94,6 +94,32 @@ def test_sequences_have_their_own_answers(merged: Path) -> None:
         torch.testing.assert_close(weights(alone)[0], weights([together[row]])[0], rtol=0, atol=1e-5)
 
 
+def test_a_layer_of_equal_experts_credits_nobody(merged: Path) -> None:
+    """As in a context layer, whatever its router likes; where all layers are such, each counts."""
+    model = load(merged)
+    first = model.model.layers[0].mlp
+    with torch.no_grad():
+        for weight in first.experts.parameters():
+            weight[:] = weight[:1].clone()
+        first.gate.weight[:] = torch.tensor([0.0, 0.0, 1.0, 0.0])[:, None] * 1e3 * first.gate.weight[2]
+    with attribute(model) as record:
+        x_BS = model.generate(X, **OPTIONS)
+        answers = record.answers(x_BS, P)
+    torch.testing.assert_close(weights(answers).float(), expected(model, x_BS), rtol=0, atol=1e-5)
+    for answer in answers:
+        assert answer.chooses == [False, True, True]
+        torch.testing.assert_close(answer.share_TE, answer.share_TLE[:, 1:].mean(1))
+        assert not torch.allclose(answer.share_TE, answer.share_TLE.mean(1), atol=0.01)
+    torch.testing.assert_close(record.latest(), torch.stack([answer.share_TE[-1] for answer in answers]))
+    for layer in model.model.layers:
+        for weight in layer.mlp.experts.parameters():
+            weight.data[:] = weight.data[:1].clone()
+    with attribute(model) as record:
+        (answer, *_) = record.answers(model.generate(X, **OPTIONS), P)
+    assert answer.chooses == [True] * 3
+    torch.testing.assert_close(answer.share_TE, answer.share_TLE.mean(1))
+
+
 def test_nothing_is_credited_for_padding(merged: Path) -> None:
     """Neither before a short prompt nor behind an early end; a repeated generate counts alone."""
     model = load(merged)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import inference.commands.flexo_check
 import merge.commands.flexo_merge
-from inference.check import check
+from inference.check import check, reference_tokens
+from inference.load import load_model
 from tests.merge.tiny import with_reference
 from tests.merge.tools import call, listing
 
@@ -29,6 +31,15 @@ def change(folder: Path, name: str, to: Callable[[torch.Tensor], torch.Tensor]) 
     tensors = load_file(folder / "model.safetensors")
     tensors[name] = to(tensors[name]).clone()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def inputs_of(model: Any, n: int, x_BT: torch.Tensor) -> torch.Tensor:
+    """What reaches the router of layer `n`, [N, D]."""
+    seen: list[torch.Tensor] = []
+    hook = model.model.layers[n].mlp.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    model(x_BT)
+    hook.remove()
+    return seen[0].flatten(0, 1)
 
 
 def test_a_sound_model_passes(merged: Path, anchor: Path, tiny_anchor: Path) -> None:
@@ -67,6 +78,26 @@ def test_what_is_wrong_is_named(copied: Path, anchor: Path, capsys: pytest.Captu
     change(copied, "model.layers.2.mlp.experts.2.down_proj.weight", lambda weight: weight * torch.inf)
     faults = check(copied, anchor).faults
     assert any("hidden states behind layer 2 hold NaN" in fault for fault in faults), faults
+
+
+def test_a_collapse_is_no_fault_where_all_experts_are_the_same(copied: Path, anchor: Path) -> None:
+    gate = "model.layers.1.mlp.gate.weight"
+    rows = load_file(copied / "model.safetensors")[gate]
+    with torch.no_grad():
+        model, tokenizer = load_model(copied)
+        text_BT, _ = reference_tokens(anchor, tokenizer, model.config)
+        x_ND = inputs_of(model, 1, text_BT)
+        least_D = torch.linalg.lstsq(x_ND, torch.full((len(x_ND), 1), 1.0)).solution[:, 0]  # as near to 1 as can be
+    change(copied, gate, lambda _: torch.stack([0 * rows[0], 0 * rows[0], 50 * least_D, 0 * rows[0]]))
+    assert any("in layer 1, news takes" in fault for fault in check(copied, anchor).faults)
+    for part in ("gate_proj", "up_proj", "down_proj"):
+        tensors = load_file(copied / "model.safetensors")
+        for e in (1, 2, 3):
+            same = tensors[f"model.layers.1.mlp.experts.0.{part}.weight"]
+            change(copied, f"model.layers.1.mlp.experts.{e}.{part}.weight", lambda _, same=same: same)
+    found = check(copied, anchor)
+    assert [layer.chooses for layer in found.routing.layers] == [True, False, True]
+    assert not any("takes" in fault for fault in found.faults)
 
 
 def test_a_merge_that_does_not_pass_is_not_kept(

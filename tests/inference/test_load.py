@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from flexo.errors import InputError
 from inference.load import load_model
+from tests.merge.tools import edit
 
 
 def test_anchors_and_merged_folders_load(merged: Path, tiny_anchor: Path) -> None:
@@ -22,17 +20,6 @@ def test_anchors_and_merged_folders_load(merged: Path, tiny_anchor: Path) -> Non
         assert tokenizer.decode(tokenizer("the cat")["input_ids"]) == "the cat"
     model, _ = load_model(merged, "bfloat16", "cpu")
     assert model.dtype == torch.bfloat16
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    if path.suffix == ".json":
-        value = json.loads(path.read_text())
-        change(value)
-        path.write_text(json.dumps(value))
-    else:
-        value = load_file(path)
-        change(value)
-        save_file(value, path, {"format": "pt"})
 
 
 WEIGHTS = "model.safetensors"

@@ -169,6 +169,12 @@ def test_a_check_that_cannot_be_made_is_a_wrong_argument(
 
 def test_every_setting_of_the_command_is_an_option_or_an_argument() -> None:
     command: Any = typer.main.get_command(merge.commands.flexo_merge.app)
-    given = {parameter.name for parameter in command.params} - {"install_completion", "show_completion"}
+    given = {parameter.name for parameter in command.params} - {
+        "install_completion",
+        "show_completion",
+        "quiet",
+        "verbose",
+    }
     taken = {field.name for field in fields(MergeOptions)} | set(signatures_of.signature(merge_experts).parameters)
-    assert given - {"dry_run"} <= taken and taken - {"options", "progress"} <= given
+    assert given - {"dry_run"} <= taken
+    assert taken - {"options", "progress", "priors"} <= given  # priors come from the policy of a federation

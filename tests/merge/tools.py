@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import Plan, plan
@@ -22,6 +24,18 @@ def listing(folder: Path) -> set[str]:
 def even_plan(paths: Sequence[Path], anchor: Path | None = None, **options: Any) -> Plan:
     """A merge in which public text counts like one domain, so that router rows are those of the files."""
     return plan(paths, anchor, MergeOptions(**{"public_weight": 1.0} | options))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes a JSON or safetensors file by what `change` does to its content."""
+    if path.suffix == ".json":
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+    else:
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path, {"format": "pt"})
 
 
 def rewrite_zip(

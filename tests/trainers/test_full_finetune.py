@@ -17,7 +17,7 @@ from merge.formats.anchor_folder import open_olmo2
 from merge.formats.merged_folder import open_merged
 from merge.formats.model_folder import ModelFolder
 from tests.trainers.runs import data_options, expert_arguments
-from trainers.expert.cost_plan import Load, make_plan
+from trainers.expert.cost_plan import Load, plan_cost
 from trainers.expert.train import Result
 from trainers.full_finetune import WholeOptions, WholeResult, train_whole
 from trainers.loop.module import LossOptions
@@ -80,7 +80,7 @@ def test_a_mixture_matches_the_flops_of_experts_and_loads_as_trained(
     merged = open_merged(result.path)
     assert merged.domains == ["public", "expert-1", "expert-2"]
     assert merged.weights.config["num_experts_per_tok"] == 2
-    pair = make_plan(merged.architecture, Load(0, 32, 1)).flops_per_token
+    pair = plan_cost(merged.architecture, Load(0, 32, 1)).flops_per_token
     spent = 2 * 12 * 4 * 32 * pair
     assert result.training["flops"] == pytest.approx(2 * spent, rel=4 * 32 / result.training["tokens"])
     assert "cost 2 times the FLOPs of training 2 experts" in said[-1]

@@ -72,11 +72,25 @@ DOMAINS = "There are: academic, code, creative, educational, local, math, news, 
         (["+domain=math", "debug=fats"], "debug=fats: there is no such debug. Did you mean 'fast'? There are: fast."),
         (["+domain=local"], "domain.name, domain.train: no value. On the command line: domain.name=... domain.train="),
         (["+domain=math", "data.tokens"], "missing EQUAL at "),
+        (["+domain=math", "+data.tokens=5"], "data.tokens: set already, so it takes no plus: data.tokens=5. See "),
+        (["+domain=math", "+model=dense"], "model: set already, so it takes no plus: model=dense. See "),
+        (["+domain=math", "~data.tokns"], "data.tokns: there is no such setting. Did you mean 'data.tokens'? See "),
+        (["+domain=math", "+domain=code"], "domain: given twice, and it can be given once. See "),
+        (["+domain=math", "data.tokens.all=1"], "data.tokens.all: there is no such setting. Did you mean 'data.tok"),
+        (["optimzer.lr=1", "domain=math"], "domain: nothing is chosen yet, so it takes a plus: +domain=CHOICE."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_does_not_compose_is_named(refused: Refused, arguments: list[str], message: str) -> None:
     assert message in refused("train_expert", *arguments)
+
+
+def test_a_mistyped_setting_of_a_multirun_is_named(
+    command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command("train_expert", "-m", "+domain=glob(m*)", "data.tokens=1,2", "optimzer.lr=1,2")
+    assert "optimzer.lr: there is no such setting. Did you mean 'optimizer.lr'? " in capsys.readouterr().err
 
 
 def test_a_setting_is_named_to_its_end(refused: Refused) -> None:

@@ -49,7 +49,7 @@ class AnchorOptions:
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int = 4
-    context_heads: int = 0  # and a layer, added to the finished model for its routers: `trainers.anchor.context_layer`
+    context_heads: int = 0  # of a context layer that the finished model gets (`trainers.anchor.context_layer`); 0: none
     max_position_embeddings: int = 1024
     rope_theta: float = 10_000.0
     tie_word_embeddings: bool = False
@@ -58,7 +58,7 @@ class AnchorOptions:
 
     def __post_init__(self) -> None:
         if self.context_heads < 0:
-            raise InputError(f"anchor.context_heads={self.context_heads}: expected 0 or a few.")
+            raise InputError(f"anchor.context_heads={self.context_heads}: expected 0 or a positive number.")
 
 
 def train_anchor(anchor: AnchorOptions, data_path: Path, run: Run) -> Metrics:
@@ -82,7 +82,7 @@ def train_anchor(anchor: AnchorOptions, data_path: Path, run: Run) -> Metrics:
         return {}
     if is_shard(text["train"]):
         raise InputError(
-            f"{data_path}: tokens of another tokenizer, and a new anchor gets a tokenizer of its own. Give text "
+            f"{data_path}: holds tokens of another tokenizer, and a new anchor gets a tokenizer of its own. Give text "
             "(train.jsonl[.gz] and test.jsonl[.gz]), or take an existing model with anchor.path=FOLDER."
         )
     digests = {split: text_digest(path) for split, path in text.items()}

@@ -54,8 +54,8 @@ def fit(
 ) -> None:
     """Write the model again with other router rows: no text is read, no expert is touched.
 
-    Embeddings tell something about the text that they were made of (docs/domains.md); who sends none keeps to the rows
-    of the merge.
+    Embeddings tell something about the text that they were made of (docs/domains.md). Where an owner sends none, keep
+    the rows of the merge.
     """
     from trainers.router.fit_router import fit_router
 

@@ -1,4 +1,4 @@
-"""What a training run will need, before it is paid for: parameters, memory per device, FLOPs, hours, cost.
+"""A cost plan: what training an expert will need, before it is paid for. Parameters, memory per device, FLOPs, hours.
 
     python train_expert.py +domain=math anchor.path=allenai/OLMo-2-1124-7B data.tokens=5_000_000_000 data.length=4096 \
         run.devices=8 run.strategy=fsdp run.activation_checkpointing=true plan=true hardware.name=h100
@@ -21,7 +21,7 @@ from merge.formats.anchor_folder import SHARED, open_anchor
 from merge.formats.architecture import Architecture, anchor_tensors, architecture_of
 from merge.tensor_io.json_file import read_json
 from trainers.expert.paired import PairOptions
-from trainers.gpu_specs import HARDWARE, Hardware
+from trainers.loop.gpu_specs import HARDWARE, Hardware
 from trainers.loop.next_token_loss import chunk_rows
 from trainers.loop.run import Run
 from trainers.loop.trainer import resolve_precision
@@ -41,7 +41,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Load:
-    """What of a run decides about its cost."""
+    """What decides about the cost of a run."""
 
     tokens: int  # in all
     length: int  # T
@@ -50,16 +50,16 @@ class Load:
     sharded: bool = False  # weights, gradients and optimiser state are spread over the devices (FSDP)
     bf16: bool = True
     rank: int | None = None  # of low-rank experts
-    first_layer: int = 0  # of those with an expert
+    first_layer: int = 0  # that has an expert
     adafactor: bool = False
-    checkpointed: bool = False  # activations are computed twice instead of kept
+    recomputed: bool = False  # activations are computed twice instead of kept
     bias: bool = False
     device: str = "cuda"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Counts, bytes and seconds."""
+class CostPlan:
+    """What a run needs: numbers of parameters, bytes, FLOPs."""
 
     frozen: int  # parameters
     trained: int
@@ -76,7 +76,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class HardwareOptions:
-    """What a run is planned for."""
+    """The devices that a cost plan is for."""
 
     name: str = "h100"  # a key of `HARDWARE`
     utilisation: float = 0.4  # the share of a device's peak FLOP/s that the run is expected to reach
@@ -107,7 +107,8 @@ def architecture_for(anchor: str) -> Architecture:
     folder = Path(anchor)
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"anchor.path={anchor}: no folder with config.json. A plan needs one, or one of {', '.join(PUBLISHED)}."
+            f"anchor.path={anchor}: no folder with config.json. A cost plan needs one, or the hub id of a published "
+            f"anchor: {', '.join(PUBLISHED)}."
         )
     return architecture_of(read_json(folder / "config.json"), anchor)
 
@@ -132,19 +133,19 @@ def load_of(run: Run, model: PairOptions, first_layer: int) -> Load:
         rank=model.rank,
         first_layer=first_layer,
         adafactor=run.optimizer.kind == "adafactor",
-        checkpointed=trainer.activation_checkpointing,
+        recomputed=trainer.activation_checkpointing,
         bias=model.router_bias is not None,
     )
 
 
-def make_plan(arch: Architecture, load: Load) -> Plan:
-    """The needs of training one expert of an anchor."""
+def plan_cost(arch: Architecture, load: Load) -> CostPlan:
+    """The cost of training one expert of an anchor."""
     frozen = sum(map(_size, anchor_tensors(arch).values()))
     d, f, layers = arch.hidden_size, arch.intermediate_size, _trained_layers(arch, load)
     matrices = 3 * d * f if load.rank is None else 3 * load.rank * (d + f)
     trained = layers * (matrices + d + load.bias)
     spread = load.devices if load.sharded else 1
-    return Plan(
+    return CostPlan(
         frozen=frozen,
         trained=trained,
         weights=ceil((frozen * (2 if load.bf16 else 4) + 4 * trained) / spread),
@@ -194,7 +195,7 @@ def kept_for_backward(arch: Architecture, load: Load) -> int:
     ffn = c * (2 * d + 4 * f if load.rank is None else 4 * d + 7 * f + 3 * load.rank) + 4 * d
     attention = c * (2 * d + 2 * kv) + 4 * (2 * d + kv)
     whole = layers * ffn + (layers - 1) * attention
-    if load.checkpointed:
+    if load.recomputed:
         whole = layers * c * d + ffn + attention
     return n * (whole + (4 + c) * d)  # the last norm's input, and the gradient that the loss has made
 
@@ -218,7 +219,7 @@ def _flops_per_token(arch: Architecture, load: Load) -> float:
     forward = load.first_layer * (attention + 6 * d * f) + layers * (attention + networks) + 2 * v * d
     # the first pair's input has no gradient, so neither its attention nor its frozen network has a backward
     backward = (layers - 1) * (attention + networks) + 2 * d * f + layers * gradients + 2 * v * d
-    return float(forward + backward + (layers * (attention + networks) if load.checkpointed else 0))
+    return float(forward + backward + (layers * (attention + networks) if load.recomputed else 0))
 
 
 def _attention_flops(arch: Architecture, length: int) -> int:
@@ -253,15 +254,15 @@ def cost_of(anchor: str, model: PairOptions, run: Run, hardware: HardwareOptions
 
 
 def render(name: str, arch: Architecture, load: Load, hardware: HardwareOptions) -> str:
-    """The plan of a run as text; `name` is the anchor's."""
-    device, plan = HARDWARE[hardware.name], make_plan(arch, load)
+    """The cost plan of a run as text; `name` is the anchor's."""
+    device, plan = HARDWARE[hardware.name], plan_cost(arch, load)
     rate = load.devices * device.flops * hardware.utilisation / plan.flops_per_token
     hours = load.tokens / rate / 3600
     price = hours * load.devices * (device.rent if hardware.rent is None else hardware.rent)
     fits = plan.memory < USABLE * device.memory
     kind = "low rank, " + str(load.rank) if load.rank else "full rank"
     lines = [
-        f"plan for {name}: {load.tokens:,} tokens on {load.devices} x {hardware.name}, {kind}",
+        f"cost plan for {name}: {load.tokens:,} tokens on {load.devices} x {hardware.name}, {kind}",
         f"  parameters   {plan.frozen / 1e6:,.1f}M frozen, {plan.trained / 1e6:,.1f}M trained",
         f"  batch        {load.rows} windows of {load.length} tokens on a device at once",
         "  memory per device",
@@ -282,15 +283,15 @@ def render(name: str, arch: Architecture, load: Load, hardware: HardwareOptions)
 
 def _advice(arch: Architecture, load: Load, device: Hardware) -> str:
     """The first change that makes the run fit, from the cheapest to the dearest."""
-    lean = replace(load, checkpointed=True, rows=1)
+    lean = replace(load, recomputed=True, rows=1)
     choices = {
-        "run.activation_checkpointing=true": replace(load, checkpointed=True),
+        "run.activation_checkpointing=true": replace(load, recomputed=True),
         "run.activation_checkpointing=true and one window at a time (run.accumulate)": lean,
         "also optimizer.kind=adafactor": replace(lean, adafactor=True),
         "also model.rank=64": replace(lean, rank=64),
         "also run.strategy=fsdp on 8 devices": replace(lean, devices=max(8, load.devices), sharded=True),
     }
     for said, changed in choices.items():
-        if make_plan(arch, changed).memory < USABLE * device.memory:
+        if plan_cost(arch, changed).memory < USABLE * device.memory:
             return said
     return "a device with more memory, or more of them with run.strategy=fsdp"

@@ -17,6 +17,7 @@ from torch.nn.functional import linear, silu
 
 from trainers.distributed import whole
 from trainers.expert.paired_ffn import Weights
+from trainers.expert.unit_gradients import UnitGradients, recorded_linear
 
 
 class LowRankExpert(nn.Module):
@@ -34,15 +35,17 @@ class LowRankExpert(nn.Module):
         for a in self.A:
             nn.init.kaiming_uniform_(a, a=5**0.5)
 
-    def mixture(self, x: torch.Tensor, p: torch.Tensor, public: Weights) -> torch.Tensor:
+    def mixture(
+        self, x: torch.Tensor, p: torch.Tensor, public: Weights, units: UnitGradients | None = None
+    ) -> torch.Tensor:
         """The mixture of the public network and this expert, [..., D]; `p` [..., 1] is the expert's share."""
         gate, up, down = public
         a, u = linear(x, gate), linear(x, up)
         s0 = silu(a) * u
-        s1 = silu(a + self._delta(x, 0)) * (u + self._delta(x, 1))
+        s1 = silu(a + self._delta(x, 0, units)) * (u + self._delta(x, 1, units))
         # down is linear: y_0 + p (y_1 - y_0) needs one product with it, not two
         share = p.to(s0.dtype)
-        return linear(torch.lerp(s0, s1, share), down) + share * self._delta(s1, 2)
+        return linear(torch.lerp(s0, s1, share), down) + share * self._delta(s1, 2, units)
 
     def weights(self, public: Weights) -> Weights:
         """Gate, up and down projection of the expert, in float32."""
@@ -50,5 +53,5 @@ class LowRankExpert(nn.Module):
         gate, up, down = (whole(weight).float() + whole(b) @ whole(a) for weight, a, b in parts)
         return gate, up, down
 
-    def _delta(self, x: torch.Tensor, part: int) -> torch.Tensor:
-        return linear(linear(x, self.A[part]), self.B[part])
+    def _delta(self, x: torch.Tensor, part: int, units: UnitGradients | None) -> torch.Tensor:
+        return recorded_linear(recorded_linear(x, self.A[part], units), self.B[part], units)

@@ -31,12 +31,12 @@ class WeightsOnDisk:
 
     Args:
         model: made by `blank_model` and `paired.pair`.
-        anchor: its model folder.
+        weights: the anchor's, on disk.
         begun: the file that an expert's network starts from; None: it starts from the anchor's.
     """
 
-    def __init__(self, model: nn.Module, anchor: ModelFolder, begun: ExpertFile | None = None) -> None:
-        self.anchor, self.begun = anchor, begun
+    def __init__(self, model: nn.Module, weights: ModelFolder, begun: ExpertFile | None = None) -> None:
+        self.weights, self.begun = weights, begun
         self._names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.is_meta}
 
     def fill(self, module: nn.Module) -> None:
@@ -53,4 +53,4 @@ class WeightsOnDisk:
     def _values(self, name: str) -> torch.Tensor:
         if self.begun is not None and ".mlp.expert." in name:
             return self.begun.tensor(name.removeprefix("model.").replace(".mlp.expert.", "."))
-        return self.anchor.tensor(name.replace(".mlp.public.", ".mlp.").replace(".mlp.expert.", ".mlp."))
+        return self.weights.tensor(name.replace(".mlp.public.", ".mlp.").replace(".mlp.expert.", ".mlp."))

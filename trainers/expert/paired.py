@@ -25,12 +25,13 @@ from merge.formats.architecture import FFN, ROUTER_BIAS, ROUTER_WEIGHT, expert_f
 from trainers.distributed import whole
 from trainers.expert.low_rank import LowRankExpert
 from trainers.expert.paired_ffn import Weights, paired_ffn
+from trainers.expert.unit_gradients import UnitGradients, recorded_linear
 from trainers.router.row_init import check_row_init
 
 
 @dataclass(frozen=True)
 class PairOptions:
-    """The router of the pair, what is trained, and from where on."""
+    """The router of a pair, what of the pair is trained, and what that starts from."""
 
     router_init: str = "discriminant"  # a key of `trainers.router.row_init.ROW_INITS`
     embedding: str | None = None  # a domain embedding file, instead of reading own text once more
@@ -38,8 +39,8 @@ class PairOptions:
     router_shrinkage: float = 0.01  # of a discriminant's covariance
     train_router: bool = True
     train_expert: bool = True
-    first_layer: int = 0  # of those that get an expert; in the layers below the file holds the public network again
-    router_bias: float | None = None  # what a trained bias starts from, counting below 0 alone; None: no bias
+    first_layer: int = 0  # that gets an expert; in the layers below it the file holds the public network again
+    router_bias: float | None = None  # what a trained bias starts from; only a bias below 0 counts; None: no bias
     rank: int | None = None  # of the expert's difference from the public network; None: full
     start: Path | None = None  # an expert file of the same domain to go on from
     standardise: bool = False  # ship the row as PHATGOOSE does, see trainers.router.phatgoose
@@ -47,11 +48,13 @@ class PairOptions:
     def __post_init__(self) -> None:
         check_row_init(self.router_init)
         if self.router_bias is not None and self.router_bias > 0:
-            raise InputError(f"model.router_bias={self.router_bias}: a bias counts below 0 alone, expected at most 0.")
+            raise InputError(
+                f"model.router_bias={self.router_bias}: a bias counts only while it is below 0, expected at most 0."
+            )
         if self.start is None and (self.router_init == "kept" or not self.train_expert):
             raise InputError(
-                "model.router_init=kept and model.train_expert=false go on from an expert: name its file with "
-                "model.start=experts/math.pt."
+                "model.router_init=kept and model.train_expert=false go on from an earlier expert: name "
+                "its file with model.start=experts/math.pt."
             )
         if self.start is not None and self.rank is not None:
             raise InputError("model.rank with model.start: an expert file is of full rank. Set model.rank=null.")
@@ -112,20 +115,30 @@ class PairedExperts(nn.Module):
         self.row_D = nn.Parameter(row.clone(), requires_grad=train_row and own)
         self.bias = None if bias is None else nn.Parameter(torch.tensor([bias], dtype=row.dtype), requires_grad=own)
         self.logits_BT2: torch.Tensor | None = None
+        self.units: UnitGradients | None = None  # where gradients go, for training with privacy
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        rows_2D = torch.stack([self.public_row_D, self.row_D])
-        logits_BT2 = nn.functional.linear(x_BTD, rows_2D).float()
-        if self.bias is not None:
-            logits_BT2 = logits_BT2 + torch.cat([torch.zeros_like(self.bias), self.bias.clamp(max=0)])
-        self.logits_BT2 = logits_BT2
+        self.logits_BT2 = logits_BT2 = self._logits(x_BTD)
         if self.expert is None:
             return self.public(x_BTD)  # type: ignore[no-any-return]
         p_BT1 = torch.sigmoid(logits_BT2[..., 1:] - logits_BT2[..., :1])
         public = _weights(self.public)
         if isinstance(self.expert, LowRankExpert):
-            return self.expert.mixture(x_BTD, p_BT1, public)
-        return paired_ffn(x_BTD, p_BT1, public, _weights(self.expert))
+            return self.expert.mixture(x_BTD, p_BT1, public, self.units)
+        return paired_ffn(x_BTD, p_BT1, public, _weights(self.expert), self.units)
+
+    def _logits(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        """The router logits of public and expert [B, T, 2], float32."""
+        if self.units is None:
+            rows_2D = torch.stack([self.public_row_D, self.row_D])
+            logits_BT2 = nn.functional.linear(x_BTD, rows_2D).float()
+            if self.bias is not None:
+                logits_BT2 = logits_BT2 + torch.cat([torch.zeros_like(self.bias), self.bias.clamp(max=0)])
+            return logits_BT2
+        own_BT1 = recorded_linear(x_BTD, self.row_D, self.units).float()
+        if self.bias is not None:
+            own_BT1 = own_BT1 + recorded_linear(torch.ones_like(own_BT1), self.bias, self.units).clamp(max=0)
+        return torch.cat([nn.functional.linear(x_BTD, self.public_row_D[None]).float(), own_BT1], -1)
 
     def expert_weights(self) -> Weights | None:
         """Gate, up and down projection of the expert, whole; None where it is the public network."""

@@ -17,29 +17,35 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
+from trainers.expert.unit_gradients import UnitGradients
 from trainers.loop.next_token_loss import compute_dtype
 
 Weights = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # gate [F, D], up [F, D], down [D, F]
 
 
-def paired_ffn(x: torch.Tensor, p: torch.Tensor, frozen: Weights, trained: Weights) -> torch.Tensor:
+def paired_ffn(
+    x: torch.Tensor, p: torch.Tensor, frozen: Weights, trained: Weights, units: UnitGradients | None = None
+) -> torch.Tensor:
     """The mixture of both networks.
 
     Args:
         x: [..., D].
         p: the share of the trained network at each position [..., 1], float32.
         frozen, trained: gate, up and down projections; the frozen ones get no gradient.
+        units: given, the trained ones get none either: what their gradients are made of is recorded there.
 
     Returns:
         y [..., D], in the dtype that matrix products have here (autocast's, or that of `x`).
     """
-    y_ND = _PairedFFN.apply(x.flatten(0, -2), p.flatten(0, -2), *frozen, *trained)  # type: ignore[no-untyped-call]
+    y_ND = _PairedFFN.apply(x.flatten(0, -2), p.flatten(0, -2), units, *frozen, *trained)  # type: ignore[no-untyped-call]
     return y_ND.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
 
 
 class _PairedFFN(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_ND: torch.Tensor, p_N1: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, x_ND: torch.Tensor, p_N1: torch.Tensor, units: UnitGradients | None, *weights: torch.Tensor
+    ) -> torch.Tensor:
         dtype = compute_dtype(x_ND)
         with torch.autocast(x_ND.device.type, enabled=False):
             x = x_ND.to(dtype)
@@ -51,14 +57,15 @@ class _PairedFFN(torch.autograd.Function):
             difference_ND = outputs[1].sub_(outputs[0])
             y_ND = torch.addcmul(outputs[0], p_N1.to(dtype), difference_ND)
         ctx.save_for_backward(x, p_N1, difference_ND, *kept, *weights)
-        ctx.x_dtype = x_ND.dtype
+        ctx.x_dtype, ctx.units = x_ND.dtype, units
+        ctx.trained = weights[3:] if units is not None else ()
         return y_ND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_ND: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, p_N1, difference_ND, a0_NF, u0_NF, a1_NF, u1_NF, *weights = ctx.saved_tensors
-        need_x, need_p, need_weights = ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[5]
+        need_x, need_p, need_weights = ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[6]
         dtype, p = x.dtype, p_N1.to(x.dtype)
         dx_ND = None
         with torch.autocast(x.device.type, enabled=False):
@@ -68,7 +75,10 @@ class _PairedFFN(torch.autograd.Function):
             gate_FD, up_FD, down_DF = (weight.to(dtype) for weight in weights[3:])
             own_ND = dy_ND * p
             da_NF, du_NF, s_NF = _inside(own_ND @ down_DF, a1_NF, u1_NF)
-            if need_weights:
+            if need_weights and ctx.units is not None:
+                ctx.units.record(ctx.trained[:2], [da_NF, du_NF], x)
+                ctx.units.record(ctx.trained[2:], [own_ND], s_NF)
+            elif need_weights:
                 grads[3:] = [
                     (part_NX.T @ of_NX).to(weight.dtype)
                     for part_NX, of_NX, weight in zip((da_NF, du_NF, own_ND), (x, x, s_NF), weights[3:], strict=True)
@@ -80,7 +90,7 @@ class _PairedFFN(torch.autograd.Function):
                 gate_FD, up_FD, down_DF = (weight.to(dtype) for weight in weights[:3])
                 da_NF, du_NF, _ = _inside((dy_ND - own_ND) @ down_DF, a0_NF, u0_NF)
                 dx_ND = dx_ND.addmm_(da_NF, gate_FD).addmm_(du_NF, up_FD).to(ctx.x_dtype)
-        return dx_ND, dp_N1, *grads
+        return dx_ND, dp_N1, None, *grads
 
 
 def _inside(

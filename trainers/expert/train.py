@@ -28,7 +28,7 @@ from merge.planning.base_model import AnchorBase
 from merge.planning.compatibility import check_belongs
 from trainers.data import OwnText, moment_loader
 from trainers.distributed import is_first, measuring_device
-from trainers.expert.cost_plan import load_of, make_plan
+from trainers.expert.cost_plan import load_of, plan_cost
 from trainers.expert.meta_init import WeightsOnDisk, blank_model
 from trainers.expert.module import LitExpert
 from trainers.expert.paired import PairOptions, expert_state, pair
@@ -101,7 +101,7 @@ def train_expert(owner: OwnerOptions, model: PairOptions, run: Run, overwrite: b
         fill = WeightsOnDisk(paired, found.anchor.weights, training.begun).fill if training.spread else None
         lit = LitExpert(paired, run.optimizer, run.loss, run.data.steps, texts.held_out_names, fill)
         load = load_of(run, model, training.first_layer)
-        flops = make_plan(found.anchor.architecture, load).flops_per_token
+        flops = plan_cost(found.anchor.architecture, load).flops_per_token
         before, after = run.fit(lit, texts, work, f"training {found.domain.name}", flops)
         trained = expert_state(lit.model, found.anchor.weights.dtype(anchor_ffn(0, FFN[0])))
         if not is_first():

@@ -1,4 +1,4 @@
-"""What hooks into Lightning: progress with rate and time left, checkpoints on a clock and on signals, written whole."""
+"""Callbacks for Lightning: progress with rate and time left; checkpoints at intervals and on signals, written whole."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from flexo.console import Advance, progress
 
 
 class TokenProgress(L.Callback):
-    """A bar of tokens with rate and time left on a terminal, nothing elsewhere, nor on other devices than the first.
+    """Shows how many tokens are done, with rate and time left, on the first device of a run.
 
-    Logs tokens per second of each step, and where it is told the FLOPs of a token, FLOP/s and their share of the peak.
+    Logs the tokens per second of each step and, if the FLOPs of a token are known, FLOP/s and their share of the peak.
 
     Args:
         label: of the bar.
         tokens_per_step, steps: of the run, over all devices.
-        flops_per_token: of a training step; None leaves the rest out.
-        peak_flops: of all devices together; None leaves utilisation out.
+        flops_per_token: of a training step; None: FLOP/s are not logged.
+        peak_flops: of all devices together; None: the share of the peak is not logged.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class TokenProgress(L.Callback):
 class Checkpoints(L.Callback):
     """Saves to one file every `seconds`, and before stopping on Ctrl-C or SIGTERM, always between two steps.
 
-    A checkpoint taken in the middle of a step would not resume bit for bit, so a signal only asks for one. A
-    Ctrl-C after that stops at once; the last checkpoint stays. A second SIGTERM changes nothing: SLURM sends several.
+    A checkpoint taken in the middle of a step would not resume bit for bit, so a signal only asks for one. A second
+    Ctrl-C stops at once and keeps the last checkpoint. A second SIGTERM changes nothing: SLURM sends several.
     """
 
     def __init__(self, path: Path, seconds: float) -> None:
@@ -117,8 +117,8 @@ class Checkpoints(L.Callback):
 class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it, so that the last good one is there at any moment.
 
-    Lightning's own way leads through the system's temporary folder; from there to another disk, a move is a copy that
-    can be cut short.
+    Lightning itself writes into the system's temporary folder and moves the file from there. To another disk a move is
+    a copy, and an interruption can cut it short.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""A picture of a run from the metrics that its CSV logger wrote, pieced together over interruptions."""
+"""A picture of a run from the metrics that its CSV logger wrote, joined over its interruptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Lightning modules: next-token training of an anchor, and of one expert against a frozen anchor."""
+"""The Lightning module that trains a language model on packed batches; those for experts and routers build on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LossOptions:
 
     lm_z: float = 1e-5  # mean squared log-normaliser of the vocabulary
     router_z: float = 1e-3  # the same for the router, mean over layers
-    own_vs_public: float = 0.0  # logistic loss of the router margin against who owns the text, mean over layers
+    own_vs_public: float = 0.0  # logistic loss of the router margin in telling own from public text, mean over layers
     stay: float = 0.0  # KL divergence of a merged model's routing from what it was before training, mean over layers
     own_domain: float = 0.0  # cross-entropy of that routing against whose text a window is, mean over layers
     balance: float = 0.0  # load balancing of a whole mixture of experts
@@ -39,7 +39,7 @@ class LitAnchor(L.LightningModule):
         optimizer, loss: options.
         steps: of the whole run; the schedule ends there.
         held_out_names: the validation sets, for the names of the metrics.
-        fill: gives a part of a model without values its values, once it is known where they belong.
+        fill: fills the parameters of a submodule that are on the meta device, once its sharding is known.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class LitAnchor(L.LightningModule):
         return {}
 
     def _logged(self, _batch: Batch) -> dict[str, torch.Tensor]:
-        """What is worth seeing beside the terms of the loss."""
+        """Further values for the log."""
         return {}
 
     def _log_held_out(self, name: str, value: torch.Tensor, batch_size: int) -> None:
@@ -108,6 +108,6 @@ class LitAnchor(L.LightningModule):
 
 
 def labelled_mean(x: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The mean over the positions that have a label, of x [..., B, T]: padding counts for nothing."""
+    """The mean of x [..., B, T] over the positions that have a label; padding has none."""
     labelled_BT = batch["labels"] != NO_LABEL
     return (x * labelled_BT).sum() / (labelled_BT.sum() * (x.numel() // labelled_BT.numel()))

@@ -1,7 +1,7 @@
 """Next-token loss without the logits of a whole batch in memory.
 
-For each chunk of positions the logits, the loss and the gradient with respect to the hidden states are made in one
-visit, and the logits are dropped. Backward then only scales what is there: the work is the two matrix products that
+For each chunk of positions the logits, the loss and the gradient with respect to the hidden states are computed
+together, and the logits are dropped. Backward then only scales what is there: the work is the two matrix products that
 any cross-entropy needs (three if the output embedding is trained), and memory does not grow with the vocabulary.
 
 N positions, D hidden size, V vocabulary size.
@@ -25,7 +25,7 @@ LEAST_ROWS = 512  # positions at once: with fewer, reading the output embedding 
 class NextToken(nn.Module):
     """A causal language model that answers a batch with its loss.
 
-    The head's weight is used outside the head, so whoever shards parameters shards this module, not `model`.
+    The head's weight is used outside the head, so a model is sharded through this module, and not by itself.
 
     Args:
         model: a transformers causal language model; its logits must be its output embedding of the last hidden state.

@@ -28,8 +28,8 @@ from flexo.atomic_files import refuse_occupied
 from flexo.errors import InputError
 from trainers.data import DataOptions
 from trainers.distributed import is_first
-from trainers.gpu_specs import peak_flops
 from trainers.loop.callbacks import TokenProgress
+from trainers.loop.gpu_specs import peak_flops
 from trainers.loop.module import LitAnchor, LossOptions
 from trainers.loop.optimizer import OptimizerOptions
 from trainers.loop.run_folder import CHECKPOINT, work_folder

@@ -21,9 +21,9 @@ CHECKPOINT, RESULT = "last.ckpt", "result.json"
 
 @contextmanager
 def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterator[Path]:
-    """The folder of an unfinished run for `output`, held by this run alone, that is by the first of its processes.
+    """The work folder of the run that makes `output`, locked by the first process of the run.
 
-    A folder made here disappears again when the run ends in an exception before its first checkpoint.
+    A folder made here is removed again if the run ends in an exception before its first checkpoint.
 
     Raises `InputError` if another process has it, or if it belongs to a run with other settings and `resume` is true.
     """
@@ -53,7 +53,7 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
 
 
 def keep_result(work: Path, result: dict[str, Any]) -> None:
-    """Writes down what the file will be that is about to be written, so that a later start can recognise it."""
+    """Notes what identifies the file that is about to be written, so that a later start recognises it."""
     write_json(work / RESULT, result)
 
 

@@ -28,14 +28,14 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """What Lightning's trainer is told, and how often to checkpoint."""
+    """Settings of Lightning's trainer, and how often a checkpoint is written."""
 
     precision: str = "auto"  # or anything that lightning.Trainer takes
     accelerator: str = "auto"
     strategy: StrategyName = "auto"  # ddp: the whole model on every device; fsdp: spread over the devices
     devices: int = 1  # on each node
     nodes: int = 1
-    accumulate: int = 1  # parts in which a device reads its windows of a step
+    accumulate: int = 1  # parts into which a device divides its windows of a step
     activation_checkpointing: bool = False  # a third more work, a fraction of the memory for activations
     compile: bool = False  # torch.compile of every decoder layer
     clip: float = 1.0  # gradient norm
@@ -55,9 +55,9 @@ class TrainerOptions:
         return torch.bfloat16 if resolve_precision(self.precision).startswith("bf16") else torch.float32
 
     def prepare(self, model: Any) -> None:
-        """What these options change about a model before it is trained."""
+        """Applies to a model what these options change about it before training."""
         if self.activation_checkpointing:
-            checkpoint_activations(model)
+            recompute_activations(model)
         if self.compile:
             for layer in model.model.layers:
                 layer.compile()
@@ -138,11 +138,11 @@ def _validate(trainer: L.Trainer, lit: LitAnchor, texts: TextModule) -> Metrics:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("train/")}
 
 
-def checkpoint_activations(model: Any) -> None:
+def recompute_activations(model: Any) -> None:
     """Makes a transformers model keep one hidden state per layer for backward, and compute the rest twice.
 
-    transformers also asks for a gradient of the embeddings then, as reentrant checkpointing would need. Nobody uses it
-    where embeddings are frozen, and it costs the backward of the whole first layer.
+    transformers then also asks for a gradient of the embeddings, as the reentrant kind would need. Where embeddings are
+    frozen nothing uses it, and it costs the backward of the whole first layer.
     """
     model.activation_checkpointing_enable({"use_reentrant": False})
     model.disable_input_require_grads()

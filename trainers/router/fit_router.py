@@ -105,7 +105,8 @@ def _by_domain(
     for path, embedding in read:
         if embedding.domain not in wanted:
             raise InputError(
-                f"{path}: of the domain {embedding.domain!r}, and {merged.folder} has {', '.join(wanted)}."
+                f"{path}: an embedding of {embedding.domain!r}, which {merged.folder} has no expert for. It has "
+                f"{', '.join(wanted)}."
             )
         if embedding.domain in found:
             raise InputError(f"{path}: a second embedding of {embedding.domain}. Give one for each expert.")
@@ -116,13 +117,16 @@ def _by_domain(
                 "all in the merged model, public text, too."
             )
         if embedding.second_LDD is None:
-            raise InputError(f"{path}: holds means only. Make it without --means-only.")
+            raise InputError(
+                f"{path}: holds means only, and a fit needs second moments, too. Make it without --means-only."
+            )
         if tuple(embedding.mean_LD.shape) != sizes:
             raise InputError(f"{path}: {tuple(embedding.mean_LD.shape)} layers and width, expected {sizes}.")
         squares_L = embedding.second_LDD.diagonal(dim1=1, dim2=2).sum(-1)
         if (embedding.mean_LD.pow(2).sum(-1) > squares_L * 1.001).any():
             raise InputError(
-                f"{path}: means longer than its second moments allow: of no text. Ask its owner for another."
+                f"{path}: its means are longer than its second moments allow, which no text gives. Ask its owner for "
+                "another."
             )
         found[embedding.domain] = embedding
     if missing := [name for name in wanted if name not in found]:

@@ -24,7 +24,7 @@ class LitRouted(LitAnchor):
     Args:
         model: a `FlexOlmoForCausalLM`, perhaps from `train_rows_only`.
         domains: names of the experts by index; a held-out set named like one logs that expert's router mass.
-        sources: which of them the text of each source of a batch is; needed for `loss.own_domain`.
+        sources: the name of the expert that each source of text belongs to; needed for `loss.own_domain`.
 
     Checkpoints hold only what is trained.
     """
@@ -91,9 +91,9 @@ class LitRouted(LitAnchor):
         return terms
 
     def _missed(self, logits_LNE: torch.Tensor, source_N: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the routing against whose text each position is, [L, N] in nats.
+        """Cross-entropy of the routing against the expert whose text each position is, [L, N] in nats.
 
-        Among experts that have text here: of another one nothing would be known but where it is wrong.
+        Only experts that have text here take part: of another one, this text could say only where it is wrong.
         """
         log_p_LNS = logits_LNE[..., self.source_experts].log_softmax(-1)
         return -log_p_LNS.gather(-1, source_N.expand(len(log_p_LNS), -1)[..., None])[..., 0]

@@ -7,9 +7,9 @@ the rows are fitted to tell samples of them apart:
     W = argmin  mean_d E_{x ~ N(m_d, S_d)} [-log softmax(W x)_d] + ridge |W|^2,     per layer
 
 a multinomial logistic regression without an intercept, for FlexOlmo's gate has none. Every domain counts the same, but
-public text may count for several: other owners' experts cost more there than the public one does elsewhere. A pair's
-own row must tell its domain from public text alone; only here do domains meet that were never in one place, so
-rows learn what separates two owners from each other, too.
+public text may count for several: on public text the experts of owners cost more than the public one does elsewhere.
+A row that its owner trained only has to tell its domain from public text. Here the statistics of all owners meet, so
+rows also learn what separates the text of two owners.
 
 D hidden size, E experts, K samples of each.
 """

@@ -1,4 +1,4 @@
-"""A FlexOlmo layer's router whose owners' rows are trained while everything else stays as it is."""
+"""A FlexOlmo layer's router of which only the owners' rows are trained."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Jobs of SLURM that train: what is asked for, the script that runs, and what puts a stopped job back into the queue.
 
-A job that is told to stop, before its time limit or by a preemption, saves, requeues itself and resumes. What it
-came to is its exit code, which it leaves beside its log, so that no accounting is needed.
+A job that is told to stop, before its time limit or by a preemption, saves, requeues itself and resumes. Its exit code
+stays in a file beside its log, so that no accounting is needed to know how it ended.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ fi
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What SLURM is asked for, and how long the launcher stays. Every job of an array gets the same."""
+    """What SLURM is asked for, and whether the launcher waits. Every job of an array gets the same."""
 
     partition: str | None = None  # None: the cluster's default
     account: str | None = None
@@ -73,24 +73,24 @@ class SlurmOptions:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of a multirun: what it was given on the command line, and the file or folder that it makes."""
+class ArrayRun:
+    """One run of a multirun, a job of the array: its part of the command line, and the file or folder that it makes."""
 
     overrides: list[str]
     output: str
     name: str
 
 
-def named(overrides: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[Run]:
+def named(overrides: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[ArrayRun]:
     """Runs named after what sets them apart from each other; one alone after all that it was given."""
     shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
     names = [" ".join(part for part in filter_overrides(given) if part not in shared) for given in overrides]
-    return [Run(list(given), *rest) for given, *rest in zip(overrides, outputs, names, strict=True)]
+    return [ArrayRun(list(given), *rest) for given, *rest in zip(overrides, outputs, names, strict=True)]
 
 
-def submit(runs: list[Run], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
+def submit(runs: list[ArrayRun], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
     """Hands the runs to SLURM as an array and returns its id. What it was given stays in `folder`, as `<id>.sbatch`."""
-    by_output: dict[str, Run] = {}
+    by_output: dict[str, ArrayRun] = {}
     for run in runs:
         if other := by_output.get(run.output):
             raise InputError(
@@ -113,7 +113,7 @@ def submit(runs: list[Run], command: list[str], options: SlurmOptions, folder: P
     return job
 
 
-def batch_script(runs: list[Run], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
+def batch_script(runs: list[ArrayRun], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
     """What every job of the array executes; it can be read, changed, and submitted by hand."""
     flags = {"job-name": name, "array": f"0-{len(runs) - 1}", "chdir": Path.cwd()}
     flags |= {"output": f"{str(folder).replace('%', '%%')}/%A_%a.log"} | options.flags()
@@ -151,6 +151,10 @@ def slurm_environment() -> list[Any]:
 def ask(
     command: list[str], given: str | None = None, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    """Runs a command of SLURM. One that does not answer in two minutes has failed.
+
+    Raises `InputError` if there is no such command.
+    """
     try:
         return subprocess.run(command, input=given, capture_output=True, text=True, env=environment, timeout=120)
     except subprocess.TimeoutExpired:

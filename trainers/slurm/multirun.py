@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from flexo.errors import InputError
-from trainers.slurm.jobs import Run, SlurmOptions, ask, named, submit
+from trainers.slurm.jobs import ArrayRun, SlurmOptions, ask, named, submit
 
 UNFINISHED = {
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING",
@@ -45,16 +45,16 @@ def launch(sweeps: Sequence[Any], job_overrides: Sequence[Sequence[str]], settin
     folder = Path(settings.runtime.cwd, settings.sweep.dir)
     script = Path(sys.argv[0]).resolve()
     command = [sys.executable, *_main_program()]
-    for source in settings.runtime.config_sources:
-        if source.provider == "command-line":
-            command += ["--config-dir", str(Path(source.path).resolve())]
+    for place in settings.runtime.config_sources:
+        if place.provider == "command-line":
+            command += ["--config-dir", str(Path(place.path).resolve())]
     job = submit(runs, command, options, folder, script.stem)
     print(how_to_follow(job, runs, folder, options), flush=True)
     if options.wait:
         watch(job, runs, folder, options.poll_seconds)
 
 
-def how_to_follow(job: str, runs: list[Run], folder: Path, options: SlurmOptions) -> str:
+def how_to_follow(job: str, runs: list[ArrayRun], folder: Path, options: SlurmOptions) -> str:
     """What to type to see, to stop and to collect the runs of a submitted array."""
     logs = os.path.relpath(folder)
     lines = [f"submitted as {job}, {len(runs)} {'jobs' if len(runs) > 1 else 'job'}:"]
@@ -73,7 +73,7 @@ def how_to_follow(job: str, runs: list[Run], folder: Path, options: SlurmOptions
     return "\n".join(lines)
 
 
-def watch(job: str, runs: list[Run], folder: Path, poll_seconds: float) -> None:
+def watch(job: str, runs: list[ArrayRun], folder: Path, poll_seconds: float) -> None:
     """Waits until all jobs of an array have ended, and says when one changes its state.
 
     Raises:

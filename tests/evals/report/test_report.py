@@ -16,8 +16,11 @@ import evals.commands.flexo_report
 from evals.matrix.measurement_cache import Store
 from evals.matrix.results import Cell, CellRouting, DomainText, ModelRow, Results, read_results
 from evals.matrix.seeds import Seeds, Spread
-from evals.report.svg import heat_map, sheet
+from evals.report.credit import credit_text
+from evals.report.svg import bars, heat_map, sheet
 from evals.scoring.measure import Measurement
+from flexo.errors import InputError
+from tests.evals.credit.credits import OWNERS, twins
 from tests.merge.tools import call, listing
 
 Capture = pytest.CaptureFixture[str]
@@ -164,6 +167,23 @@ def test_what_xml_cannot_hold_is_replaced() -> None:
     assert "\ufffd" in drawn and ElementTree.fromstring(drawn) is not None
 
 
+def test_bars_go_both_ways_from_zero() -> None:
+    picture = bars("shares", ["one", "other"], [[0.5, -0.25], [0.25, float("nan")]])
+    root = ElementTree.fromstring(sheet([picture]))
+    drawn = [rect for rect in root.iter("{http://www.w3.org/2000/svg}rect") if rect.get("y") is not None]
+    left, right = (
+        [float(rect.get("x", 0)) + extra * float(rect.get("width", 0)) for rect in drawn] for extra in (0, 1)
+    )
+    zero = left[0]
+    assert left[1] == zero and right[2] == pytest.approx(zero, abs=0.11) and left[2] < zero, (
+        "the row of each, then its bars"
+    )
+    assert (
+        right[0] - zero == pytest.approx(2 * (right[1] - zero), abs=0.2) == pytest.approx(2 * (zero - left[2]), abs=0.2)
+    )
+    assert right[3] == left[3], "a figure that is no number has no bar"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -207,3 +227,40 @@ def test_a_cell_is_kept_under_all_that_it_depends_on(tmp_path: Path) -> None:
     assert Store(tmp_path).find({"text": "t", "models": ["a"]}) == found
     assert Store(tmp_path).find({"text": "t", "models": ["b"]}) is None
     assert Store(None).find({"text": "t", "models": ["a"]}) is None
+
+
+def with_credit(seed: int) -> Results:
+    """Results with a credit of one merged model."""
+    domains = ["public", "math", "mixed/blended"]
+    cells = [Cell(model, domain, 2.0 + seed / 1000, 0.3) for model in ("anchor", "ours") for domain in domains]
+    models = [ModelRow("anchor", "anchor"), ModelRow("ours", "merged", experts=["public", *OWNERS], active=2)]
+    texts = [DomainText(domain, 3, 100, 40, "0" * 64) for domain in domains]
+    return Results(seed, "test", 1000, {"flexo": "0"}, texts, models, cells, [twins(domains)])
+
+
+def test_credit_is_told_drawn_and_read_back(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{seed}.json", with_credit(seed).to_dict()) for seed in (0, 1)]
+    assert read_results(files[0]) == with_credit(0)
+    (credit,) = with_credit(0).credits
+    text = credit_text(credit)
+    rows = {
+        row[0]: row[1:] for line in text.splitlines() if (row := [c.strip() for c in line.strip("|").split("|")])[1:]
+    }
+    assert rows["math"][:5] == ["+0.1500", "+0.0000", "+0.3000", "50.0%", "20.0%"]
+    assert "loud: 0% of the bits saved, but" in text
+    assert "math and twin replace each other: with both, 100% of the smaller one's value alone is lost." in text
+    output, pictures = tmp_path / "report.html", tmp_path / "pictures"
+    assert call(evals.commands.flexo_report.main, *files, "-o", output, "--pictures", pictures) == 0
+    page = Page(output.read_text())
+    assert "Credit" in page.said and "loud" in page.said and "+0.1500" in page.said
+    labels = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"]
+    assert {"credit and router mass", "mean", "public", "math"} <= {*labels}
+    for name in ("credit-ours.svg", "leaving-ours.svg"):
+        assert ElementTree.parse(pictures / name).getroot() is not None
+
+
+def test_a_credit_of_another_model_is_refused(tmp_path: Path) -> None:
+    value = with_credit(0).to_dict()
+    value["credits"][0]["model"] = "other"
+    with pytest.raises(InputError, match="a credit of no model here"):
+        read_results(write(tmp_path / "r.json", value))

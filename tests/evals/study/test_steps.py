@@ -142,7 +142,7 @@ def test_chosen_recipes_bring_what_they_lean_on_and_measure_themselves_alone() -
         ("{merge: []}", "nothing to train"),
         ("{of: dense, merge: [], soup: 0}", "one of merge, soup"),
         ("{of: dense, router: []}", "no model whose router could be trained"),
-        ("{of: dense, fit: []}", "merge, or with fit"),
+        ("{of: dense, fit: []}", "recipe with merge or fit"),
         ("{of: ours, merge: [], inside: true}", "inside says where fit is measured"),
         ("{of: dense, soup: 1}", "share of the anchor"),
         ("{expert: []}", "expert"),

@@ -22,18 +22,18 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_console_scripts_are_those_of_the_table() -> None:
-    ours = {command.program: f"flexo.commands:{command.function}" for command in COMMANDS if not command.is_script}
+    ours = {command.program: f"flexo.commands:{command.function}" for command in COMMANDS if not command.script}
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == ours | {"flexo": "flexo.commands.flexo:main"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_command_of_the_table_is_there(command: flexo.commands.Command) -> None:
-    if command.is_script:
-        assert command.usage == f"python {command.home}" and (ROOT / command.home).is_file()
+    if command.script:
+        assert command.usage == f"python {command.script}.py" and (ROOT / f"{command.script}.py").is_file()
     else:
         found = getattr(flexo.commands, command.function)
-        assert found.__module__ == f"{command.home}.commands.{command.function}" and found.__name__ == "main"
+        assert found.__module__ == f"{command.room}.commands.{command.function}" and found.__name__ == "main"
         assert command.usage == f"flexo {command.name}"
     assert command_called(command.program) is command
 
@@ -44,7 +44,7 @@ def test_what_is_no_command_is_an_attribute_error() -> None:
 
 
 def test_alone_it_says_who_does_what() -> None:
-    said = run("-m", "flexo")
+    said = run("-m", "flexo.commands.flexo")
     assert (said.returncode, said.stderr) == (0, "") and said.stdout == overview() + "\n"
     parts = said.stdout.split("\n\n")
     for role, does in ROLES.items():
@@ -78,7 +78,7 @@ def test_what_is_like_nothing_has_no_suggestion(capsys: pytest.CaptureFixture[st
 
 def test_the_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert run("-m", "flexo", "--version").stdout == f"flexo {version}\n"
+    assert run("-m", "flexo.commands.flexo", "--version").stdout == f"flexo {version}\n"
 
 
 def test_a_command_is_the_same_under_both_names(tmp_path: Path) -> None:
@@ -93,17 +93,17 @@ def test_a_command_is_the_same_under_both_names(tmp_path: Path) -> None:
 
 
 def test_flags_before_a_command_are_meant_for_it(tmp_path: Path) -> None:
-    done = run("-m", "flexo", "-v", "inspect", tmp_path / "none.pt")
+    done = run("-m", "flexo.commands.flexo", "-v", "inspect", tmp_path / "none.pt")
     assert done.returncode == 1 and "Traceback" in done.stderr and "\nerror: " in done.stderr
-    done = run("-m", "flexo", "-v", "train-expert", "debug=fats")
+    done = run("-m", "flexo.commands.flexo", "-v", "train-expert", "debug=fats")
     assert done.returncode == 1 and "Traceback" in done.stderr and "\nerror: debug=fats: " in done.stderr
-    assert run("-m", "flexo", "-q").stdout == overview() + "\n"
+    assert run("-m", "flexo.commands.flexo", "-q").stdout == overview() + "\n"
 
 
 def test_a_root_script_runs_as_python_would_run_it() -> None:
-    by_flexo, by_python = run("-m", "flexo", "train-expert", "--help"), run("train_expert.py", "--help")
+    by_flexo, by_python = run("-m", "flexo.commands.flexo", "train-expert", "--help"), run("train_expert.py", "--help")
     assert by_flexo.returncode == by_python.returncode == 0 and by_flexo.stdout == by_python.stdout
-    wrong = run("-m", "flexo", "train-router", "rooter.x=1")
+    wrong = run("-m", "flexo.commands.flexo", "train-router", "rooter.x=1")
     assert wrong.returncode == 1 and wrong.stderr.endswith("See python train_router.py --help\n")
 
 
@@ -116,6 +116,6 @@ def test_a_root_script_is_the_main_module_as_with_python_m(tmp_path: Path) -> No
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from flexo.commands import start\nfrom flexo.commands.table import Command\n"
-        "start(Command('x', 'script', 'a_script.py', ''), 'flexo script', ['+domain=math'])"
+        "start(Command('x', 'script', 'trainers', '', 'a_script'), 'flexo script', ['+domain=math'])"
     )
     assert run("-c", code).stdout == "a_script True ['+domain=math']\n"

@@ -116,7 +116,9 @@ def test_sampling_cuts_nothing_off_that_was_not_asked_for(merged: Path, monkeypa
     from transformers import FlexOlmoForCausalLM
 
     seen = {}
-    monkeypatch.setattr(FlexOlmoForCausalLM, "generate", lambda _self, **options: seen.update(options))
+    monkeypatch.setattr(
+        FlexOlmoForCausalLM, "generate", lambda _self, **options: seen.update(options) or options["input_ids"]
+    )
     assert generate(merged, "The cat", "--temperature", 0.7, "--top-p", 0.9) == 0
     assert (seen["do_sample"], seen["temperature"], seen["top_p"], seen["top_k"]) == (True, 0.7, 0.9, 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -27,7 +28,9 @@ SHARES = {"public": 0.6625, "math": 0.3375, "news": 0.0}
 
 @pytest.fixture
 def report() -> Report:
-    return Report("my <model>", f"prompt {ATTACK}\n", Answer(EXPERTS, [7, 8], WEIGHTS), [ATTACK, "\n b\tc"])
+    return Report(
+        "my <model>", f"prompt {ATTACK}\n", Answer(EXPERTS, [7, 8], WEIGHTS, [True, True]), [ATTACK, "\n b\tc"]
+    )
 
 
 def test_a_share_is_a_part_of_the_active_weight(report: Report) -> None:
@@ -36,6 +39,22 @@ def test_a_share_is_a_part_of_the_active_weight(report: Report) -> None:
         answer.share_TE, torch.tensor([[0.375, 0.625, 0.0], [0.95, 0.05, 0.0]], dtype=torch.float64)
     )
     assert answer.shares == pytest.approx(SHARES) and answer.shares["news"] == 0.0
+
+
+def test_a_layer_of_equal_experts_counts_nowhere(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = replace(report.answer, chooses=[False, True])
+    shares = {"public": (0.5 + 0.9) / 2, "math": (0.5 + 0.1) / 2, "news": 0.0}
+    assert answer.shares == pytest.approx(shares)
+    left_out = replace(report, answer=answer)
+    found = left_out.to_dict()
+    assert found["chooses"] == [False, True] and len(found["tokens"][0]["layers"]) == 2
+    assert {expert["domain"]: expert["share"] for expert in found["experts"]} == pytest.approx(shares)
+    text = page(left_out)
+    assert "layer 0:" not in text and "layer 1: public 0.200" in text and "70.0%" in text
+    assert text.count("all experts are the same here: not counted") == 1
+    print_shares(answer)
+    title = "2 tokens, by router weight, mean over the 1 of 2 layers whose experts differ:"
+    assert capsys.readouterr().out.splitlines()[1] == title
 
 
 def test_json_holds_everything_and_is_read_back(report: Report) -> None:

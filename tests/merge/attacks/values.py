@@ -26,7 +26,7 @@ ATTACKS = [
     *(_value_attack(str(value), name, value) for name in (ROW, WEIGHT) for value in (torch.nan, torch.inf, -torch.inf)),
     Attack(
         "a row of enormous norm",
-        "the router row of layer 1 has norm .*It would take or refuse every token",
+        "the router row of layer 1 has norm .*The expert would be chosen for every token or for none",
         lambda f, p: f.with_tensor(p, ROW, f.values[ROW] * 1e9),
     ),
     Attack(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from flexo.errors import InputError, ModelFolderError
 from merge.formats.anchor_folder import open_anchor
@@ -18,6 +16,7 @@ from merge.formats.merged_folder import open_merged
 from merge.planning.membership import replan
 from merge.planning.merge_plan import execute, plan
 from merge.planning.quantize import quantized_plan
+from tests.merge.tools import edit
 
 Make = Callable[..., Path]
 Change = Callable[[dict[str, Any]], object]
@@ -36,17 +35,6 @@ def model(make_expert: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(model: Path, tmp_path: Path) -> Path:
     """The model as a copy that a test may damage."""
     return Path(shutil.copytree(model, tmp_path / "copied"))
-
-
-def edit(path: Path, change: Change) -> None:
-    if path.suffix == ".json":
-        value = json.loads(path.read_text())
-        change(value)
-        path.write_text(json.dumps(value))
-    else:
-        tensors = load_file(path)
-        change(tensors)
-        save_file(tensors, path, {"format": "pt"})
 
 
 def test_what_a_merge_wrote_is_read(model: Path, tiny_anchor: Path) -> None:
@@ -76,6 +64,10 @@ def test_what_a_merge_wrote_is_read(model: Path, tiny_anchor: Path) -> None:
         ("manifest.json", lambda m: m.update(quantised={"bits": 4, "group_size": 16}), "its experts are quantised"),
         ("manifest.json", lambda m: m["anchor"]["architecture"].update(hidden_size=64), "hidden_size is 32 in config."),
         ("manifest.json", lambda m: m["anchor"]["architecture"].pop("vocab_size"), "json: vocab_size is 'None'"),
+        ("manifest.json", lambda m: m["tensors"].pop(GATE), "tensors is not a sha256 in hex for each tensor"),
+        ("manifest.json", lambda m: m["tensors"].update({GATE: 5}), "tensors is not a sha256 in hex for each tensor"),
+        ("manifest.json", lambda m: m.update(tensors=[GATE]), "tensors is not a sha256 in hex for each tensor"),
+        ("manifest.json", lambda m: m.update(left="news"), "left is 'news', expected a list of experts"),
         ("config.json", lambda c: c.update(model_type="olmo2"), "model_type is 'olmo2', expected 'flex_olmo'"),
         ("config.json", lambda c: c.update(num_experts=4), "lists 3 experts, config.json 4"),
         ("config.json", lambda c: c.update(rms_norm_eps=1e-3), "is 0.001 in config.json, 1e-06 in manifest.json"),

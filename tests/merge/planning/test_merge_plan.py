@@ -322,7 +322,8 @@ def test_public_text_may_count_for_several_domains(make_anchor: Make, make_exper
     execute(replan(tmp_path / "m", drop=["math"]), tmp_path / "left")
     execute(even_plan(paths[1:], public_weight=4), tmp_path / "never")
     assert (tmp_path / "left/model.safetensors").read_bytes() == (tmp_path / "never/model.safetensors").read_bytes()
-    joined = replan(tmp_path / "left", join=paths[:1], anchor_path=folder)
+    back_in = MergeOptions(readmit=("math",), reason="a test")
+    joined = replan(tmp_path / "left", back_in, join=paths[:1], anchor_path=folder)
     assert joined.public_weight == 4
     execute(joined, tmp_path / "back")
     back = weights(tmp_path / "back")["model.layers.1.mlp.gate.weight"]
@@ -334,11 +335,11 @@ def test_public_text_may_count_for_several_domains(make_anchor: Make, make_exper
             even_plan(paths, public_weight=weight)
     lost = _named_anchor(paths[0], tmp_path / "lost.pt", "nowhere")
     with pytest.raises(ExpertFileError, match=r"joins a folder with the public weight 4, .*--anchor FOLDER"):
-        replan(tmp_path / "left", join=[lost])
+        replan(tmp_path / "left", back_in, join=[lost])
     for value in (0, -1, "4", True, None, [4]):
         write_json(tmp_path / "left/manifest.json", read_manifest(tmp_path / "left") | {"public_weight": value})
         with pytest.raises(ModelFolderError, match=r"public_weight is .* expected a positive number"):
-            replan(tmp_path / "left", join=paths[:1], anchor_path=folder)
+            replan(tmp_path / "left", back_in, join=paths[:1], anchor_path=folder)
 
 
 # --- who leaves

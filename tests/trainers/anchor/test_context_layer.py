@@ -35,7 +35,7 @@ from trainers.anchor.context_layer import (
 )
 from trainers.anchor.train import AnchorOptions
 from trainers.data import plain_windows
-from trainers.expert.cost_plan import Load, first_layer_for, make_plan, whole_flops_per_token
+from trainers.expert.cost_plan import Load, first_layer_for, plan_cost, whole_flops_per_token
 from trainers.expert.paired import PairOptions
 from trainers.expert.train import train_expert
 from trainers.full_finetune import WholeOptions, matching_tokens
@@ -248,7 +248,7 @@ def test_an_anchor_with_context_heads_is_trained_against_and_merged(
     assert changed == [False, True, True]  # in the context layer it is the anchor's network, which is zero
     arch, data = made.header.anchor.architecture, arguments["run"].data
     mixture = WholeOptions("mixture", match=(made.path,))
-    spent = made.header.training.tokens * make_plan(arch, Load(0, data.length, 1, first_layer=1)).flops_per_token
+    spent = made.header.training.tokens * plan_cost(arch, Load(0, data.length, 1, first_layer=1)).flops_per_token
     each = whole_flops_per_token(arch, data.length, mixture.active)
     assert matching_tokens(open_anchor(wide), mixture, data) == round(spent / each)
     gate = PairOptions(router_init="public", train_expert=False, standardise=True, start=made.path)

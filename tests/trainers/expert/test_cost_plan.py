@@ -1,4 +1,4 @@
-"""The plan against what PyTorch counts: parameters, FLOPs, bytes kept for backward."""
+"""The cost plan against what PyTorch counts: parameters, FLOPs, bytes kept for backward."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from trainers.expert.cost_plan import (
     HardwareOptions,
     Load,
     kept_for_backward,
-    make_plan,
+    plan_cost,
     published,
     render,
     whole_flops_per_token,
 )
 from trainers.expert.paired import PairOptions, pair, trainable_parameters
-from trainers.gpu_specs import HARDWARE
+from trainers.loop.gpu_specs import HARDWARE
 from trainers.loop.next_token_loss import NextToken
 from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.trainer import checkpoint_activations
+from trainers.loop.trainer import recompute_activations
 
 ARCH = Architecture(500, 64, 160, 3, 4, 2, False, 1e-6, 1e4)
 LOAD = Load(tokens=10**9, length=48, rows=4, bf16=False)
@@ -34,9 +34,9 @@ LOADS = {
     "fp32": LOAD,
     "bf16": replace(LOAD, bf16=True),
     "low rank": replace(LOAD, bf16=True, rank=4),
-    "checkpointed": replace(LOAD, bf16=True, checkpointed=True),
+    "recomputed": replace(LOAD, bf16=True, recomputed=True),
     "later layers": replace(LOAD, first_layer=1),
-    "later layers, low rank, checkpointed": replace(LOAD, bf16=True, first_layer=2, rank=4, checkpointed=True),
+    "later layers, low rank, recomputed": replace(LOAD, bf16=True, first_layer=2, rank=4, recomputed=True),
 }
 
 
@@ -48,8 +48,8 @@ def paired(arch: Architecture, load: Load) -> Any:
     model = Olmo2ForCausalLM(config).to(torch.bfloat16 if load.bf16 else torch.float32)
     rows = [torch.zeros(arch.hidden_size) for _ in range(arch.num_hidden_layers)]
     pair(model, rows, rows, PairOptions(rank=load.rank), load.first_layer)
-    if load.checkpointed:
-        checkpoint_activations(model)
+    if load.recomputed:
+        recompute_activations(model)
     return model.train()
 
 
@@ -82,9 +82,9 @@ def test_flops_and_kept_bytes_are_what_pytorch_counts(name: str) -> None:
     load = LOADS[name]
     flops, kept = counted(load)
     # attention's scores are left out on both sides: the counter does not know PyTorch's CPU kernel
-    planned = make_plan(ARCH, replace(load, length=0)).flops_per_token * load.rows * load.length
+    planned = plan_cost(ARCH, replace(load, length=0)).flops_per_token * load.rows * load.length
     assert flops == pytest.approx(planned, rel=0.02)
-    if not load.checkpointed:  # there, the one layer that is computed anew keeps its bytes outside the hooks
+    if not load.recomputed:  # there, the one layer that is computed anew keeps its bytes outside the hooks
         assert kept == pytest.approx(kept_for_backward(ARCH, load), rel=0.05)
 
 
@@ -106,14 +106,14 @@ def test_layers_without_an_expert_hold_no_trained_parameter() -> None:
     load = replace(LOAD, first_layer=2, bias=True)
     model = paired(ARCH, replace(load, bias=False))
     trained = sum(parameter.numel() for _, parameter in trainable_parameters(model))
-    assert make_plan(ARCH, load).trained == trained + 1, "and a bias"
+    assert plan_cost(ARCH, load).trained == trained + 1, "and a bias"
 
 
 @pytest.mark.parametrize("rank", [None, 4])
 @pytest.mark.parametrize("kind", ["adamw", "adafactor"])
 def test_parameters_and_optimiser_state_are_what_the_run_has(rank: int | None, kind: str) -> None:
     load = replace(LOAD, rank=rank, adafactor=kind == "adafactor")
-    model, plan = paired(ARCH, load), make_plan(ARCH, load)
+    model, plan = paired(ARCH, load), plan_cost(ARCH, load)
     trained = [parameter for _, parameter in trainable_parameters(model)]
     assert plan.trained == sum(parameter.numel() for parameter in trained)
     assert plan.frozen == sum(parameter.numel() for parameter in model.parameters()) - plan.trained
@@ -133,12 +133,12 @@ def test_parameters_and_optimiser_state_are_what_the_run_has(rank: int | None, k
 def test_published_shapes_have_their_published_sizes(name: str, billions: float) -> None:
     arch = published(f"allenai/{name}")
     assert arch is not None
-    assert make_plan(arch, LOAD).frozen / 1e9 == pytest.approx(billions, rel=0.01)
+    assert plan_cost(arch, LOAD).frozen / 1e9 == pytest.approx(billions, rel=0.01)
     with torch.device("meta"):
         model: Any = Olmo2ForCausalLM(Olmo2Config(**{k: v for k, v in arch.to_dict().items() if k != "rope_theta"}))
         rows = [torch.zeros(arch.hidden_size)] * arch.num_hidden_layers
         pair(model, rows, rows)
-    plan = make_plan(arch, LOAD)
+    plan = plan_cost(arch, LOAD)
     trained = sum(parameter.numel() for _, parameter in trainable_parameters(model))
     assert (plan.trained, plan.frozen) == (trained, sum(p.numel() for p in model.parameters()) - trained)
 
@@ -146,8 +146,8 @@ def test_published_shapes_have_their_published_sizes(name: str, billions: float)
 def test_sharding_divides_what_is_held_and_adds_what_is_gathered() -> None:
     arch = published("allenai/OLMo-2-1124-7B")
     assert arch is not None
-    alone = make_plan(arch, replace(LOAD, bf16=True))
-    shared = make_plan(arch, replace(LOAD, bf16=True, devices=8, sharded=True))
+    alone = plan_cost(arch, replace(LOAD, bf16=True))
+    shared = plan_cost(arch, replace(LOAD, bf16=True, devices=8, sharded=True))
     for part in ("weights", "gradients", "optimizer"):
         assert getattr(shared, part) == pytest.approx(getattr(alone, part) / 8, rel=1e-6)
     assert shared.activations > alone.activations and shared.memory < alone.memory
@@ -158,7 +158,7 @@ def test_a_plan_that_does_not_fit_says_what_to_change() -> None:
     assert arch is not None
     text = render("7B", arch, Load(10**9, 4096, 8), HardwareOptions())
     assert "does not fit" in text and "try          also optimizer.kind=adafactor" in text
-    small = render("7B", arch, Load(10**9, 4096, 1, rank=64, checkpointed=True), HardwareOptions())
+    small = render("7B", arch, Load(10**9, 4096, 1, rank=64, recomputed=True), HardwareOptions())
     assert ": fits" in small and "low rank, 64" in small and "try" not in small
 
 

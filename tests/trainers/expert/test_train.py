@@ -176,9 +176,8 @@ def test_two_runs_at_once_into_one_file_are_refused(train: Train, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"domain": "one-line"}, r"one\.jsonl\.gz: a single document in it, expected at least two"),
         ({"domain": "empty"}, r"empty\.jsonl\.gz: no document with text in it"),
-        ({"domain": "latin"}, r"latin\.jsonl: line 1: not UTF-8 .*iconv"),
+        ({"domain": "latin"}, r"latin\.jsonl: line 1: not UTF-8 .*cp1252.*--encoding"),
         ({"domain": "short"}, r"short\.jsonl\.gz: \d+ tokens in 2 documents, one window needs 33"),
         ({"domain": "missing"}, r"missing\.jsonl: no such file"),
         ({"domain": "UPPER"}, r"'UPPER' is no domain name"),
@@ -197,7 +196,7 @@ def test_unusable_input_is_refused_and_nothing_written(
     with gzip.open(tmp_path / "in/short.jsonl.gz", "wt") as file:
         file.write('{"text": "1 2"}\n{"text": "3"}\n')
     files = {
-        "one-line": "one.jsonl.gz", "empty": "empty.jsonl.gz", "latin": "latin.jsonl", "short": "short.jsonl.gz",
+        "empty": "empty.jsonl.gz", "latin": "latin.jsonl", "short": "short.jsonl.gz",
         "missing": "missing.jsonl",
     }  # fmt: skip
     name = change.get("domain", "math")

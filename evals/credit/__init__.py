@@ -1,0 +1,1 @@
+"""The credit of owners: how many bits each expert saves, by itself and among the others."""

@@ -1,0 +1,1 @@
+"""`flexo-federation`, by who uses it."""

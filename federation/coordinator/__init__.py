@@ -1,0 +1,1 @@
+"""What only the coordinator's keys can do."""

@@ -1,0 +1,123 @@
+"""The anchors of a federation: published file by file as verified targets, and how one makes way for the next.
+
+A federation has one anchor, or two while it moves: the one in force, and the next. Owners train again against the next
+and submit to both; `promote` makes the next the one in force, and what was trained against the old one is out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tuf.api.metadata import TargetFile
+
+from federation.history.commit import Coordinator, Draft
+from federation.history.events import event
+from federation.reader.fetch import kept_anchor
+from federation.roles.signed import ours
+from federation.roles.trust import latest
+from federation.store.place import Advance
+from federation.store.transfer import send
+from flexo.atomic_files import sha256_file
+from flexo.errors import InputError
+from merge.formats.anchor_changes import Changes, compare_anchors
+from merge.formats.anchor_folder import Anchor, open_anchor
+
+WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
+
+
+def publish_anchor(
+    coordinator: Coordinator, folder: Path, as_next: bool = False, advance: Advance = lambda _amount: None
+) -> Changes:
+    """Uploads an anchor and puts it in force; returns what differs from the one before.
+
+    Where the function is the same, only files that differ are uploaded, and experts stay. Where it is not, the anchor
+    is refused unless it is published `as_next`.
+
+    Raises:
+        InputError: another function than the anchor in force.
+    """
+    anchor, state = open_anchor(folder), latest(coordinator.home)
+    anchors = ours(state.targets)["anchors"]
+    changes, kept = Changes(), None
+    if anchors and not as_next:
+        kept = kept_anchor(coordinator.home, state, anchors[0])
+        changes = compare_anchors(open_anchor(kept), anchor)
+        if not changes.same_function:
+            raise InputError(
+                f"{folder}: not the function of the anchor in force; different are {', '.join(changes.grave)}. Experts "
+                "would no longer fit. To move the federation to it: publish-anchor --next, and owners train again."
+            )
+    digest, where = anchor.digest, f"anchor/{anchor.digest[:12]}"
+    files = _files(folder)
+    if kept:  # what means the same stays as it is: experts name the sha256 of tokenizer.json
+        for name in ("tokenizer.json", *_names(kept, WEIGHTS)):
+            files[name] = kept / name
+        for name in _names(folder, WEIGHTS):
+            if not (kept / name).exists():
+                files.pop(name, None)
+    targets = {}
+    for name, path in files.items():
+        target = TargetFile(path.stat().st_size, {"sha256": sha256_file(path)}, f"{where}/{name}")
+        send(coordinator.place, f"targets/{target.get_prefixed_paths()[0]}", path, target.hashes["sha256"], advance)
+        targets[target.path] = target
+    _put_in_force(coordinator, anchor, digest, where, targets, as_next, changes)
+    return changes
+
+
+def promote(coordinator: Coordinator) -> str:
+    """Makes the next anchor the one in force and drops the old one; returns its digest."""
+    digest = ""
+
+    def change(draft: Draft) -> None:
+        nonlocal digest
+        anchors = draft.about["anchors"]
+        if len(anchors) != 2:
+            raise InputError("there is no next anchor. Publish one: flexo-federation publish-anchor NEW/ --next")
+        old, new = anchors
+        digest = new["digest"]
+        for path in [path for path in draft.targets.targets if path.startswith(f"{old['where']}/")]:
+            del draft.targets.targets[path]
+        draft.set(anchors=[new])
+        draft.events.append(event("anchor promoted", digest=digest, instead_of=old["digest"]))
+
+    coordinator.commit(change)
+    return digest
+
+
+def _put_in_force(
+    coordinator: Coordinator, anchor: Anchor, digest: str, where: str, targets: dict[str, TargetFile], as_next: bool,
+    changes: Changes,
+) -> None:  # fmt: skip
+    entry: dict[str, Any] = {"digest": digest, "where": where}
+
+    def change(draft: Draft) -> None:
+        anchors = list(draft.about["anchors"])
+        if as_next:
+            if not anchors or anchors[0]["digest"] == digest:
+                raise InputError(f"{anchor.folder}: the next anchor follows another one. Publish it without --next.")
+            anchors[1:] = [entry]
+        elif anchors and anchors[0]["digest"] != digest:
+            raise InputError(f"{anchor.folder}: another anchor was published meanwhile. Look with status.")
+        else:
+            anchors[:1] = [entry]
+        known = {one["where"] for one in anchors} - {where}
+        others = {path: one for path, one in draft.targets.targets.items() if "/".join(path.split("/")[:2]) in known}
+        if draft.targets.targets == others | targets and anchors == draft.about["anchors"]:
+            return
+        draft.targets.targets = others | targets
+        draft.set(anchors=anchors)
+        what = "next anchor" if as_next else "anchor"
+        draft.events.append(event(what, digest=digest, harmless=changes.harmless))
+
+    coordinator.commit(change)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All files of an anchor by their names in it, hidden ones left out."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.split("/"))}
+
+
+def _names(folder: Path, patterns: tuple[str, ...]) -> list[str]:
+    return [path.name for pattern in patterns for path in sorted(folder.glob(pattern))]

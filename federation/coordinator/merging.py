@@ -1,0 +1,82 @@
+"""The merge of what was chosen: the plan of `flexo-merge`, the owners' signatures, and the federation's name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from federation.coordinator.choose import Chosen, key_of
+from federation.roles.owners import Owner, Submission
+from federation.roles.signed import ours
+from federation.store.place import Advance
+from merge.formats import signatures
+from merge.planning.merge_options import MergeOptions
+from merge.planning.merge_plan import Plan, execute, plan
+
+
+def merge(
+    chosen: Chosen, files: list[Path], anchor: Path, output: Path, advance: Advance, accept: Callable[[Path], None]
+) -> list[str]:
+    """Writes the merged folder, whole or not at all; returns what the plan warns about."""
+    keys = chosen.found.home.folder / "trusted"
+    shutil.rmtree(keys, ignore_errors=True)
+    for path, (owner, one) in zip(files, chosen.experts, strict=True):
+        _write_key(keys, chosen, owner)
+        if one.signature:
+            _write_signature(path, owner.keys[0], one)
+    made = _planned(chosen, files, anchor, keys)
+    execute(made, output, advance, accept=accept)
+    return [f"warning: {text}" for text in made.warnings]
+
+
+def _planned(chosen: Chosen, files: list[Path], anchor: Path, keys: Path) -> Plan:
+    policy = chosen.policy
+    options = MergeOptions(
+        top_k=policy.top_k,
+        public_weight=policy.public_weight,
+        priors=policy.priors,
+        trusted_keys=keys,
+        require_signatures=policy.signatures,
+    )
+    made = plan(files, anchor, options)
+    made.history["federation"] = {
+        "name": ours(chosen.found.state.targets)["name"],
+        "snapshot": chosen.found.state.snapshot.version,
+        "policy": policy.version,
+        "experts": {
+            owner.domain: {"role": owner.role, "serial": owner.serial, "digest": one.digest, "key": owner.keys[0]}
+            for owner, one in chosen.experts
+        },
+    }
+    present = {owner.domain for owner, _ in chosen.experts}
+    left: list[dict[str, Any]] = [
+        {"domain": domain, "digest": digest} if domain and domain not in present else {"digest": digest}
+        for digest, domain in sorted(chosen.found.left.items())
+    ]
+    made.history["left"] = left
+    return made
+
+
+def _write_key(folder: Path, chosen: Chosen, owner: Owner) -> None:
+    """The owner's public key, bound to the domain, as `--trusted-keys` reads it."""
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key_of(chosen.found, owner).keyval["public"]))
+    path = folder / owner.domain / f"{owner.domain}.pub"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+def _write_signature(path: Path, key: str, one: Submission) -> None:
+    content = {
+        "format": signatures.FORMAT,
+        "version": signatures.VERSION,
+        "header": signatures.header_digest(one.header),
+        "key": key,
+        "signature": one.signature,
+    }
+    signatures.signature_path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")

@@ -1,0 +1,1 @@
+"""What happened in a federation: a chain of events, and notices of withdrawal."""

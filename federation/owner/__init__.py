@@ -1,0 +1,1 @@
+"""What an owner does: submit an expert, and withdraw it."""

@@ -1,0 +1,182 @@
+"""An owner submits an expert, or withdraws: two files with the owner's signature, the second of which makes it true.
+
+The expert file goes first, under its sha256, and means nothing by itself. Then the owner's metadata is created under
+the next serial number, whole and exclusively. A process that is killed in between has submitted nothing; the next one
+finds the file there and goes on.
+"""
+
+from __future__ import annotations
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import TargetFile, Targets
+
+from federation.history.commit import policy_of
+from federation.history.events import read_events
+from federation.history.notice import left_digests
+from federation.policy.admission import audit, can_audit, objections
+from federation.roles.home import Home
+from federation.roles.keys import refuse_foreign, signer
+from federation.roles.owners import Owner, Submission, read_owner, read_submissions, role_of, withdrawal_of
+from federation.roles.signed import MOST_OWNER, name_of, ours, read_if_there, set_ours, sign, verified, versions_there
+from federation.roles.trust import State, follow
+from federation.store.place import Advance, StoreError
+from federation.store.transfer import send
+from flexo.atomic_files import sha256_file
+from flexo.errors import InputError
+from merge.formats.expert_file import ExpertFile, open_expert
+from merge.formats.signatures import header_digest, statement
+from merge.formats.signing import read_private_key
+
+
+@dataclass(frozen=True)
+class Submitted:
+    domain: str
+    serial: int
+    sent: bool  # False if the store had the file already
+    notes: list[str]
+
+
+def submit(
+    home: Home, file: Path, keys: list[Path], anchor: Path | None = None, readmit: str = "",
+    advance: Advance = lambda _amount: None,
+) -> Submitted:  # fmt: skip
+    """Checks an expert as the coordinator will, signs it, and uploads it.
+
+    Args:
+        home: of the federation.
+        file: the expert.
+        keys: the owner's private key; during a change of keys, the new one, too.
+        anchor: its folder, for the audit that the policy may ask for; None leaves that to the coordinator.
+        readmit: why an expert comes back that this owner withdrew.
+        advance: told the bytes read and sent, twice the size of the file.
+
+    Raises:
+        InputError: the federation would refuse it, in words for its owner; nothing was uploaded.
+    """
+    state, expert = follow(home), open_expert(file)
+    domain = expert.domain
+    role = role_of(state, domain)
+    owner = read_owner(home, state, role, domain, home.writable)
+    signing = _signers(state, role, domain, keys)
+    notes = refuse_forgotten(home, owner)
+    policy = policy_of(state.targets)
+    events = read_events(home, ours(state.snapshot).get("history"))
+    left = {digest for digest, name in left_digests(state, events).items() if not (readmit and name == domain)}
+    anchors = [entry["digest"] for entry in ours(state.targets)["anchors"]]
+    why = objections(expert.header, policy, anchors, left)
+    if why:
+        raise InputError(f"{file}: this federation would refuse it: {'; '.join(why)}. Nothing was uploaded.")
+    with ThreadPoolExecutor(1) as hasher:
+        hashed = hasher.submit(sha256_file, file)
+        expert.verify(advance)
+        sha256 = hashed.result()
+    if policy.audit and anchor and can_audit():
+        if why := audit([file], anchor, policy):
+            raise InputError(f"{file}: the policy's audit refuses it: {'; '.join(why)}. Nothing was uploaded.")
+    elif policy.audit:
+        notes.append("the coordinator will audit it; --anchor FOLDER does that here, before anything is uploaded")
+    private = read_private_key(keys[0])
+    signature = base64.b64encode(private.sign(statement(header_digest(expert.header)))).decode()
+    target = _target(expert, role, sha256, signature)
+    one = Submission(target, expert.header, signature)
+    sent = send(home.writable, one.stored_as, file, sha256, advance)
+    kept = _other_anchors(owner, expert.header.anchor.digest, anchors)
+    made = Targets(targets={one.path: one for one in [*kept, target]})
+    set_ours(made, {"readmit": readmit} if readmit else {})
+    serial = publish(home, state, owner, made, signing)
+    return Submitted(domain, serial, sent, notes)
+
+
+def withdraw(home: Home, domain: str, keys: list[Path], reason: str, forget: bool) -> Owner:
+    """Signs, for an owner, that nothing of theirs may be used from now on; returns what was in force before.
+
+    It takes effect for everybody who reads the store, whether the coordinator agrees or not.
+    """
+    state = follow(home)
+    role = role_of(state, domain)
+    signing = _signers(state, role, domain, keys)
+    owner = read_owner(home, state, role, domain, home.writable)
+    if not owner.newest:
+        raise InputError(f"{domain!r} has submitted nothing that could be withdrawn.")
+    if withdrawal_of(owner.newest):
+        return owner
+    made = Targets(targets={})
+    set_ours(made, {"withdrawn": {"reason": reason, "forget": forget}})
+    publish(home, state, owner, made, signing)
+    return owner
+
+
+def publish(home: Home, state: State, owner: Owner, made: Targets, signing: list[CryptoSigner]) -> int:
+    """Writes an owner's metadata under the next serial number and returns that.
+
+    Raises `StoreError` if somebody with the same key takes numbers faster than this.
+    """
+    place, days = home.writable, policy_of(state.targets).days["owner"]
+    known = max(owner.serial, home.written().get(owner.role, 0))
+    known = max([known, *_signed_versions(home, state, owner, known)])
+    made.version = known + 1
+    data = sign(made, signing, days)
+    if not place.create(name_of(owner.role, made.version), data):
+        there = read_if_there(place, name_of(owner.role, made.version), MOST_OWNER) or b""
+        if verified(there, Targets, owner.role, state.targets):
+            raise StoreError(
+                f"{place.url}: serial {made.version} of {owner.domain!r} was written meanwhile, with the same key. Two "
+                "submissions at once? Look with flexo-federation status, then submit again what shall be in force."
+            )
+        place.replace(name_of(owner.role, made.version), data)  # somebody without the key was in the way
+    home.remember(owner.role, made.version)
+    if place.read(name_of(owner.role, made.version), MOST_OWNER) != data:
+        raise StoreError(f"{place.url}: does not give back what was just written. Do not rely on it; try again.")
+    return made.version
+
+
+def refuse_forgotten(home: Home, owner: Owner) -> list[str]:
+    """Warns of a store that shows less of an owner than was written from here."""
+    written = home.written().get(owner.role, 0)
+    shown = max(owner.serial, owner.pending.version if owner.pending else 0)
+    if written <= shown or (owner.problem and f"serial {written} was refused" in owner.problem):
+        return []
+    return [
+        f"the store shows serial {shown} of {owner.domain!r}, and serial {written} was written from here: the store "
+        "has forgotten the last write, or hides it. Submit or withdraw again, and tell the coordinator"
+    ]
+
+
+def _signed_versions(home: Home, state: State, owner: Owner, known: int) -> list[int]:
+    """Serial numbers after `known` that were signed with the owner's key."""
+    place, found = home.writable, []
+    for version in versions_there(place, owner.role, known):
+        data = read_if_there(place, name_of(owner.role, version), MOST_OWNER) or b""
+        if verified(data, Targets, owner.role, state.targets):
+            found.append(version)
+    return found
+
+
+def _signers(state: State, role: str, domain: str, keys: list[Path]) -> list[CryptoSigner]:
+    """The owner's keys, of which the first must be the one that the federation knows."""
+    found = [signer(path) for path in keys]
+    known = [state.targets.get_key(keyid) for keyid in state.targets.get_delegated_role(role).keyids]
+    if not any(one.public_key.keyid in [key.keyid for key in known] for one in found):
+        refuse_foreign(known, found[0], domain, keys[0])
+    return found
+
+
+def _target(expert: ExpertFile, role: str, sha256: str, signature: str) -> TargetFile:
+    header = expert.header
+    path = f"experts/{role}/{header.anchor.digest[:12]}{expert.path.suffix}"
+    custom: dict[str, Any] = {"header": header.to_json(), "signature": signature}
+    return TargetFile(expert.path.stat().st_size, {"sha256": sha256}, path, {"custom": custom})
+
+
+def _other_anchors(owner: Owner, anchor: str, anchors: list[str]) -> list[TargetFile]:
+    """What the owner has submitted for the federation's other anchors, which stays."""
+    if owner.withdrawal or not owner.newest:
+        return []
+    there = read_submissions(owner.newest, owner.role, owner.domain)
+    return [one.target for digest, one in there.items() if digest != anchor and digest in anchors]

@@ -1,0 +1,1 @@
+"""What a federation accepts, and why it refuses the rest."""

@@ -1,0 +1,96 @@
+"""Whether an expert is accepted, and if not, why, in words for its owner.
+
+Headers are enough, so owners are told before anything is uploaded.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from federation.policy.policy import Policy
+from flexo.errors import InputError
+from flexo.rooms import module_name
+from merge.formats.expert_header import Header
+from merge.tensor_io.stored_tensor import combined_digest
+
+
+def digest_of(header: Header) -> str:
+    """The digest of an expert, over all its tensors, as a model's manifest has it."""
+    return combined_digest((name, info.sha256) for name, info in header.tensors.items())
+
+
+def objections(header: Header, policy: Policy, anchors: Collection[str], left: Collection[str]) -> list[str]:
+    """What speaks against an expert; nothing if it is accepted.
+
+    Args:
+        header: of the expert.
+        policy: of the federation.
+        anchors: digests of the anchors that experts may be trained against.
+        left: digests of experts that were withdrawn.
+    """
+    found = []
+    if digest_of(header) in left:
+        found.append(
+            "this very expert was withdrawn from the federation, and comes back under no name. Train another, or, if "
+            "you withdrew it yourself and changed your mind: submit --readmit"
+        )
+    if header.anchor.digest not in anchors:
+        found.append(
+            f"it was trained against the anchor {header.anchor.digest[:12]}, this federation has "
+            f"{' and '.join(digest[:12] for digest in anchors) or 'none yet'}. Get it with fetch-anchor and train again"
+        )
+    if policy.licences and header.licence not in policy.licences:
+        found.append(
+            f"its licence is {header.licence!r}, the policy allows {', '.join(policy.licences)}. "
+            "Set domain.licence and export it again"
+        )
+    if header.data.tokens < policy.smallest_tokens:
+        found.append(
+            f"{header.data.tokens} tokens of private text stand behind it, the policy asks for "
+            f"{policy.smallest_tokens} or more: a small text shows through its expert"
+        )
+    if policy.largest_epsilon is not None:
+        if header.privacy is None:
+            found.append(
+                f"it gives no guarantee of differential privacy, the policy asks for an epsilon of at most "
+                f"{policy.largest_epsilon:g}. Train it with privacy"
+            )
+        elif not header.privacy.epsilon <= policy.largest_epsilon:
+            found.append(
+                f"its epsilon is {header.privacy.epsilon:g}, the policy asks for at most {policy.largest_epsilon:g}. "
+                "Train with more noise, or fewer steps"
+            )
+    return found
+
+
+def audit(files: Sequence[Path], anchor: Path, policy: Policy) -> list[str]:
+    """What `flexo-audit` refuses at the policy's limits; nothing without such limits.
+
+    The audit runs models, so it runs in a process of its own. Raises `InputError` where it cannot run.
+    """
+    if not policy.audit:
+        return []
+    if not can_audit():
+        raise InputError("the policy asks for flexo-audit, which is not installed here. Install flexo with its extras.")
+    command = [sys.executable, "-m", "evals.commands.flexo_audit", *map(str, files), "--anchor", str(anchor), "--json"]
+    for name, values in policy.audit.items():
+        command += [f"--{name}", *map(str, values if isinstance(values, list) else [values])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        experts = json.loads(done.stdout)["experts"]
+        return [f"{entry['domain']}: {text}" for entry in experts for text in entry["refusals"]]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"flexo-audit did not finish: {done.stderr.strip()[-500:] or done.returncode}") from None
+
+
+def can_audit() -> bool:
+    """Whether what runs a model is installed here."""
+    try:
+        return find_spec("transformers") is not None and find_spec(module_name("evals")) is not None
+    except ModuleNotFoundError:
+        return False

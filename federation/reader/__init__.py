@@ -1,0 +1,1 @@
+"""What anyone can do who joined: look, fetch, and verify."""

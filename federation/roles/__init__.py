@@ -1,0 +1,1 @@
+"""Keys, signed metadata, and what of a store is to be believed."""

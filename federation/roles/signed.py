@@ -1,0 +1,102 @@
+"""Signed metadata of TUF: made, signed and read back, without deciding what to believe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.serialization import DeserializationError
+from tuf.api.serialization.json import JSONSerializer
+
+from federation.store.place import NotThereError, Place
+
+FIELD = "flexo"  # what is ours in a piece of metadata
+MOST = {"root": 500_000, "timestamp": 16_000, "snapshot": 2_000_000, "targets": 20_000_000}  # bytes
+MOST_OWNER = 9_000_000  # a header is at most 8 MB
+S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
+
+
+def name_of(role: str, version: int | None) -> str:
+    """Where a version of a role's metadata lies; None for the newest timestamp."""
+    return f"metadata/{role}.json" if version is None else f"metadata/{version}.{role}.json"
+
+
+def sign(signed: Root | Timestamp | Snapshot | Targets, signers: Iterable[CryptoSigner], days: float) -> bytes:
+    """A piece of metadata, valid for so many days from now, with everybody's signature."""
+    signed.expires = (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
+    metadata: Metadata[Any] = Metadata(signed)
+    for one in signers:
+        metadata.sign(one, append=True)
+    return metadata.to_bytes(JSONSerializer(compact=True))
+
+
+def verified(data: bytes, kind: type[S], role: str, delegator: Root | Targets) -> S | None:
+    """The metadata in `data` if `delegator` has a role of this name whose keys signed it; its age is not looked at."""
+    try:
+        metadata: Metadata[S] = Metadata.from_bytes(data)
+        if not isinstance(metadata.signed, kind):
+            return None
+        delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    except (RepositoryError, DeserializationError, UnverifiedSignatureError, ValueError):
+        return None
+    return metadata.signed
+
+
+def described(signed: Signed, data: bytes) -> MetaFile:
+    """What a snapshot or timestamp says of a piece of metadata."""
+    return MetaFile.from_data(signed.version, data, ["sha256"])
+
+
+def ours(signed: Signed) -> dict[str, Any]:
+    """Our own part of a piece of metadata; empty if it has none."""
+    found = signed.unrecognized_fields.get(FIELD)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def set_ours(signed: Signed, value: Mapping[str, Any]) -> None:
+    signed.unrecognized_fields[FIELD] = dict(value)
+
+
+def read_if_there(place: Place, name: str, most: int) -> bytes | None:
+    try:
+        return place.read(name, most)
+    except NotThereError:
+        return None
+
+
+def versions_there(place: Place, role: str, known: int, listed: list[str] | None = None) -> list[int]:
+    """The versions of a role's metadata after `known` that a store has, in order.
+
+    `listed` is what the folder was seen to hold; without, it is listed now, or asked one by one where it cannot be.
+    """
+    listed = place.names("metadata") if listed is None else listed
+    if listed is None:
+        found = []
+        while place.size(name_of(role, known + 1)) is not None:
+            known += 1
+            found.append(known)
+        return found
+    return sorted(version for version in _versions(listed, role) if version > known)
+
+
+def by_roles(listed: list[str] | None) -> dict[str, list[str]]:
+    """What a folder of metadata was seen to hold, role by role."""
+    found: dict[str, list[str]] = {}
+    for name in listed or []:
+        found.setdefault(name.partition(".")[2].removesuffix(".json"), []).append(name)
+    return found
+
+
+def _versions(names: Iterable[str], role: str) -> Iterable[int]:
+    for name in names:
+        number, _, rest = name.partition(".")
+        if rest == f"{role}.json" and number.isdecimal() and len(number) < 10:
+            yield int(number)
+
+
+__all__ = ["MetaFile", "Metadata", "Root", "Snapshot", "Targets", "Timestamp"]

@@ -1,0 +1,1 @@
+"""Where a federation's files lie, and how they are read and written without trusting the place."""

@@ -1,0 +1,131 @@
+"""A store that is a folder, on this machine or mounted."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from federation.store.place import BUFFER, Advance, NotThereError, Place, StoreError
+from flexo.atomic_files import CHUNK, FULL, new_file, partial_of
+
+
+class FolderPlace(Place):
+    near = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.url = folder, str(folder)
+
+    def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
+        try:  # a pipe or a device would block or never end
+            file = os.fdopen(os.open(self.folder / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotThereError(f"{self.folder / name}: no such file in this store.") from None
+        except OSError as error:
+            raise StoreError(f"{self.folder / name}: cannot be read ({error.strerror}).") from None
+        with file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise StoreError(f"{self.folder / name}: not a plain file. The store was tampered with.")
+            file.seek(start)
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+    def names(self, folder: str) -> list[str] | None:
+        path = self.folder / folder
+        return sorted(one.name for one in path.iterdir() if not one.name.startswith(".")) if path.is_dir() else []
+
+    def size(self, name: str) -> int | None:
+        path = self.folder / name
+        return path.stat().st_size if path.is_file() else None
+
+    def create(self, name: str, data: bytes) -> bool:
+        final = self.folder / name
+        with self._refusals(name):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            partial = partial_of(final, f"{secrets.token_hex(4)}-{os.getpid()}")
+            try:
+                with partial.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(partial, final)  # fails if somebody was faster
+            except FileExistsError:
+                return False
+            finally:
+                partial.unlink(missing_ok=True)
+            _sync_folder(final.parent)
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        with self._refusals(name), new_file(self.folder / name, replace=True) as partial:
+            partial.write_bytes(data)
+
+    def upload(self, name: str, source: Path, advance: Advance) -> None:
+        final = self.folder / name
+        partial = final.with_name(f".{final.name}.partial")  # the name holds the sha256: whoever writes it, same bytes
+        with self._refusals(name):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with os.fdopen(descriptor, "r+b", 0) as to, source.open("rb", 0) as file:
+                there = os.fstat(descriptor).st_size
+                begin = _same_prefix(file, to, there, advance) if there else 0
+                file.seek(begin), to.seek(begin)
+                to.truncate()
+                buffer = memoryview(bytearray(BUFFER))
+                while count := file.readinto(buffer):
+                    written = 0
+                    while written < count:
+                        written += to.write(buffer[written:count])
+                    advance(count)
+                os.fsync(descriptor)
+            with suppress(FileNotFoundError):  # somebody with the same file was faster
+                partial.replace(final)
+            _sync_folder(final.parent)
+
+    def remove(self, name: str) -> None:
+        with self._refusals(name):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _refusals(self, name: str) -> _Refusals:
+        return _Refusals(f"{self.folder / name}")
+
+
+class _Refusals:
+    """Turns what the operating system says against writing into a `StoreError`."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            why = "the disk of the store is full" if error.errno in FULL else f"cannot be written ({error.strerror})"
+            raise StoreError(
+                f"{self.what}: {why}. Nothing half-written is visible; make room and run it again."
+            ) from error
+
+
+def _same_prefix(file: object, to: object, size: int, advance: Advance) -> int:
+    """How many of the first `size` bytes are the same in both files, in whole buffers."""
+    assert hasattr(file, "read") and hasattr(to, "read")
+    begin = 0
+    while begin < size:
+        ours, theirs = file.read(BUFFER), to.read(BUFFER)
+        if ours != theirs or not ours:
+            break
+        begin += len(ours)
+        advance(len(ours))
+    return begin
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,170 @@
+"""A store on an SFTP server: `sftp://user@host:port/path`, with the keys and known hosts that ssh uses."""
+
+from __future__ import annotations
+
+import posixpath
+import secrets
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from federation.store.place import BUFFER, TAIL, WAIT, Advance, NotThereError, Place, StoreError
+
+
+class SftpPlace(Place):
+    def __init__(self, url: str) -> None:
+        try:
+            import asyncssh
+            from sshfs import SSHFileSystem
+        except ImportError:
+            raise StoreError(f"{url}: SFTP needs sshfs. Install it: pip install -c constraints.txt sshfs") from None
+        parts = urlsplit(url)
+        self.url, self._root = url.rstrip("/"), unquote(parts.path) or "."
+        self._errors = asyncssh.SFTPError
+        given = {"port": parts.port, "username": parts.username, "password": parts.password}
+        options = {name: value for name, value in given.items() if value}
+        try:  # sshfs trusts every host key unless it is told not to
+            self._fs = SSHFileSystem(parts.hostname, known_hosts=(), timeout=WAIT, **options)
+            self._sftp = self._run(self._fs.client.start_sftp_client)
+        except (OSError, asyncssh.Error) as error:
+            raise StoreError(
+                f"{self.url}: no connection ({str(error)[:200] or type(error).__name__}). Does this work: "
+                f"sftp {parts.username + '@' if parts.username else ''}{parts.hostname}"
+            ) from None
+
+    def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
+        file = self._try(name, lambda: self._sftp.open(self._at(name), "rb"))
+        try:
+            while chunk := self._try(name, partial(file.read, BUFFER, start)):
+                yield chunk
+                start += len(chunk)
+        finally:
+            with suppress(StoreError):
+                self._try(name, file.close)
+
+    def names(self, folder: str) -> list[str] | None:
+        try:
+            found = self._try(folder, lambda: self._sftp.listdir(self._at(folder)))
+        except NotThereError:
+            return []
+        return sorted(name for name in found if not name.startswith("."))
+
+    def size(self, name: str) -> int | None:
+        try:
+            return int(self._try(name, lambda: self._sftp.stat(self._at(name))).size)
+        except NotThereError:
+            return None
+
+    def create(self, name: str, data: bytes) -> bool:
+        written = self._written(name, data)
+        try:  # plain rename, which refuses to overwrite; posix_rename does not
+            self._try(name, lambda: self._sftp.rename(written, self._at(name)))
+        except StoreError:
+            with suppress(StoreError):
+                self._try(name, lambda: self._sftp.remove(written))
+            if self.size(name) is None:
+                raise
+            return False
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        written = self._written(name, data)
+        self._try(name, lambda: self._sftp.posix_rename(written, self._at(name)))
+
+    def upload(self, name: str, source: Path, advance: Advance) -> None:
+        hidden = self._hidden(name, "partial")
+        self._folder_of(name)
+        there = min(self._size_of(hidden), source.stat().st_size)
+        file = self._try(name, lambda: self._sftp.open(hidden, "r+b" if there else "wb"))
+        try:
+            with source.open("rb") as local:
+                begin = max(0, there - TAIL)
+                local.seek(begin)
+                if there and self._try(name, lambda: file.read(there - begin, begin)) != local.read(there - begin):
+                    there = 0
+                local.seek(there)
+                advance(there)
+                while data := local.read(2 * BUFFER):
+                    self._try(name, partial(file.write, data, there), most=20 * WAIT)
+                    there += len(data)
+                    advance(len(data))
+            self._try(name, lambda: file.truncate(there))
+            self._sync(name, file)
+        finally:
+            with suppress(StoreError):
+                self._try(name, file.close)
+        try:
+            self._try(name, lambda: self._sftp.posix_rename(hidden, self._at(name)))
+        except NotThereError:  # somebody with the same file was faster
+            if self.size(name) is None:
+                raise
+
+    def remove(self, name: str) -> None:
+        with suppress(NotThereError):
+            self._try(name, lambda: self._sftp.remove(self._at(name)))
+
+    def _written(self, name: str, data: bytes) -> str:
+        """The path of a hidden neighbour that holds `data`."""
+        hidden = self._hidden(name, f"partial-{secrets.token_hex(8)}")
+        self._folder_of(name)
+        file = self._try(name, lambda: self._sftp.open(hidden, "wb"))
+        try:
+            self._try(name, lambda: file.write(data))
+            self._sync(name, file)
+        finally:
+            self._try(name, file.close)
+        return hidden
+
+    def _sync(self, name: str, file: Any) -> None:
+        from asyncssh.sftp import SFTPOpUnsupported
+
+        with suppress(StoreError):
+            try:
+                self._run(file.fsync, 20 * WAIT)
+            except SFTPOpUnsupported:  # a server without this extension of OpenSSH
+                return
+
+    def _folder_of(self, name: str) -> None:
+        folder = posixpath.dirname(self._at(name))
+        self._try(name, lambda: self._sftp.makedirs(folder, exist_ok=True))
+
+    def _size_of(self, path: str) -> int:
+        try:
+            return int(self._try(path, lambda: self._sftp.stat(path)).size)
+        except NotThereError:
+            return 0
+
+    def _hidden(self, name: str, suffix: str) -> str:
+        folder, base = posixpath.split(self._at(name))
+        return posixpath.join(folder, f".{base}.{suffix}")
+
+    def _at(self, name: str) -> str:
+        return posixpath.join(self._root, name)
+
+    def _try(self, name: str, ask: Callable[[], Coroutine[Any, Any, Any]], most: float = WAIT) -> Any:
+        """What the server answers; raises `NotThereError` and `StoreError` for its refusals."""
+        import asyncssh
+        from fsspec.asyn import FSTimeoutError
+
+        try:
+            return self._run(ask, most)
+        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+            raise NotThereError(f"{self.url}/{name}: no such file in this store.") from None
+        except (TimeoutError, FSTimeoutError):
+            raise StoreError(f"{self.url}/{name}: no answer in {most:.0f} seconds. Try again later.") from None
+        except (asyncssh.Error, OSError) as error:
+            raise StoreError(
+                f"{self.url}/{name}: the server refuses ({str(error)[:200] or type(error).__name__}). Is its disk "
+                "full, or may you not write there? Nothing half-written is visible; run it again."
+            ) from None
+
+    def _run(self, ask: Callable[[], Coroutine[Any, Any, Any]], most: float = WAIT) -> Any:
+        from fsspec.asyn import sync
+
+        async def asked() -> Any:
+            return await ask()
+
+        return sync(self._fs.loop, asked, timeout=most)

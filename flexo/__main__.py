@@ -1,5 +1,0 @@
-"""`python -m flexo` is `flexo`."""
-
-from flexo.commands.flexo import main
-
-main()

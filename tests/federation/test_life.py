@@ -1,0 +1,329 @@
+"""The life of a federation with made-up experts: who joins, what is in force, who leaves, and what is kept of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from federation.coordinator.assemble import assemble
+from federation.coordinator.choose import choose
+from federation.coordinator.found import add_owner, change_key, init, remove_owner, set_policy
+from federation.coordinator.refresh import refresh, withdraw_by_coordinator
+from federation.coordinator.rotate import rotate
+from federation.owner.submit import submit, withdraw
+from federation.policy.policy import Policy
+from federation.reader.fetch import anchor_entry, fetch_anchor
+from federation.reader.status import status_of
+from federation.reader.verify import verify_model
+from flexo.errors import InputError
+from merge.formats.manifest import read_manifest
+from merge.planning.merge_options import MergeOptions
+from merge.planning.merge_plan import execute, plan
+from tests.federation.conftest import MakeWorld, World
+from tests.merge.tiny import with_reference
+
+
+def make_model(world: World, name: str) -> tuple[Path, list[str]]:
+    chosen, _ = choose(world.coordinator)
+    output = world.folder / name
+    return output, assemble(world.coordinator, chosen, output, lambda _a: None, lambda _folder, _anchor: None)
+
+
+def faults(world: World, model: Path) -> list[str]:
+    return verify_model(world.seen(), model).faults
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    names = {path.name for path in one.glob("*.safetensors*")} | {"config.json", "tokenizer.json"}
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_join_replace_withdraw_and_each_model_is_what_it_says(world: World) -> None:
+    first, said = make_model(world, "first")
+    assert said == ["the first model of this anchor: code, math"]
+    assert faults(world, first) == []
+    world.owner("news")
+    world.submit("news", refreshed=False)
+    world.submit("math", seed=1, refreshed=False)
+    assert faults(world, first) == [], "what is not taken up is not in force"
+    second, said = make_model(world, "second")
+    assert said == ["replaced: math, serial 1 by serial 2", "joined: news, serial 1"]
+    assert faults(world, second) == []
+    assert len(faults(world, first)) == 2
+    withdraw(world.home("news"), "news", [world.key("news")], "the text was sold", False)
+    assert faults(world, second) == [
+        "news: has left, and this model still holds it (its owner withdrew it: the text was sold)"
+    ], "the owner's word is enough"
+    third, said = make_model(world, "third")
+    assert said == ["left: news, withdrawn by owner: the text was sold"]
+    assert faults(world, third) == []
+    never = world.folder / "never"
+    execute(plan([world.expert("code"), world.expert("math", 1)], world.anchor, MergeOptions(public_weight=4)), never)
+    assert same_weights(third, never), "byte for byte that of a merge which never had it"
+    about = status_of(world.seen())
+    assert [(one["domain"], one["serial"], one["standing"]) for one in about["owners"]] == [
+        ("code", 1, "in force"), ("math", 2, "in force"), ("news", 2, "withdrawn by its owner"),
+    ]  # fmt: skip
+    assert about["owners"][0]["models"] == ["first", "second", "third"]
+    assert about["owners"][1]["models"] == ["second", "third"]
+
+
+def test_the_manifest_names_federation_versions_and_who_left(world: World) -> None:
+    withdraw(world.home("math"), "math", [world.key("math")], "", False)
+    model, _ = make_model(world, "model")
+    manifest = read_manifest(model)
+    assert manifest["federation"]["name"] == "test"
+    assert manifest["federation"]["policy"] == 1
+    assert manifest["federation"]["experts"]["code"]["serial"] == 1
+    assert [one["domain"] for one in manifest["left"]] == ["math"]
+    assert manifest["experts"][1]["vouched"]["name"] == "code", "the owner's own signature, beyond the federation"
+
+
+def test_a_model_that_was_tampered_with_fails(world: World) -> None:
+    model, _ = make_model(world, "model")
+    for name in ("config.json", "tokenizer_config.json"):
+        copy = world.folder / f"copy-{name}"
+        shutil.copytree(model, copy)
+        with (copy / name).open("a") as file:
+            file.write(" ")
+        assert faults(world, copy) == [f"{name}: not the file that the federation assembled"]
+    copy = world.folder / "copy-weights"
+    shutil.copytree(model, copy)
+    weights = copy / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-9] ^= 1
+    weights.write_bytes(data)
+    assert len(faults(world, copy)) >= 1
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["tensors"] = {}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert any("claims to be of 'test'" in fault for fault in faults(world, copy))
+
+
+def test_a_merge_of_the_same_files_elsewhere_holds_too(world: World) -> None:
+    model = world.folder / "elsewhere"
+    execute(plan([world.expert("code"), world.expert("math")], world.anchor, MergeOptions(public_weight=2)), model)
+    verdict = verify_model(world.seen(), model)
+    assert verdict.faults == []
+    assert verdict.notes == ["not assembled by this federation: its router rows are as its manifest says, unsigned"]
+    stranger = world.folder / "stranger"
+    execute(plan([world.expert("code"), world.expert("legal")], world.anchor, MergeOptions(public_weight=2)), stranger)
+    assert faults(world, stranger) == [
+        "legal: nobody of that name is in the federation, so nobody signed it",
+        "math: in force, and not in this model; it joined, or was left out",
+    ]
+
+
+def test_the_same_file_again_renews_the_signature(world: World) -> None:
+    before = world.seen().owners[1]
+    done = world.submit("math")
+    after = world.seen().owners[1]
+    assert (done.serial, done.sent) == (2, False)
+    assert (before.serial, after.serial) == (1, 2)
+    assert world.seen().events[-1]["what"] == "renewed"
+
+
+def test_an_owner_who_withdrew_may_come_back_saying_why_and_nobody_else(world: World) -> None:
+    withdraw(world.home("math"), "math", [world.key("math")], "", False)
+    refresh(world.coordinator)
+    with pytest.raises(InputError, match=r"this very expert was withdrawn .* submit --readmit"):
+        world.submit("math")
+    world.owner("maths")
+    world.expert("maths")
+    with pytest.raises(InputError, match=r"withdrawn"):  # the same tensors under a new name, and even with a reason
+        renamed = world.folder / "renamed.pt"
+        rename(world.expert("math"), renamed, "maths")
+        submit(world.home("maths"), renamed, [world.key("maths")], readmit="let me in")
+    world.submit("math", readmit="it was a mistake")
+    assert [one.domain for one in world.seen().owners if one.in_force] == ["code", "math"]
+    assert world.seen().events[-1]["readmitted"] == "it was a mistake"
+    withdraw_by_coordinator(world.coordinator, "math", "complaint")
+    assert [one.domain for one in world.seen().owners if one.in_force] == ["code"]
+    with pytest.raises(InputError, match=r"this very expert was withdrawn"):
+        world.submit("math", readmit="I disagree")
+    world.submit("math", seed=3)
+    assert [one.domain for one in world.seen().owners if one.in_force] == ["code", "math"], "another expert is welcome"
+
+
+def rename(expert: Path, path: Path, domain: str) -> None:
+    """The same tensors under another domain."""
+    from dataclasses import replace
+
+    from merge.formats.expert_file import open_expert, write_expert
+
+    opened = open_expert(expert)
+    write_expert(path, replace(opened.header, domain=domain), {name: opened.tensor(name) for name in opened.tensors})
+
+
+def test_who_is_forgotten_leaves_digests_alone(world: World) -> None:
+    make_model(world, "model")
+    world.seen("reader")
+    digest = world.seen().owners[1].submissions[anchor_entry(world.seen().state)["digest"]].digest
+    withdraw(world.home("math"), "math", [world.key("math")], "", True)
+    assert refresh(world.coordinator)[-1] == "math: forgotten, as its owner asked"
+    found = world.seen("reader")
+    assert [owner.domain for owner in found.owners] == ["code"]
+    assert digest in found.left
+    for path in world.store.rglob("*"):
+        assert "math" not in path.name, path
+        if path.is_file() and "targets/anchor" not in str(path):
+            assert b"math" not in path.read_bytes(), path
+    assert not list((world.folder / "coordinator").rglob("math*"))
+    for path in (world.folder / "reader" / "cache").rglob("*"):
+        assert path.is_dir() or b"math" not in path.read_bytes(), path
+    assert [one["what"] for one in found.events][-1] == "forgot"
+    second, said = make_model(world, "second")
+    assert said == ["left: somebody who is forgotten, not in force any more"]
+    assert "math" not in (second / "manifest.json").read_text()
+    with pytest.raises(InputError, match=r"withdrawn"):
+        world.owner("mathematics")
+        renamed = world.folder / "renamed.pt"
+        rename(world.expert("math"), renamed, "mathematics")
+        submit(world.home("mathematics"), renamed, [world.key("mathematics")])
+
+
+def test_a_domain_can_be_given_to_somebody_else(world: World) -> None:
+    remove_owner(world.coordinator, "math", "moved away")
+    assert [owner.domain for owner in world.seen().owners] == ["code"]
+    with pytest.raises(InputError, match=r"was taken away from its owner before"):
+        add_owner(world.coordinator, "math", world.key("math").with_suffix(".pub"))
+    add_owner(world.coordinator, "math", world.key("carol").with_suffix(".pub"))
+    submit(world.home("carol"), world.expert("math", 5), [world.key("carol")])
+    refresh(world.coordinator)
+    assert [one.domain for one in world.seen().owners if one.in_force] == ["code", "math"]
+    assert world.seen().owners[1].serial == 1, "a new role, new serial numbers"
+
+
+def test_an_owners_key_changes_without_a_gap_if_both_sign(world: World) -> None:
+    submit(world.home("math"), world.expert("math"), [world.key("math"), world.key("alice2")])
+    refresh(world.coordinator)
+    assert change_key(world.coordinator, "math", world.key("alice2").with_suffix(".pub"))
+    assert [one.domain for one in world.seen().owners if one.in_force] == ["code", "math"]
+    with pytest.raises(InputError, match=r"may not sign for 'math'"):
+        world.submit("math")
+    assert not change_key(world.coordinator, "math", world.key("alice3").with_suffix(".pub"))
+    assert [one.domain for one in world.seen().owners if one.in_force] == ["code"]
+    assert "no longer this owner's" in world.seen().owners[1].problem
+    submit(world.home("math"), world.expert("math"), [world.key("alice3")])
+    refresh(world.coordinator)
+    assert [one.domain for one in world.seen().owners if one.in_force] == ["code", "math"]
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "root"])
+def test_the_coordinators_keys_change_and_owners_stay(world: World, role: str) -> None:
+    world.seen()
+    before = {path.name: path.read_bytes() for path in world.keys.iterdir()}
+    assert rotate(world.coordinator, role) == "root 2 is in force"
+    assert world.seen().state.root.version == 2
+    assert [one.domain for one in world.seen().owners if one.in_force] == ["code", "math"]
+    changed = (world.keys / f"{role}.pem").read_bytes() != before[f"{role}.pem"]
+    assert changed == (role != "root")
+    world.submit("math", seed=2)
+    assert world.seen().owners[1].serial == 2
+    assert world.home("late").folder.exists() and world.seen("late").state.root.version == 2, "from root 1 on"
+
+
+def test_a_root_of_three_people_changes_when_two_agree(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.keys.mkdir()
+    for name, role in (("alice", "root"), ("bob", "root.bob"), ("carol", "root.carol")):
+        shutil.copy(world.key(name), world.keys / f"{role}.pem")
+    init(world.url, world.keys, world.folder / "coordinator", Policy(), "test", [], 2)
+    alone, bobs = world.folder / "alone", world.folder / "bobs"
+    for folder, kept in ((alone, "root.pem"), (bobs, "root.bob.pem")):
+        shutil.copytree(world.keys, folder)
+        for path in folder.glob("root*.pem"):
+            if path.name != kept:
+                path.unlink()
+    world.keys = alone
+    assert rotate(world.coordinator, "timestamp").startswith("root 2 waits for 1 more signature.")
+    assert world.seen().state.root.version == 1, "the old keys are good until then"
+    refresh(world.coordinator)
+    world.seen()
+    for path in bobs.glob("timestamp*"):
+        path.unlink()
+    shutil.copy(alone / "timestamp.pem", bobs / "timestamp.pem")
+    shutil.copy(alone / "timestamp.next.pem", bobs / "timestamp.next.pem")
+    world.keys = bobs
+    assert rotate(world.coordinator, "root") == "root 2 is in force"
+    world.keys = alone
+    refresh(world.coordinator)
+    assert world.seen().state.root.version == 2
+    assert not (alone / "timestamp.next.pem").exists()
+
+
+def test_a_policy_is_versioned_and_refuses_in_the_owners_words(world: World) -> None:
+    with pytest.raises(InputError, match=r"Set version: 2 in it"):
+        set_policy(world.coordinator, Policy(quorum=3))
+    set_policy(world.coordinator, Policy(version=2, quorum=3, licences=("CC0-1.0",), smallest_tokens=5000))
+    with pytest.raises(InputError, match=r"its licence is 'CC-BY-4.0', the policy allows CC0-1.0.*; 1000 tokens of"):
+        world.submit("math")
+    with pytest.raises(InputError, match=r"0 owners are in force, the policy's quorum is 3.*code: left out: its"):
+        choose(world.coordinator)
+    set_policy(world.coordinator, Policy(version=3, largest_epsilon=4.0))
+    with pytest.raises(InputError, match=r"no guarantee of differential privacy, the policy asks for an epsilon of at"):
+        world.submit("math")
+
+
+def test_the_coordinator_refuses_what_an_owner_slips_past(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_policy(world.coordinator, Policy(version=2, licences=("CC0-1.0",)))
+    with monkeypatch.context() as patch:
+        patch.setattr("federation.owner.submit.objections", lambda *_a: [])
+        world.submit("math", seed=4, refreshed=False)
+    (line,) = refresh(world.coordinator)
+    assert line.startswith("math: serial 2 refused: its licence is 'CC-BY-4.0'")
+    assert "serial 2 was refused: its licence" in world.seen().owners[1].problem
+    assert refresh(world.coordinator) == [], "it is said once"
+    set_policy(world.coordinator, Policy(version=3))
+    assert world.submit("math", seed=4).serial == 3
+    assert world.seen().owners[1].problem == ""
+
+
+def test_a_federation_is_founded_once_and_again_after_an_interruption(world: World, make_world: MakeWorld) -> None:
+    with pytest.raises(InputError, match=r"there is a federation already"):
+        init(world.url, world.keys, world.folder / "other", Policy(), "again", [], 1)
+    other = make_world("other")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def stop(*_about: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("federation.history.commit.Coordinator.stamp", stop)
+        other.found()
+    other.found()
+    assert other.seen().state.root.version == 1
+
+
+def test_fetching_an_anchor_goes_on_and_leaves_nothing_else(world: World) -> None:
+    home, state = world.home("reader"), world.seen().state
+    output, entry = world.folder / "fetched", anchor_entry(state)
+    (world.folder / ".fetched.incoming").mkdir()
+    (world.folder / ".fetched.incoming" / "config.json").write_text("{")
+    (world.folder / ".fetched.incoming" / "of another version").write_text("")
+    fetch_anchor(home, state, output, entry)
+    names = {path.relative_to(output) for path in output.rglob("*")}
+    assert names == {path.relative_to(world.anchor) for path in world.anchor.rglob("*")}
+    assert all((output / name).read_bytes() == (world.anchor / name).read_bytes()
+               for name in names if (output / name).is_file())  # fmt: skip
+    fetch_anchor(home, state, output, entry)
+    (output / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"this folder is not empty"):
+        fetch_anchor(home, state, output, entry)
+
+
+@pytest.mark.slow  # models are run
+def test_a_policy_with_an_audit_refuses_what_harms_public_text(make_world: MakeWorld, tiny_anchor: Path) -> None:
+    world = make_world()
+    world.anchor = with_reference(tiny_anchor, world.folder / "anchor")
+    world.found(Policy(audit={"share": [0.999, 0.9999], "loss": [100.0, 200.0]}))
+    world.owner("math")
+    assert world.submit("math").notes[0].startswith("the coordinator will audit it")
+    make_model(world, "model")
+    set_policy(world.coordinator, Policy(version=2, audit={"share": [1e-9, 1e-8]}))
+    with pytest.raises(InputError, match=r"the policy's audit refuses math: takes .* on public text"):
+        make_model(world, "other")
+    with pytest.raises(InputError, match=r"the policy's audit refuses it: math: takes .*Nothing was uploaded"):
+        world.submit("math", seed=1, anchor=world.anchor)

@@ -1,0 +1,183 @@
+"""Every kind of place makes files whole, exclusively where asked, goes on after interruptions, and reads in bounds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from federation.store import place as place_module
+from federation.store.folder import FolderPlace
+from federation.store.opening import open_place
+from federation.store.place import NotThereError, Place, StoreError, watched
+from federation.store.transfer import fetch, send
+from flexo.errors import InputError
+from tests.federation.web import hostile, served
+
+
+@pytest.fixture(params=["folder", "memory", "sftp"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "memory":
+        return open_place(f"memory://{uuid.uuid4().hex}")
+    if request.param == "sftp":
+        return open_place(request.getfixturevalue("sftp") + str(tmp_path / "store"))
+    return open_place(str(tmp_path / "store"))
+
+
+def test_a_file_is_created_once(place: Place) -> None:
+    assert place.create("metadata/1.root.json", b"one")
+    assert not place.create("metadata/1.root.json", b"two")
+    assert place.read("metadata/1.root.json", 10) == b"one"
+    place.replace("metadata/1.root.json", b"three")
+    assert place.read("metadata/1.root.json", 10) == b"three"
+    assert place.names("metadata") == ["1.root.json"]
+    assert place.size("metadata/1.root.json") == 5
+    place.remove("metadata/1.root.json")
+    place.remove("metadata/1.root.json")
+    assert place.size("metadata/1.root.json") is None
+
+
+def test_what_is_not_there_is_said(place: Place) -> None:
+    with pytest.raises(NotThereError, match=r"no such file in this store"):
+        place.read("metadata/1.root.json", 10)
+    assert place.names("metadata") == []
+
+
+def test_of_many_that_create_a_file_one_does(place: Place) -> None:
+    made = []
+    writers = [
+        threading.Thread(target=lambda data=bytes([n]) * 9: made.append((place.create("x.json", data), data)))
+        for n in range(8)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    ((_, data),) = [one for one in made if one[0]]
+    assert place.read("x.json", 9) == data
+
+
+def test_more_than_it_may_have_is_refused(place: Place) -> None:
+    place.replace("big.json", bytes(5000))
+    with pytest.raises(StoreError, match=r"more than the 4999 bytes that it may have"):
+        place.read("big.json", 4999)
+
+
+def test_a_large_file_goes_there_and_back(place: Place, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(9_000_001))
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert send(place, "targets/x/y.pt", source, sha256)
+    assert not send(place, "targets/x/y.pt", source, sha256), "it is there"
+    moved: list[float] = []
+    fetch(place, "targets/x/y.pt", target, 9_000_001, sha256, moved.append)
+    assert target.read_bytes() == source.read_bytes()
+    assert sum(moved) == 9_000_001
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_file_that_was_exchanged_on_the_store_is_sent_again(place: Place, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"right")
+    sha256 = hashlib.sha256(b"right").hexdigest()
+    place.replace("targets/y.pt", b"wrong")
+    assert send(place, "targets/y.pt", source, sha256)
+    assert place.read("targets/y.pt", 5) == b"right"
+
+
+@pytest.mark.parametrize("kind", ["folder", "sftp"])
+def test_an_upload_goes_on_where_it_was_interrupted(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    place = open_place((request.getfixturevalue("sftp") if kind == "sftp" else "") + str(root))
+    source, data = tmp_path / "source", os.urandom(20_000_000)
+    source.write_bytes(data)
+    root.mkdir()
+    for before in (data[:17_000_000], b"rubbish" * 2_000_000, data + b"more"):
+        (root / ".y.pt.partial").write_bytes(before)
+        seen: list[float] = []
+        place.upload("y.pt", source, seen.append)
+        assert (root / "y.pt").read_bytes() == data
+        assert sum(seen) >= len(data) - 1
+        (root / "y.pt").unlink()
+    assert list(root.iterdir()) == []
+
+
+def test_a_fetch_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    (tmp_path / "y.pt").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    target = tmp_path / "there" / "y.pt"
+    target.parent.mkdir()
+    with served(tmp_path) as url:  # this server knows no ranges, and sends all of it again
+        for place in (open_place(url), FolderPlace(tmp_path)):
+            (target.parent / ".y.pt.partial").write_bytes(data[:1_234_567])
+            fetch(place, "y.pt", target, len(data), sha256)
+            assert target.read_bytes() == data
+        (target.parent / ".y.pt.partial").write_bytes(b"x" * 1_234_567)
+        with pytest.raises(StoreError, match=r"exchanged or damaged on the store"):
+            fetch(place, "y.pt", target, len(data), sha256)
+        assert not (target.parent / ".y.pt.partial").exists(), "what is wrong is not kept"
+        fetch(place, "y.pt", target, len(data), sha256)
+
+
+def test_a_web_address_is_read_only(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    with served(tmp_path) as url:
+        place = open_place(url)
+        assert place.read("x.json", 10) == b"{}"
+        assert place.size("x.json") == 2
+        assert place.size("y.json") is None
+        assert place.names("metadata") is None
+        with pytest.raises(NotThereError):
+            place.read("y.json", 10)
+        with pytest.raises(StoreError, match=r"can only be read.*--write sftp://"):
+            place.create("y.json", b"")
+    with pytest.raises(StoreError, match=r"cannot be fetched"):
+        place.read("x.json", 10)
+
+
+def test_a_server_that_never_ends_is_left(tmp_path: Path) -> None:
+    with hostile(tmp_path, endless="x.json") as url, pytest.raises(StoreError, match=r"more than the 1000000 bytes"):
+        open_place(url).read("x.json", 1_000_000)
+
+
+def test_a_server_that_drips_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place_module, "WINDOW", 0.3)
+    with hostile(tmp_path, slow="x.json") as url, pytest.raises(StoreError, match=r"expected 2 kB/s or more"):
+        open_place(url).read("x.json", 1_000_000)
+
+
+def test_a_small_file_has_an_end_in_time() -> None:
+    with pytest.raises(StoreError, match=r"not complete after 0 seconds"):
+        list(watched(iter([b"x"] * 9), "x", 100, seconds=1e-9))
+
+
+def test_a_pipe_in_a_store_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(StoreError, match=r"not a plain file"):
+        open_place(str(tmp_path)).read("x.json", 10)
+
+
+def test_a_full_disk_keeps_what_was_whole(small_disk: Path, tmp_path: Path) -> None:
+    place = FolderPlace(small_disk)
+    assert place.create("metadata/1.root.json", bytes(1000))
+    source = tmp_path / "source"
+    source.write_bytes(bytes(100_000))
+    for write in (
+        lambda: place.create("metadata/2.root.json", bytes(100_000)),
+        lambda: place.replace("metadata/1.root.json", bytes(100_000)),
+        lambda: place.upload("metadata/y.pt", source, lambda _amount: None),
+    ):
+        with pytest.raises(InputError, match=r"the disk"):
+            write()
+    assert place.names("metadata") == ["1.root.json"]
+    assert place.read("metadata/1.root.json", 1000) == bytes(1000)
+
+
+def test_another_kind_of_store_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no such kind of store here"):
+        open_place("nowhere://bucket/x")
