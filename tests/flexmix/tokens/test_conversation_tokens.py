@@ -19,26 +19,9 @@ from flexmix.tokens import encoder as encoding
 from flexmix.tokens.conversation_tokens import encode_conversation, encode_documents
 from flexmix.tokens.encoder import Encoder, load_encoder
 from flexmix.tokens.shard import open_shard, prepare_shard
-from flexmix.tokens.train_tokenizer import train_tokenizer
-from tests.flexmix.documents.test_conversations import CHATML, OLMO, TALK
+from tests.flexmix.chat import CHATML, OLMO, TALK
 from tests.flexmix.text import write_jsonl
 from tests.merge.tools import listing
-
-
-@pytest.fixture(scope="session")
-def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder, as far as text goes, whose tokenizer has the special tokens of a chat, and OLMo's template."""
-    folder = tmp_path_factory.mktemp("chat")
-    (folder / "config.json").write_text('{"eos_token_id": 0}')
-    tokenizer = train_tokenizer([message["content"] for message in TALK] * 5, 300)
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>", "<|user|>", "<|assistant|>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    tokens = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(tokens | {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 10**6})
-    )
-    (folder / "chat_template.jinja").write_text(OLMO)
-    return folder
 
 
 @pytest.fixture(scope="session")
