@@ -185,7 +185,7 @@ def test_refusals_write_nothing(
         ([math, math], small_anchor, "a second embedding of math"),
         ([math, means], small_anchor, "means only"),
         ([math, foreign], small_anchor, "'law'"),
-        ([math, absurd], small_anchor, "of no text"),
+        ([math, absurd], small_anchor, "which no text gives"),
         ([math, news], tiny_anchor, "the anchor that the experts were trained with"),
     ):
         assert call(main, model, *files, "--anchor", anchor, "-o", tmp_path / "new") == 1
