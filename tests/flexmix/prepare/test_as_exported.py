@@ -294,8 +294,8 @@ def test_the_command_takes_all_of_it(chat_model: Path, tmp_path: Path, capsys: p
     (tmp_path / "a.csv").write_bytes((lines + "x;y\r\n" + "b" * 99 + ";de;True\r\n").encode("cp1252"))
     arguments = [
         "prepare", tmp_path / "a.csv", "-o", tmp_path / "out", "--tokenizer", chat_model, "--text", "body",
-        "--encoding", "cp1252", "--separator", ";", "--where", "ok=True",
-        "--max-word", 50, "--skip-damaged", "10%", "--held-out", 0,
+        "--encoding", "cp1252", "--separator", ";", "--where", "ok=True", "--max-word", 50,
+        "--skip-damaged", "10%", "--held-out", 0,
     ]  # fmt: skip
     assert call(flexmix.commands.flexo_data.main, *arguments) == 0
     said_ = capsys.readouterr().out
