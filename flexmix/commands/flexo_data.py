@@ -25,6 +25,7 @@ from flexmix.commands.domain_commands import (
     proxies,
 )
 from flexo.console import new_app, run
+from flexo.overrides import override
 from flexo.verbosity import note
 
 ABOUT = "Text for training: samples to try everything out, token shards of your own documents, what domains look like."
@@ -71,7 +72,7 @@ def sample(
     for name, why in unbuilt.items():
         typer.echo(f"not built: {name} ({why})")
     if "public" in built:
-        typer.echo(f"next: python train_anchor.py anchor=tiny data.path={output / 'public'} output=anchor")
+        typer.echo(f"next: python train_anchor.py anchor=tiny {override('data.path', output / 'public')} output=anchor")
 
 
 @app.command("list")
@@ -196,7 +197,8 @@ def prepare(
     if found is not None:
         print_table(found, str(output))
         typer.echo(
-            f"next: python train_expert.py +domain=local domain.name=NAME domain.train={output} anchor.path={tokenizer}"
+            f"next: python train_expert.py +domain=local domain.name=NAME {override('domain.train', output)} "
+            f"{override('anchor.path', tokenizer)}"
         )
 
 

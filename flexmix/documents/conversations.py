@@ -42,13 +42,13 @@ class ChatTemplate:
         template: of Jinja, None where the model has none.
         variables: the special tokens that a template may name.
         specials: the text of all special tokens of the tokenizer.
-        folder: of the model, for messages.
+        folder: of the model, for messages; None where text is read without one.
     """
 
     template: str | None
     variables: dict[str, str] = field(default_factory=dict)
     specials: tuple[str, ...] = ()
-    folder: Path = Path("the model")
+    folder: Path | None = None
 
     @property
     def digest(self) -> str | None:
@@ -65,7 +65,13 @@ class ChatTemplate:
         Raises:
             NoTemplateError: there is no template.
         """
+        if self.template is None and self.folder is None:
+            raise NoTemplateError(
+                "a conversation, and there is no model here whose chat template could write it out. Turn conversations "
+                "into text first."
+            )
         if self.template is None:
+            assert self.folder is not None, "checked before"
             raise NoTemplateError(
                 f"a conversation, and {self.folder} has no chat template to write it out with. Save one as "
                 f"{self.folder / FILE}: any chat template of transformers, the same for all owners and for the merged "

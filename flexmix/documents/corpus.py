@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from flexmix.documents.conversations import ChatTemplate, find_template
+from flexmix.documents.conversations import ChatTemplate
 from flexmix.documents.filters import rejected
 from flexmix.documents.formats import FORMATS
 from flexmix.documents.formats.unpacking import SUFFIXES as PACKED
@@ -173,7 +173,7 @@ def read_documents(place: Path, text: str = TEXT, template: ChatTemplate | None 
     `template` writes conversations out. Raises `InputError` with file and line for what is damaged or no text.
     """
     require_text(place)
-    for document in read_all(Source(str(place), text), template or find_template(Path("the model"))):
+    for document in read_all(Source(str(place), text), template or ChatTemplate(None)):
         yield document.text
 
 

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexmix.documents.conversations import find_template
+from flexmix.documents.conversations import ChatTemplate, find_template
 from flexmix.documents.corpus import require_text
-from flexmix.documents.files import find_files
-from flexmix.documents.reading import is_saved, read_all
+from flexmix.documents.files import find_files, named
+from flexmix.documents.reading import cut_into_tasks, is_saved, read
 from flexmix.documents.source import Document, Source
 from flexmix.tokens.conversation_tokens import NO_ANSWERS, Answers, encode_documents
 from flexmix.tokens.encoder import Encoder, Ids, Lengths, batches, load_encoder
@@ -36,6 +36,7 @@ from flexo.atomic_files import sha256_file
 from flexo.console import progress
 from flexo.errors import InputError
 from flexo.make_once import keep
+from flexo.verbosity import note
 
 VERSION = 2
 BATCH = 512  # documents handed to the tokenizer at once
@@ -252,8 +253,17 @@ def prepare_shard(source: Path, model: Path, cache: Path) -> TokenShard:
     name = f"{VERSION} {RULES} {text_digest(source)} {encoder.digest} {encoder.end_of_text} {template.digest}"
     key = hashlib.sha256(name.encode()).hexdigest()[:16]
     folder = cache / f"{source.name.partition('.')[0]}-{key}"
-    keep(folder, lambda partial: _write(read_all(Source(str(source)), template), encoder, partial, str(source)))
+    keep(folder, lambda partial: _write(_documents(source, template), encoder, partial, str(source)))
     return open_shard(folder)
+
+
+def _documents(source: Path, template: ChatTemplate) -> Iterator[Document]:
+    """The documents of a place, after a word on files of it that are not read."""
+    cut = cut_into_tasks(Source(str(source)))
+    for line in named(cut.not_read):
+        note(line)
+    for pieces in cut.tasks:
+        yield from read(Source(str(source)), pieces, template=template)
 
 
 def _write(documents: Iterator[Document], encoder: Encoder, folder: Path, where: str) -> None:

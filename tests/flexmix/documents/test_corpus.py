@@ -304,3 +304,71 @@ def test_two_processes_that_read_the_same_source_end_with_one_folder(
     found = find_corpus("tales", corpora, hub=hub)
     assert listing(corpora) == {found.train.parent.name}
     assert set(read_documents(found.train)) < set(STORIES)
+
+
+# --- any form
+
+
+def test_a_split_is_found_in_any_form_and_never_guessed(tmp_path: Path) -> None:
+    for n, name in enumerate(("train.parquet", "TRAIN.CSV.GZ", "train.json", "train.txt.xz", "train.zip")):
+        (tmp_path / str(n)).mkdir()
+        (tmp_path / str(n) / name).touch()
+        (tmp_path / str(n) / "trained.jsonl").touch()
+        (tmp_path / str(n) / "train.log.yaml").touch()
+        assert find_split(tmp_path / str(n), "train") == tmp_path / str(n) / name
+    write_jsonl(tmp_path / "a/train/1.jsonl", TEXTS)
+    assert find_split(tmp_path / "a", "train") == tmp_path / "a/train"
+    write_jsonl(tmp_path / "a/train.jsonl.gz", TEXTS)
+    with pytest.raises(InputError, match=r"a: train and train.jsonl.gz in it. Which is the train text cannot be known"):
+        find_split(tmp_path / "a", "train")
+
+
+def test_an_owners_folder_holds_both_splits_or_documents(tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    write_jsonl(both / "train.jsonl", TEXTS)
+    write_jsonl(both / "test.jsonl.gz", TEXTS)
+    found = find_corpus("math", tmp_path / "corpora", both)
+    assert (found.train, found.test, found.said) == (both / "train.jsonl", both / "test.jsonl.gz", f"own files: {both}")
+    with pytest.raises(
+        InputError, match=r"domain.train=.*both is a folder with train and test in it, and so holds its own"
+    ):
+        find_corpus("math", tmp_path / "corpora", both, both / "test.jsonl.gz")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    for n, text in enumerate(TEXTS):
+        (notes / f"{n}.txt").write_text(text)
+    (notes / "train.txt").write_text("About trains.")
+    alone = find_corpus("math", tmp_path / "corpora", notes)
+    assert (alone.train, alone.test) == (notes, None)
+    assert list(read_documents(alone.train)) == [*TEXTS, "About trains."]
+
+
+def test_a_dataset_on_the_hub_may_be_named_as_training_text(tmp_path: Path, hub_folder: Path) -> None:
+    found = find_corpus("tales", tmp_path / "corpora", Path(f"hub:{hub_folder}"))
+    assert found.said == f"hub: {hub_folder}, kept in {found.train.parent}" and found.test is not None
+    assert sorted([*read_documents(found.train), *read_documents(found.test)]) == sorted(STORIES)
+
+
+def test_columns_of_the_hub_are_compared_by_type(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": story, "good": n % 2 == 0, "lang": None}) for n, story in enumerate(STORIES)]
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub/train.jsonl").write_text("\n".join(lines))
+    for where in ({"good": True}, {"good": "true"}, {"good": True, "lang": None}):
+        found = find_corpus("tales", tmp_path / "corpora", hub=HubSource(str(tmp_path / "hub"), where=where))
+        assert found.test is not None
+        assert sorted([*read_documents(found.train), *read_documents(found.test)]) == sorted(STORIES[::2])
+
+
+def test_conversations_of_the_hub_are_kept_as_they_are(tmp_path: Path) -> None:
+    talks = [[{"role": "user", "content": story}, {"role": "assistant", "content": "Yes."}] for story in STORIES]
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub/train.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    found = find_corpus("tales", tmp_path / "corpora", hub=HubSource(str(tmp_path / "hub")))
+    assert found.test is not None
+    lines = b"".join(gzip.decompress(path.read_bytes()) for path in (found.train, found.test)).splitlines()
+    kept = [json.loads(line) for line in lines]
+    assert sorted(row["messages"][0]["content"] for row in kept) == sorted(STORIES)
+    with pytest.raises(
+        InputError, match=r"train.jsonl.gz: line 1: a conversation, and there is no model here whose chat"
+    ):
+        list(read_documents(found.train))

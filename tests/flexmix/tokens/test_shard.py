@@ -141,6 +141,18 @@ def test_a_bad_line_leaves_no_half_shard(model: Path, tmp_path: Path) -> None:
         prepare_shard(model, model, tmp_path / "cache")
 
 
+def test_files_that_training_does_not_read_are_named_once(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "in/a.jsonl", TEXTS)
+    (tmp_path / "in/scan.pdf").write_bytes(b"%PDF-1.7 \0")
+    for said in (["note: not read: 1 files or folders", f"note:   {tmp_path}/in/scan.pdf (a PDF document)"], []):
+        assert prepare_shard(tmp_path / "in", model, tmp_path / "cache").documents == 4
+        assert capsys.readouterr().err.splitlines() == said
+    write_jsonl(tmp_path / "in/b.jsonl", ["one more"])
+    assert prepare_shard(tmp_path / "in", model, tmp_path / "cache").documents == 5
+
+
 def test_two_processes_may_write_the_same_shard(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As owners on one cluster do with the public reference: while this one writes, another finishes."""
     source, cache = write_jsonl(tmp_path / "a.jsonl", TEXTS), tmp_path / "cache"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from flexmix.tokens.train_tokenizer import END_OF_TEXT, PAD, train_tokenizer
+from flexmix.tokens.train_tokenizer import END_OF_TEXT, LONG, LONGEST, PAD, train_tokenizer, without_long_words
 from tests.flexmix.text import TEXTS
 
 PUBLIC = [*TEXTS * 50, "In 1984 there were 12 of 34 cats.", "naïve café 😀 日本語\r\n\ttab"]
@@ -45,3 +47,22 @@ def test_the_same_text_gives_the_same_tokenizer() -> None:
     first = train_tokenizer(PUBLIC, 300).to_str()
     assert train_tokenizer(iter(PUBLIC), 300).to_str() == first
     assert train_tokenizer(list(reversed(PUBLIC)), 300).to_str() == first
+
+
+@given(
+    st.lists(st.sampled_from(["a" * 40, "一" * 70, " " * 90, "=_" * 80, "word", "\n", "é1"]), max_size=12).map("".join)
+)
+def test_long_words_are_cut_and_nothing_is_lost(text: str) -> None:
+    parts = list(without_long_words(text))
+    assert "".join(parts) == text
+    for part in parts:
+        assert all(len(run) <= LONGEST for run in re.findall(r"[^\W\d_]+|\s+|(?:[^\w\s]|_)+", part))
+    if len(parts) > 1:
+        assert LONG.search(text)
+
+
+@pytest.mark.parametrize("text", ["a", "\n", "=", "_", "x9"])
+def test_one_sign_without_end_takes_no_time(text: str) -> None:
+    """A quarter of this took more than a minute, and each doubling four times as long."""
+    tokenizer = train_tokenizer(["the cat sat on the mat"] * 9 + [text * 400_000], 280)
+    assert tokenizer.decode(tokenizer.encode(text * 9).ids) == text * 9
