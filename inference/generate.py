@@ -1,7 +1,9 @@
-"""One prompt continued, for programs: the text, and which experts made it. `inference.views` shows both.
+"""One prompt continued, for programs: the text, and which experts made it.
 
-made = generate("model", "What is 7 + 8?", experts=["public", "math"])
-made.text, made.answer.shares                                 # " 15", {"public": 0.31, "math": 0.69, "news": 0.0}
+    made = generate("model", "What is 7 + 8?", experts=["public", "math"])
+    made.text, made.answer.shares                             # " 15", {"public": 0.31, "math": 0.69, "news": 0.0}
+
+`inference.views` shows both to people.
 """
 
 from __future__ import annotations

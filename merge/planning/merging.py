@@ -1,7 +1,9 @@
 """What `flexo-merge` does, for programs: expert files in, one model folder out.
 
-merge_experts(["experts/math.pt", "experts/news.pt"], "model", anchor="anchor")
-merge_experts(["model", "experts/law.pt"], "model2", options=MergeOptions(require_signatures=True, ...))
+    merge_experts(["experts/math.pt", "experts/news.pt"], "model", anchor="anchor")
+    merge_experts(["model", "experts/law.pt"], "model2", options=MergeOptions(top_k=2))
+
+`plan_merge` and `write_merge` are its two halves, for callers that show the plan first.
 """
 
 from __future__ import annotations
