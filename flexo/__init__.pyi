@@ -21,6 +21,8 @@ from flexmix.domains.embedding import Embedding as Embedding
 from flexmix.domains.embedding import Likeness as Likeness
 from flexmix.domains.embedding import compare
 from flexmix.domains.embedding import read_embedding as read_embedding
+from flexmix.domains.expected_gain import expected_gain as expected_gain
+from flexmix.domains.expected_gain import forecast
 from flexmix.domains.proxy_selection import choose_proxies
 from flexmix.prepare.options import Options
 from flexmix.prepare.pipeline import prepare as prepare
@@ -77,6 +79,7 @@ from trainers.router.train import train_router as train_router
 
 PrepareOptions = Options
 cosines = compare
+divergence = forecast
 embed = measured_embedding
 embed_documents = encoded_embedding
 make_tasks = make_task_folder

@@ -22,11 +22,12 @@ SURFACE = [
     "MergeOptions", "Merged", "MixtureOptions", "ModelFolderError", "OptimizerOptions", "OwnerOptions",
     "PairOptions", "PrepareOptions", "Reading", "Results", "RouterOptions", "Run", "Sampling", "Scoring",
     "Source", "Statistics", "Study", "StudyOptions", "TrainerOptions", "WholeOptions", "attribute", "audit",
-    "btx", "check", "check_prepared", "cosines", "embed", "embed_documents", "evaluate", "expert_names",
-    "fit_router", "generate", "inspect", "load_model", "make_key", "make_tasks", "merge", "mix_sets",
-    "open_anchor", "open_expert", "open_merged", "opt_out", "prepare", "proxies", "quantize", "read_documents",
-    "read_embedding", "read_results", "report", "sample", "select_experts", "sign", "soup", "study",
-    "train_anchor", "train_expert", "train_router", "train_whole", "verify",
+    "btx", "check", "check_prepared", "cosines", "divergence", "embed", "embed_documents", "evaluate",
+    "expected_gain", "expert_names", "fit_router", "generate", "inspect", "load_model", "make_key",
+    "make_tasks", "merge", "mix_sets", "open_anchor", "open_expert", "open_merged", "opt_out", "prepare",
+    "proxies", "quantize", "read_documents", "read_embedding", "read_results", "report", "sample",
+    "select_experts", "sign", "soup", "study", "train_anchor", "train_expert", "train_router", "train_whole",
+    "verify",
 ]  # fmt: skip
 
 
