@@ -41,7 +41,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         partial.mkdir()  # a place where nothing can be made is refused here, before the work
         yield partial
         for path in (*partial.rglob("*"), partial):
-            _sync(path)
+            sync(path)
         partial.rename(final)  # takes the place of an empty folder; fails if something has appeared there meanwhile
 
 
@@ -60,7 +60,7 @@ def new_file(target: Path, replace: bool = False) -> Iterator[Path]:
         partial.touch()  # refused here as well; who writes it may want to make it anew, with permissions of its own
         partial.unlink()
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(final)
 
 
@@ -102,7 +102,7 @@ def _partial(target: Path) -> Iterator[tuple[Path, Path]]:
             final.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(final)
             yield partial, final
-            _sync(final.parent)
+            sync(final.parent)
         finally:
             _remove(partial)
             for parent in missing:
@@ -167,7 +167,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from federation.policy.admission import audit
 from federation.reader.fetch import fetch_expert, kept_anchor
 from federation.reader.status import domain_names
 from federation.store.place import Advance
-from flexo.atomic_files import refuse_occupied
+from flexo.atomic_files import refuse_occupied, sha256_file
 from flexo.errors import InputError
 from merge.formats.expert_file import open_expert
 from merge.formats.manifest import MANIFEST, read_manifest
@@ -83,8 +82,8 @@ def record(coordinator: Coordinator, chosen: Chosen, output: Path, manifest: dic
         "assembled",
         name=output.resolve().name,
         model=model_digest(manifest),
-        manifest=_sha256(output / MANIFEST),
-        files={name: _sha256(output / name) for name in small if (output / name).exists()},
+        manifest=sha256_file(output / MANIFEST),
+        files={name: sha256_file(output / name) for name in small if (output / name).exists()},
         anchor=chosen.anchor["digest"],
         policy=chosen.policy.version,
         experts=[{"role": o.role, "serial": o.serial, "digest": one.digest} for o, one in chosen.experts],
@@ -99,7 +98,3 @@ def record(coordinator: Coordinator, chosen: Chosen, output: Path, manifest: dic
 def _because(one: Event) -> str:
     reason = one.get("reason") or one.get("why")
     return f", {one['what']}" + (f" by {one['by']}" if "by" in one else "") + (f": {reason}" if reason else "")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

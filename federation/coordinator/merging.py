@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from federation.coordinator.choose import Chosen, key_of
-from federation.roles.owners import Owner, Submission
+from federation.roles.owners import Owner
 from federation.roles.signed import ours
 from federation.store.place import Advance
 from merge.formats import signatures
+from merge.formats.signing import write_signature_file
 from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import Plan, execute, plan
 
@@ -29,7 +29,7 @@ def merge(
     for path, (owner, one) in zip(files, chosen.experts, strict=True):
         _write_key(keys, chosen, owner)
         if one.signature:
-            _write_signature(path, owner.keys[0], one)
+            write_signature_file(path, signatures.header_digest(one.header), owner.keys[0], one.signature)
     made = _planned(chosen, files, anchor, keys)
     execute(made, output, advance, accept=accept)
     return [f"warning: {text}" for text in made.warnings]
@@ -69,14 +69,3 @@ def _write_key(folder: Path, chosen: Chosen, owner: Owner) -> None:
     path = folder / owner.domain / f"{owner.domain}.pub"
     path.parent.mkdir(parents=True)
     path.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-
-
-def _write_signature(path: Path, key: str, one: Submission) -> None:
-    content = {
-        "format": signatures.FORMAT,
-        "version": signatures.VERSION,
-        "header": signatures.header_digest(one.header),
-        "key": key,
-        "signature": one.signature,
-    }
-    signatures.signature_path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")

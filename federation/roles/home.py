@@ -27,8 +27,6 @@ from federation.store.place import Place, StoreError
 from flexo.atomic_files import new_file, partial_of
 from flexo.errors import InputError
 
-DEFAULT = Path(".flexo-federation")
-
 
 @dataclass(frozen=True)
 class Home:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from federation.store.place import BUFFER, Advance, NotThereError, Place, StoreError
-from flexo.atomic_files import CHUNK, FULL, new_file, partial_of
+from flexo.atomic_files import CHUNK, FULL, new_file, partial_of, sync
 
 
 class FolderPlace(Place):
@@ -56,7 +56,7 @@ class FolderPlace(Place):
                 return False
             finally:
                 partial.unlink(missing_ok=True)
-            _sync_folder(final.parent)
+            sync(final.parent)
         return True
 
     def replace(self, name: str, data: bytes) -> None:
@@ -83,7 +83,7 @@ class FolderPlace(Place):
                 os.fsync(descriptor)
             with suppress(FileNotFoundError):  # somebody with the same file was faster
                 partial.replace(final)
-            _sync_folder(final.parent)
+            sync(final.parent)
 
     def remove(self, name: str) -> None:
         with self._refusals(name):
@@ -121,11 +121,3 @@ def _same_prefix(file: object, to: object, size: int, advance: Advance) -> int:
         begin += len(ours)
         advance(len(ours))
     return begin
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

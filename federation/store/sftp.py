@@ -23,7 +23,6 @@ class SftpPlace(Place):
             raise StoreError(f"{url}: SFTP needs sshfs. Install it: pip install -c constraints.txt sshfs") from None
         parts = urlsplit(url)
         self.url, self._root = url.rstrip("/"), unquote(parts.path) or "."
-        self._errors = asyncssh.SFTPError
         given = {"port": parts.port, "username": parts.username, "password": parts.password}
         options = {name: value for name, value in given.items() if value}
         try:  # sshfs trusts every host key unless it is told not to

@@ -14,7 +14,7 @@ import typer
 
 from flexo.console import new_app, parse_size, progress, run, size_text
 from flexo.verbosity import note, warn
-from merge.commands.options import TrustedKeysOption, printable, usage
+from merge.commands.options import Output, TrustedKeysOption, printable, usage
 from merge.planning.merge_options import ROUNDED_TO
 
 app = new_app("Assemble expert files into one FlexOlmo model. No training, no data.")
@@ -47,7 +47,7 @@ def merge_command(
         list[Path],
         typer.Argument(help="Expert files, in the order of the experts; before them, a merged folder that they join."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
+    output: Output,
     replace: Annotated[
         list[str] | None,
         typer.Option(metavar="DOMAIN=FILE", help="Replace an expert of the folder by another; may be repeated."),

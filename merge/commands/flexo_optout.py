@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from flexo.console import new_app, progress, run
-from merge.commands.options import usage
+from merge.commands.options import Output, usage
 
 optout_app = new_app("Take experts out of a merged model, exactly.")
 
@@ -27,7 +27,7 @@ def main() -> None:
 )
 def optout_command(
     model: Annotated[Path, typer.Argument(help="A folder made by flexo-merge.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
+    output: Output,
     drop: Annotated[list[str] | None, typer.Option(help="A domain that leaves; may be repeated.")] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="A domain that stays while all others leave; may be repeated.")

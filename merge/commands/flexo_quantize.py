@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from flexo.console import new_app, progress, run, size_text
-from merge.commands.options import usage
+from merge.commands.options import Output, usage
 
 quantize_app = new_app("Write a merged model with its experts in 8 or 4 bits.")
 
@@ -27,7 +27,7 @@ def main() -> None:
 )
 def quantize_command(
     model: Annotated[Path, typer.Argument(help="A folder made by flexo-merge.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make; it must not hold anything yet.")],
+    output: Output,
     bits: Annotated[int, typer.Option(help="8 or 4, for each weight of an expert.")] = 8,
     group_size: Annotated[
         int | None,

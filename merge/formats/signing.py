@@ -73,14 +73,20 @@ def write_signature(expert: ExpertFile, key: Ed25519PrivateKey) -> Path:
     """Writes the signature beside an expert file, in the place of an earlier one, and returns where."""
     digest = header_digest(expert.header)
     signature = base64.b64encode(key.sign(statement(digest))).decode("ascii")
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "header": digest,
-        "key": fingerprint_of(key.public_key()),
-        "signature": signature,
-    }
-    path = signature_path(expert.path)
+    return write_signature_file(expert.path, digest, fingerprint_of(key.public_key()), signature)
+
+
+def write_signature_file(expert: Path, header: str, key: str, signature: str) -> Path:
+    """Writes a signature that was made already beside an expert file, and returns where.
+
+    Args:
+        expert: the file.
+        header: the digest that was signed, hex.
+        key: the fingerprint of the public key.
+        signature: in base64.
+    """
+    content = {"format": FORMAT, "version": VERSION, "header": header, "key": key, "signature": signature}
+    path = signature_path(expert)
     with new_file(path, replace=True) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
     return path

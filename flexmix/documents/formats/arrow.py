@@ -40,19 +40,25 @@ def read(stored: Stored, source: Source, piece: Piece, advance: Advance) -> Rows
     with _opened(stored.path) as reader:
         columns = columns_to_read(reader.schema.names, source)
         batches = iter(reader) if piece.last is None else (reader.get_batch(n) for n in range(piece.first, piece.last))
-        while True:
-            try:
-                batch = next(batches, None)
-            except (OSError, ValueError) as error:  # Arrow's own errors are both
-                raise BrokenContentError("damaged", error) from None
-            if batch is None:
-                break
+        for batch in undamaged(batches):
             for first in range(0, len(batch), ROWS):
                 some = batch.slice(first, ROWS)
                 for row in python_rows(some if columns is None else some.select(columns), str(stored)):
                     number += 1
                     yield number, row
     advance(piece.size)
+
+
+def undamaged(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; raises `BrokenContentError` where one cannot be read."""
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, ValueError) as error:  # Arrow's own errors are both
+            raise BrokenContentError("damaged", error) from None
+        if batch is None:
+            return
+        yield batch
 
 
 def python_rows(batch: Any, where: str) -> list[Row]:

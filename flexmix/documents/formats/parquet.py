@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flexmix.documents.formats.arrow import ROWS, python_rows, refuse_packed
+from flexmix.documents.formats.arrow import ROWS, python_rows, refuse_packed, undamaged
 from flexmix.documents.formats.format import Format, Head, Range, Rows
-from flexmix.documents.formats.unpacking import BrokenContentError, Stored
+from flexmix.documents.formats.unpacking import Stored
 from flexmix.documents.source import Piece, Source
 from flexmix.documents.source.columns import columns_to_read, refuse_schema
 from flexo.console import Advance
@@ -41,13 +41,7 @@ def read(stored: Stored, source: Source, piece: Piece, advance: Advance) -> Rows
         counts = [file.metadata.row_group(n).num_rows for n in range(piece.last)]
         number, ours = sum(counts[: piece.first]), max(1, sum(counts[piece.first :]))
         batches = file.iter_batches(ROWS, row_groups=list(range(piece.first, piece.last)), columns=columns)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (OSError, ValueError) as error:  # Arrow's own errors are both
-                raise BrokenContentError("damaged", error) from None
-            if batch is None:
-                return
+        for batch in undamaged(batches):
             for row in python_rows(batch, str(stored)):
                 number += 1
                 yield number, row
