@@ -5,6 +5,7 @@
         anchor.path=anchor/ output=experts/pubmed.pt
     python train_expert.py +domain=math debug=fast output=/tmp/math.pt      (seconds)
     python train_expert.py +domain=math plan=true                           (what it needs: memory, hours, cost)
+    python train_expert.py +domain=math privacy=dp                          (with differential privacy, docs/privacy.md)
     python train_expert.py +domain=math model=dense                         (a baseline: all weights, docs/baselines.md)
 """
 
@@ -36,7 +37,10 @@ def main(cfg: DictConfig) -> None:
         public=Path(read(cfg, "data.public", str)) if cfg.data.public else None,
     )
     plan = read(cfg, "plan", bool)
+    private = "privacy" in cfg
     if cfg.model.kind != "paired":
+        if private:
+            raise InputError("privacy=dp: only experts are trained with it. Choose model=paired, or leave privacy out.")
         if plan:
             raise InputError("plan=true: cost plans are of experts alone. Leave plan=true out, or choose model=paired.")
         whole = train_whole(owner, read(cfg, "model", WholeOptions), run)
@@ -44,10 +48,19 @@ def main(cfg: DictConfig) -> None:
             whole_summary(whole)
         return
     model = read(cfg, "model", PairOptions, apart=("kind",))
+    kind = None
+    if private:
+        from trainers.privacy.guarantee import PrivacyOptions
+        from trainers.privacy.training import planned, private_training
+
+        options = read(cfg, "privacy", PrivacyOptions)
+        kind = private_training(options)
     if plan:
         print(cost_of(owner.anchor, model, run, read(cfg, "hardware", HardwareOptions)))
+        if private:
+            print("\n".join(planned(owner, model, run, options)))
         return
-    result = train_expert(owner, model, run, overwrite=read(cfg, "overwrite", bool))
+    result = train_expert(owner, model, run, read(cfg, "overwrite", bool), kind)
     if result is not None:
         expert_summary(result)
 

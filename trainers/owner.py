@@ -8,6 +8,7 @@ from pathlib import Path
 from flexmix.documents.corpus import HubSource, find_split
 from flexmix.documents.hub import local_folder
 from flexmix.packing.datamodule import TextModule
+from flexmix.packing.windows import Packed
 from flexmix.tokens.shard import text_digest
 from flexo.errors import InputError
 from merge.formats.anchor_folder import Anchor, open_anchor
@@ -60,20 +61,24 @@ class Owner:
         """Own windows with their share of public ones, and both held-out sets. Says the parts of a mixture."""
         data, folder = run.data, self.anchor.folder
         mixed = self.public and data.public_share
-        held_out = {"own": self.text.test, "public": self.public.get("test")}
         texts = run.texts(
             own_sources(self.text, folder, data),
-            {
-                name: plain_windows(path, folder, data, data.loss_on if name == "own" else "all")
-                for name, path in held_out.items()
-                if path
-            },
+            self.held_out(data),
             packed_windows(self.public["train"], folder, data) if mixed else None,
             data.temperature,
         )
         if len(self.text.train) > 1:
             run.tell(self._mixture(texts, data))
         return texts
+
+    def held_out(self, data: DataOptions) -> dict[str, Packed]:
+        """Windows to measure on: `own` and `public`, as far as there are any."""
+        texts = {"own": self.text.test, "public": self.public.get("test")}
+        return {
+            name: plain_windows(path, self.anchor.folder, data, data.loss_on if name == "own" else "all")
+            for name, path in texts.items()
+            if path
+        }
 
     def _mixture(self, texts: TextModule, data: DataOptions) -> str:
         """How much of each source a run reads."""

@@ -16,6 +16,7 @@ from federation.policy.policy import Policy
 from flexo.errors import InputError
 from flexo.rooms import module_name
 from merge.formats.expert_header import Header
+from merge.planning.compatibility import privacy_objection
 from merge.tensor_io.stored_tensor import combined_digest
 
 
@@ -54,17 +55,9 @@ def objections(header: Header, policy: Policy, anchors: Collection[str], left: C
             f"{header.data.tokens} tokens of private text stand behind it, the policy asks for "
             f"{policy.smallest_tokens} or more: a small text shows through its expert"
         )
-    if policy.largest_epsilon is not None:
-        if header.privacy is None:
-            found.append(
-                f"it gives no guarantee of differential privacy, the policy asks for an epsilon of at most "
-                f"{policy.largest_epsilon:g}. Train it with privacy"
-            )
-        elif not header.privacy.epsilon <= policy.largest_epsilon:
-            found.append(
-                f"its epsilon is {header.privacy.epsilon:g}, the policy asks for at most {policy.largest_epsilon:g}. "
-                "Train with more noise, or fewer steps"
-            )
+    asked = policy.largest_epsilon
+    if said := privacy_objection(header, asked, required=asked is not None):
+        found.append(said)
     return found
 
 

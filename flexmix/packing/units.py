@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from flexmix.packing.answers import LossOn
 from flexmix.packing.windows import NO_LABEL, Batch, Indices
 from flexmix.tokens.shard import TokenShard
 
@@ -27,6 +28,9 @@ class UnitWindows:
         length: T, tokens in a window.
         unit_S: the unit of each document of the shard, any integers, [documents]; None: each is one of its own.
     """
+
+    packing = "units"
+    loss_on: LossOn = "all"
 
     def __init__(self, shard: TokenShard, length: int, unit_S: Indices | None = None) -> None:
         assert unit_S is None or len(unit_S) == shard.documents, "units and documents do not fit"

@@ -21,10 +21,16 @@ NO_LABEL = -100  # the label of a position that predicts nothing, as cross-entro
 class Packed(Protocol):
     """A token shard in windows of T tokens, by number."""
 
-    packing: Packing
     shard: TokenShard
     length: int
-    loss_on: LossOn
+
+    @property
+    def packing(self) -> str:
+        """How documents are laid into windows."""
+
+    @property
+    def loss_on(self) -> LossOn:
+        """What has labels."""
 
     def __len__(self) -> int:
         """How many windows there are."""

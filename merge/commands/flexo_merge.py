@@ -36,6 +36,7 @@ def _parse_dtype(text: str) -> str:
     "`flexo-merge experts/math.pt experts/news.pt -o model/ --anchor anchor/ --top-k 2`\n\n"
     "`flexo-merge experts/*.pt -o model/ --require-signatures --trusted-keys keys/`\n\n"
     "`flexo-merge experts/*.pt -o model/ --dtype bfloat16 --max-shard-size 2GB`\n\n"
+    "`flexo-merge experts/*.pt -o model/ --require-privacy --max-epsilon 8`\n\n"
     "`flexo-merge model/ experts/legal.pt -o model2/`\n\n"
     "`flexo-merge model/ --replace math=experts/math-v2.pt -o model2/`\n\n"
     "`flexo-merge experts/*.pt -o model/ --revoked math.withdrawal.json`\n\n"
@@ -99,6 +100,12 @@ def merge_command(
         Path | None,
         typer.Option(help="A list of revoked experts and keys, or a notice of withdrawal."),
     ] = None,
+    max_epsilon: Annotated[
+        float | None, typer.Option(help="Refuse experts that state a larger epsilon of differential privacy.")
+    ] = None,
+    require_privacy: Annotated[
+        bool, typer.Option("--require-privacy", help="Refuse experts that state no guarantee of differential privacy.")
+    ] = False,
     readmit: Annotated[
         list[str] | None, typer.Option(metavar="DOMAIN", help="Take an expert back that has left the folder; repeated.")
     ] = None,
@@ -122,7 +129,7 @@ def merge_command(
     with usage():
         options = MergeOptions(
             top_k, max_shard_size, dtype, public_weight, trusted_keys, require_signatures, revoked,
-            tuple(readmit or ()), reason, verify=verify, check=check,
+            tuple(readmit or ()), reason, max_epsilon, require_privacy, verify=verify, check=check,
         )  # fmt: skip
         made = plan_merge(experts, output, anchor=anchor, replace=_replacements(replace or []), options=options)
     typer.echo(_plan_text(made))
@@ -167,7 +174,9 @@ def _plan_text(plan: Any) -> str:
         else:
             signed = f"  signed by {plan.vouchers[domain].name}" if domain in plan.vouchers else ""
             size = size_text(member.nbytes)
-            lines.append(f"expert {index} {domain}  {member.path}  {size}  {member.header.licence}{signed}")
+            stated = member.header.privacy
+            private = f"  epsilon {stated.epsilon:.3g}" if stated else ""
+            lines.append(f"expert {index} {domain}  {member.path}  {size}  {member.header.licence}{private}{signed}")
     lines.append(
         f"output   FlexOlmo, {len(plan.domains)} experts, {plan.top_k} active per token, {len(plan.tensors)} tensors, "
         f"{size_text(plan.nbytes)}" + (f", rounded from {plan.converted_from}" if plan.converted_from else "")

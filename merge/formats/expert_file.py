@@ -1,6 +1,6 @@
-"""The expert file, version 1: what an owner ships, and the only thing that leaves their site.
+"""The expert file, versions 1 and 2: what an owner ships, and the only thing that leaves their site.
 
-A `torch.save` zip of `{"format": "flexo.expert", "version": 1, "header": <JSON string>, "tensors": {name: tensor}}`, or
+A `torch.save` zip of `{"format": "flexo.expert", "version": 2, "header": <JSON string>, "tensors": {name: tensor}}`, or
 a `.safetensors` file of the same tensors with the header in its metadata. `docs/expert-file.md` is the specification.
 Files come from strangers: nothing in them is executed, tensors stay mapped on disk until they are asked for, and
 whatever is not exactly as specified is refused.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from merge.tensor_io.float_formats import Values
 
 FORMAT = "flexo.expert"
-VERSION = 1
+VERSIONS = (1, 2)  # read; written is the lowest that can hold what there is to say
 WEIGHT_DTYPES = ("F32", "BF16", "F16")
 MAX_SUBNORMAL = 0.01  # of a tensor's values; trained ones have none
 
@@ -117,24 +117,24 @@ def write_expert(
     owned = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(tensors.items())}
     header = header.with_tensors({name: _info(path, name, tensor) for name, tensor in owned.items()})
     text = header.to_json()
-    parse_header(text, str(path))  # what we refuse to read we do not write
+    parse_header(text, str(path), header.version)  # what we refuse to read we do not write
     _check_table(path, header, {name: tuple(tensor.shape) for name, tensor in owned.items()})
     before(header)
     with new_file(path, replace) as partial:
         if path.suffix == ".safetensors":
-            save_tensors(partial, owned, {"format": FORMAT, "version": str(VERSION), "header": text})
+            save_tensors(partial, owned, {"format": FORMAT, "version": str(header.version), "header": text})
         else:
             with partial.open("wb") as file:  # a full disk is an OSError here, and a RuntimeError where torch opens it
-                torch.save({"format": FORMAT, "version": VERSION, "header": text, "tensors": owned}, file)
+                torch.save({"format": FORMAT, "version": header.version, "header": text, "tensors": owned}, file)
     return header
 
 
 def open_expert(path: Path) -> ExpertFile:
     """Opens an expert file of either container and checks its structure; the values are checked as they are read.
 
-    Raises `ExpertFileError` for anything that is not a whole version-1 file: wrong container, pickled code, damaged
-    zip, unknown version, malformed header, and tensors that are missing, surplus, of another shape or dtype than the
-    header says, or views into a larger storage.
+    Raises `ExpertFileError` for anything that is not a whole file of a known version: wrong container, pickled code,
+    damaged zip, malformed header, and tensors that are missing, surplus, of another shape or dtype than the header
+    says, or views into a larger storage.
     """
     try:
         if not path.is_file():
@@ -168,8 +168,9 @@ def _open_safetensors(path: Path) -> ExpertFile:
             "are written by train_expert.py; copy the file again if it came over a network."
         ) from None
     content: dict[str, Any] = dict(metadata)
-    if content.get("version") == str(VERSION):  # metadata holds text only
-        content["version"] = VERSION
+    for version in VERSIONS:
+        if content.get("version") == str(version):  # metadata holds text only
+            content["version"] = version
     return _opened(path, _header(path, "safetensors", content, {"format", "version", "header"}), tensors)
 
 
@@ -191,18 +192,19 @@ def _header(path: Path, container: str, content: dict[str, Any], names: set[str]
             f"{path}: a {container} file, but not an expert file (no format {FORMAT!r} in it). Expert files are "
             "written by train_expert.py."
         )
-    if content.get("version") != VERSION:
+    version = content.get("version")
+    if type(version) is not int or version not in VERSIONS:
         raise ExpertFileError(
-            f"{path}: expert file version {str(content.get('version'))[:20]!r}, this flexo reads version {VERSION}. "
+            f"{path}: expert file version {str(version)[:20]!r}, this flexo reads versions 1 and 2. "
             "Update flexo, or ask the owner for a file written by this version."
         )
     if wrong := [name[:80] for name in sorted(content.keys() ^ names)]:
         raise ExpertFileError(
-            f"{path}: entries missing or not part of version {VERSION}: {wrong[:4]}, expected exactly {sorted(names)}."
+            f"{path}: entries missing or not part of version {version}: {wrong[:4]}, expected exactly {sorted(names)}."
         )
     if not isinstance(text := content["header"], str):
         raise ExpertFileError(f"{path}: header is a {type(text).__name__}, expected JSON text.")
-    return parse_header(text, str(path))
+    return parse_header(text, str(path), version)
 
 
 def _check_table(path: Path, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:

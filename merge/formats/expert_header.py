@@ -77,11 +77,35 @@ class Data:
 
 @dataclass(frozen=True)
 class Privacy:
-    """A differential-privacy guarantee, where training gave one."""
+    """A differential-privacy guarantee, where training gave one; in version 1 no more is said of it."""
 
     mechanism: str
     epsilon: float
     delta: float
+
+
+@dataclass(frozen=True)
+class Released:
+    """One thing that was released of the owner's text: a sum over units, with Gaussian noise."""
+
+    epsilon: float  # of it alone, at the guarantee's delta
+    noise: float  # deviation over the sensitivity
+    rate: float  # the probability with which a unit is in the sum
+    times: int  # how often, with units drawn anew
+
+
+@dataclass(frozen=True)
+class StatedPrivacy(Privacy):
+    """A guarantee as version 2 states it: epsilon and delta are of all that is in the file."""
+
+    unit: str  # whose presence is protected: "document", or the name of the column that names it
+    noise_multiplier: float  # of a step's gradient
+    clip: str  # the norm that a unit's gradient is clipped to, or "automatic"
+    sampling_rate: float  # the probability with which a step draws a unit
+    steps: int
+    accountant: str  # and its version
+    released: dict[str, Released]
+    not_covered: str  # what the guarantee says nothing of
 
 
 @dataclass(frozen=True)
@@ -108,9 +132,14 @@ class Header:
     anchor: AnchorReference
     training: Training
     data: Data
-    privacy: Privacy | None
+    privacy: Privacy | None  # in version 2 a `StatedPrivacy`
     software: dict[str, str]  # package -> version
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        """The lowest version of the expert file that can hold this."""
+        return 2 if isinstance(self.privacy, StatedPrivacy) else 1
 
     def with_tensors(self, tensors: dict[str, TensorInfo]) -> Header:
         return replace(self, tensors=tensors)
@@ -122,15 +151,28 @@ class Header:
         return dataclasses.asdict(self)
 
 
-def parse_header(text: str, where: str) -> Header:
-    """A header from its JSON; raises `ExpertFileError` naming the field for anything that is not as specified."""
+def parse_header(text: str, where: str, version: int = 1) -> Header:
+    """A header from its JSON; raises `ExpertFileError` naming the field for anything that is not as specified.
+
+    Args:
+        text: the JSON.
+        where: the file, for messages.
+        version: of the expert file.
+    """
     if len(text) > MAX_HEADER:
         raise ExpertFileError(f"{where}: a header of {len(text) / 1e6:.0f} MB, expected at most {MAX_HEADER >> 20} MB.")
     try:
         value = parse_json(text)
     except ValueError as error:
         raise ExpertFileError(f"{where}: the header is not readable as JSON ({error}).") from None
-    header: Header = _build(Header, value, where, "header")
+    privacy = value.get("privacy") if isinstance(value, dict) else None
+    if privacy is not None:
+        value = value | {"privacy": None}
+        privacy = _build(Privacy if version == 1 else StatedPrivacy, privacy, where, "header.privacy")
+        _check_privacy(privacy, where)
+    header: Header = replace(_build(Header, value, where, "header"), privacy=privacy)
+    if header.version != version:
+        raise ExpertFileError(f"{where}: a file of version {version} whose header is one of version {header.version}.")
     check_domain(header.domain, where)
     for name, digest in [
         ("anchor.digest", header.anchor.digest),
@@ -153,6 +195,22 @@ def parse_header(text: str, where: str) -> Header:
     if not 0 < (layers := header.anchor.architecture.num_hidden_layers) <= MAX_LAYERS:
         raise ExpertFileError(f"{where}: header.anchor.architecture has {layers} layers, expected 1 to {MAX_LAYERS}.")
     return header
+
+
+def _check_privacy(privacy: Privacy, where: str) -> None:
+    """Raises `ExpertFileError` for numbers that no guarantee has; one that is not finite is no JSON of ours."""
+    positive = {"epsilon": privacy.epsilon}
+    shares = {"delta": privacy.delta}
+    if isinstance(privacy, StatedPrivacy):
+        positive["noise_multiplier"] = privacy.noise_multiplier
+        shares["sampling_rate"] = privacy.sampling_rate
+        for name, one in privacy.released.items():
+            positive[f"released.{name[:80]}.noise"] = one.noise
+            shares[f"released.{name[:80]}.rate"] = one.rate
+    for name, value in (positive | shares).items():
+        if not value > 0 or (name in shares and value > 1):
+            expected = "above 0" if name in positive else "above 0, at most 1"
+            raise ExpertFileError(f"{where}: header.privacy.{name} is {value:g}, expected a number {expected}.")
 
 
 def check_domain(domain: str, where: str) -> None:
@@ -182,7 +240,7 @@ def _build(kind: Any, value: Any, where: str, path: str) -> Any:
         if missing := sorted(hints.keys() - value.keys()):
             raise ExpertFileError(f"{where}: {path}.{missing[0]} is missing.")
         if surplus := sorted(value.keys() - hints.keys()):
-            raise ExpertFileError(f"{where}: {path} has the field {surplus[0][:80]!r}, which is not part of version 1.")
+            raise ExpertFileError(f"{where}: {path} has the field {surplus[0][:80]!r}, which is not part of it.")
         return kind(**{name: _build(hint, value[name], where, f"{path}.{name}") for name, hint in hints.items()})
     if typing.get_origin(kind) is dict:
         expect(isinstance(value, dict), "a JSON object")

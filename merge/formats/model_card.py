@@ -25,8 +25,8 @@ tags: [flexolmo, mixture-of-experts, flexo]
 A FlexOlmo mixture of {len(experts)} experts, {manifest["top_k"]} active per token, made by flexo:
 {manifest.get("how", "merged without training")}. {_trained(manifest)}
 
-{_quantised(manifest)}| expert | domain | title | licence | training tokens |
-|---|---|---|---|---|
+{_quantised(manifest)}| expert | domain | title | licence | training tokens | privacy |
+|---|---|---|---|---|---|
 {rows}
 
 Anchor: `{manifest["anchor"]["name"]}`, digest `{manifest["anchor"]["digest"][:16]}`. `manifest.json` has the rest.
@@ -105,7 +105,16 @@ def _leaving(manifest: dict[str, Any], name: str) -> str:
 def _row(expert: dict[str, Any]) -> str:
     licence = _cell(expert.get("licence", "as the anchor"))
     tokens = f"{expert['training']['tokens']:,}" if "training" in expert else ""
-    return f"| {expert['index']} | {expert['domain']} | {_cell(expert['title'])} | {licence} | {tokens} |"
+    cells = [expert["index"], expert["domain"], _cell(expert["title"]), licence, tokens, _privacy(expert)]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _privacy(expert: dict[str, Any]) -> str:
+    """The guarantee that an expert's owner states, if any."""
+    stated = expert.get("privacy")
+    if not isinstance(stated, dict) or not all(isinstance(stated.get(name), float) for name in ("epsilon", "delta")):
+        return ""
+    return f"epsilon {stated['epsilon']:.3g}, delta {stated['delta']:.2g}, by {_cell(str(stated.get('unit', '?')))}"
 
 
 def _cell(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from flexo.errors import ExpertFileError
 from merge.formats.architecture import FFN, expert_ffn
 from merge.formats.expert_file import ExpertFile
+from merge.formats.expert_header import Header
 from merge.formats.signatures import Voucher
 from merge.planning.base_model import Base
 from merge.planning.merge_options import MergeOptions
@@ -41,7 +42,7 @@ def admit(joining: Sequence[ExpertFile], options: MergeOptions) -> dict[str, Vou
         domain -> the verified signature of its expert, where there is one.
 
     Raises:
-        ExpertFileError: an expert, or the key that signed it, is revoked.
+        ExpertFileError: an expert, or the key that signed it, is revoked, or its guarantee of privacy does not do.
         SignatureError: a signature does not hold, or is missing and required.
     """
     trusted = options.trusted
@@ -49,7 +50,36 @@ def admit(joining: Sequence[ExpertFile], options: MergeOptions) -> dict[str, Vou
     vouchers = {domain: voucher for domain, voucher in found.items() if voucher}
     if options.listed:
         options.listed.refuse(joining, vouchers)
+    for expert in joining:
+        if said := privacy_objection(expert.header, options.max_epsilon, options.require_privacy):
+            raise ExpertFileError(f"{expert.path}: {said}.")
     return vouchers
+
+
+def privacy_objection(header: Header, most: float | None, required: bool) -> str:
+    """What speaks against the guarantee of privacy that an expert states; "" if nothing does.
+
+    Args:
+        header: of the expert.
+        most: the largest epsilon; None: any.
+        required: whether there must be a guarantee.
+    """
+    stated = header.privacy
+    if stated is None:
+        return (
+            "it gives no guarantee of differential privacy. Its owner can train it with privacy=dp" if required else ""
+        )
+    if stated.delta * header.data.documents > 1:
+        return (
+            f"its guarantee has a delta of {stated.delta:g} for {header.data.documents:,} documents, which would allow "
+            "to publish one of them whole. Its owner can train it with privacy.delta=null"
+        )
+    if most is not None and not stated.epsilon <= most:
+        return (
+            f"its epsilon is {stated.epsilon:g}, at most {most:g} is asked for. Its owner can train it with a smaller "
+            "privacy.epsilon"
+        )
+    return ""
 
 
 def check_belongs(expert: ExpertFile, base: Base) -> None:

@@ -41,6 +41,8 @@ class MergeOptions:
     revoked: Path | None = None  # file that lists experts and keys that are not to be used any more
     readmit: tuple[str, ...] = ()  # domains whose experts had left the folder and may come back
     reason: str = ""  # why they may; the manifest keeps it
+    max_epsilon: float | None = None  # of differential privacy, of experts that join and state one; None: any
+    require_privacy: bool = False  # whether an expert that states no guarantee is refused
     priors: Mapping[str, float] = field(default_factory=dict)  # of experts that join, in units of one domain; else 1
     verify: bool = True  # whether every tensor is compared with its sha256, and the anchor with its digest
     check: bool | None = None  # whether the merged model is run before it appears; None: up to 2 GB, where it can be
@@ -50,6 +52,8 @@ class MergeOptions:
             raise InputError(f"--public-weight {self.public_weight}: expected a positive number.")
         if self.max_shard_size is not None and self.max_shard_size <= 0:
             raise InputError(f"--max-shard-size {self.max_shard_size}: expected a positive number of bytes.")
+        if self.max_epsilon is not None and not self.max_epsilon > 0:  # nor NaN
+            raise InputError(f"--max-epsilon {self.max_epsilon}: expected a positive number.")
         if self.readmit and not self.reason.strip():
             raise UsageError(f"--readmit {self.readmit[0]}: say why with --reason TEXT; the manifest keeps it.")
         if wrong := [domain for domain, prior in self.priors.items() if not 0 < prior < inf]:

@@ -18,13 +18,27 @@ import torch
 
 from merge.formats.anchor_folder import BIAS_DIRECTION, BIAS_ERROR, REFERENCE, SHARED, Anchor, write_shared
 from merge.formats.architecture import FFN, ROUTER_BIAS, ROUTER_WEIGHT, anchor_ffn, expert_ffn
-from merge.formats.expert_header import AnchorReference, Data, Header, Losses, Training
+from merge.formats.expert_header import AnchorReference, Data, Header, Losses, Released, StatedPrivacy, Training
 
 V, D, F, LAYERS, HEADS, KV_HEADS = 96, 32, 48, 3, 4, 2
 TEXT = (
     "The cat sat on the mat, and the dog lay by the door.",
     "Let x be a number; then x + 1 is a number, too.",
     "def add(a, b): return a + b",
+)
+
+STATED = StatedPrivacy(
+    mechanism="DP-SGD",
+    epsilon=4.0,
+    delta=1e-3,
+    unit="patient",
+    noise_multiplier=0.7,
+    clip="automatic",
+    sampling_rate=0.01,
+    steps=100,
+    accountant="by hand 1.0",
+    released={"gradients": Released(epsilon=3.5, noise=0.7, rate=0.01, times=100)},
+    not_covered="settings",
 )
 
 

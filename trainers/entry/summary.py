@@ -27,14 +27,18 @@ def anchor_summary(output: Path, metrics: Metrics) -> None:
 
 def expert_summary(result: Result) -> None:
     """Prints the table of a trained expert, and every tensor that leaves."""
-    header, losses = result.header, result.header.training.losses
+    header, private = result.header, result.header.privacy is not None
     table = Table(title=f"expert {header.domain}", show_header=False, title_justify="left")
     table.add_row("tokens trained on", f"{header.training.tokens:,} in {header.training.steps:,} steps")
-    table.add_row("own text", f"{header.data.documents:,} documents, {header.data.tokens:,} tokens")
-    table.add_row("loss on own held-out text", _change(losses.own_before, losses.own_after))
+    losses, mass = header.training.losses, header.training.router_mass
+    own, noised, here = (losses.own_before, losses.own_after), "", ""
+    if private:  # the file does not say it
+        own, mass = (result.before.get("own/loss"), result.after.get("own/loss")), result.after.get("own/router_mass")
+        noised, here = ", with noise", " (not in the file)"
+    table.add_row("own text", f"{header.data.documents:,} documents, {header.data.tokens:,} tokens{noised}")
+    table.add_row("loss on own held-out text", _change(*own) + here)
     table.add_row("loss on public held-out text", _change(losses.public_before, losses.public_after))
-    mass = header.training.router_mass
-    table.add_row("router mass on own text", "-" if mass is None else f"{mass:.2f} of 1")
+    table.add_row("router mass on own text", "-" if mass is None else f"{mass:.2f} of 1{here}")
     table.add_row("file", f"{result.path}, {result.path.stat().st_size / 1e6:.2f} MB")
     if result.curves is not None:
         table.add_row("curves", str(result.curves))

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flexmix.domains.embedding import read_embedding
+from flexmix.domains.moments import Moments
 from flexmix.packing.datamodule import TextModule
 from flexmix.tokens.shard import text_digest
 from flexo.console import progress
@@ -34,7 +35,7 @@ from trainers.expert.module import LitExpert
 from trainers.expert.paired import PairOptions, expert_state, pair
 from trainers.loop.curves import draw_curves
 from trainers.loop.run import Run
-from trainers.loop.run_folder import keep_result, kept_result
+from trainers.loop.run_folder import keep_result, kept_result, work_of
 from trainers.loop.trainer import Metrics, resolve_precision
 from trainers.owner import Owner, OwnerOptions, count_own, find_owner
 from trainers.router.phatgoose import STANDARDISE, standardised_row
@@ -61,10 +62,17 @@ class Result:
     text: OwnText
     public: str  # which public text was used
     curves: Path | None  # a picture of the run
-    after: Metrics  # held-out, after training
+    before: Metrics  # held-out, before training
+    after: Metrics  # and after it
 
 
-def train_expert(owner: OwnerOptions, model: PairOptions, run: Run, overwrite: bool = False) -> Result | None:
+def train_expert(
+    owner: OwnerOptions,
+    model: PairOptions,
+    run: Run,
+    overwrite: bool = False,
+    kind: Callable[..., ExpertTraining] | None = None,
+) -> Result | None:
     """Trains the expert of `owner` and writes it to the file `run.output`.
 
     Args:
@@ -72,6 +80,7 @@ def train_expert(owner: OwnerOptions, model: PairOptions, run: Run, overwrite: b
         model: the pair of public network and expert, and its router.
         run: everything else.
         overwrite: replace an expert file that stands at the output.
+        kind: another way of training, called as `ExpertTraining` is; None: that one.
 
     Returns:
         What was made; None on every device of a run but the first.
@@ -88,18 +97,18 @@ def train_expert(owner: OwnerOptions, model: PairOptions, run: Run, overwrite: b
     if exists and not (run.resume and kept_result(output)):
         raise InputError(f"{output}: {EXISTS}")
     found = find_owner(owner, run)
-    training = _prepare(found, owner.anchor, model, run)
-    text, public, settings = found.text, str(found.reference or "none"), training.settings()
+    training = _prepare(found, owner.anchor, model, run, kind or ExpertTraining)
+    run, text, public, settings = training.run, found.text, str(found.reference or "none"), training.settings()
     if exists:
         header = _made_before(output, settings)
+        training.end(work_of(output))
         run.tell(f"{output} was made before by this very run; nothing to do")
-        return Result(output, header, text, public, None, {}) if is_first() else None
+        return Result(output, header, text, public, None, {}, {}) if is_first() else None
     with run.work_folder(settings) as work:
-        texts = found.texts(run)
+        texts = training.texts(work)
         paired = training.paired_model()
         run.trainer.prepare(paired)
-        fill = WeightsOnDisk(paired, found.anchor.weights, training.begun).fill if training.spread else None
-        lit = LitExpert(paired, run.optimizer, run.loss, run.data.steps, texts.held_out_names, fill)
+        lit = training.module(paired, texts.held_out_names)
         load = load_of(run, model, training.first_layer)
         flops = plan_cost(found.anchor.architecture, load).flops_per_token
         before, after = run.fit(lit, texts, work, f"training {found.domain.name}", flops)
@@ -113,8 +122,9 @@ def train_expert(owner: OwnerOptions, model: PairOptions, run: Run, overwrite: b
             replace=overwrite,
             before=lambda whole: keep_result(work, result_of(settings, whole)),
         )
+        training.end(work)
         curves = draw_curves(work, f"expert {found.domain.name}")
-    return Result(output, header, text, public, curves, after)
+    return Result(output, header, text, public, curves, before, after)
 
 
 def result_of(settings: dict[str, Any], header: Header) -> dict[str, Any]:
@@ -132,15 +142,18 @@ def _made_before(output: Path, settings: dict[str, Any]) -> Header:
     return header
 
 
-def _prepare(owner: Owner, anchor_name: str, model: PairOptions, run: Run) -> _ExpertTraining:
+def _prepare(
+    owner: Owner, anchor_name: str, model: PairOptions, run: Run, kind: Callable[..., ExpertTraining]
+) -> ExpertTraining:
     """What training one expert starts from; raises `InputError` for what could not be trained or shipped."""
     model.check_layers(owner.anchor.architecture.num_hidden_layers)
     if model.standardise:
         public_moments(owner.anchor, 0, STANDARDISE)
     begun = None if model.start is None else _begun(model.start, owner)
+    training = kind(owner, anchor_name, model, run, begun)
     if model.embedding is not None:
         read_embedding(Path(model.embedding))
-    return _ExpertTraining(owner, anchor_name, model, run, begun)
+    return training
 
 
 def _begun(path: Path, owner: Owner) -> ExpertFile:
@@ -152,9 +165,12 @@ def _begun(path: Path, owner: Owner) -> ExpertFile:
     return begun
 
 
-@dataclass(frozen=True)
-class _ExpertTraining:
-    """The training of one expert, before and after Lightning has it: its settings, its model, what its file holds."""
+@dataclass
+class ExpertTraining:
+    """The training of one expert, before and after Lightning has it: its settings, its model, what its file holds.
+
+    `trainers.privacy.training` does some of it in another way.
+    """
 
     owner: Owner
     anchor_name: str  # as it was given
@@ -182,6 +198,19 @@ class _ExpertTraining:
         settings = {"domain": self.owner.domain.name, "anchor": anchor.digest, "router": anchor.router_digest}
         return settings | {"model": asdict(self.model) | {"start": None}} | self.run.settings | {"text": digests}
 
+    def texts(self, work: Path) -> TextModule:
+        """The batches; `work` is the folder of the run."""
+        return self.owner.texts(self.run)
+
+    def module(self, paired: PreTrainedModel, held_out_names: list[str]) -> LitExpert:
+        """What Lightning trains."""
+        run = self.run
+        fill = WeightsOnDisk(paired, self.owner.anchor.weights, self.begun).fill if self.spread else None
+        return LitExpert(paired, run.optimizer, run.loss, run.data.steps, held_out_names, fill)
+
+    def end(self, work: Path) -> None:
+        """Called when the file is there."""
+
     def paired_model(self) -> PreTrainedModel:
         """The anchor with a pair in every layer, the router rows started from the owner's text.
 
@@ -205,17 +234,21 @@ class _ExpertTraining:
 
     def _rows(self, model: PreTrainedModel) -> list[torch.Tensor]:
         """What the owner's router rows start from, [D] per layer; `model` is the anchor that own text is read with."""
-        init, anchor, data = self.model.router_init, self.owner.anchor, self.run.data
+        init, anchor = self.model.router_init, self.owner.anchor
         scale, shrinkage = self.model.router_scale, self.model.router_shrinkage
         basis = RowBasis(anchor, scale, shrinkage, self.run.seed, begun=self.begun)
         if not ROW_INITS[init].reads_text:
             return starting_rows(init, basis)
         if self.model.embedding is not None:
             return embedded_rows(Path(self.model.embedding), init, basis)
-        loader = moment_loader(self.owner.text, anchor.folder, data)
+        return starting_rows(init, replace(basis, own=self.own_moments(model)))
+
+    def own_moments(self, model: PreTrainedModel) -> list[Moments]:
+        """What router rows start from, measured on own text with the anchor, layer by layer."""
+        data = self.run.data
+        loader = moment_loader(self.owner.text, self.owner.anchor.folder, data)
         with progress("measuring own text", len(loader) * data.tokens_per_step, "tokens") as advance:
-            moments = router_input_moments(model, loader, advance, measuring_device(self.run.trainer.accelerator))
-        return starting_rows(init, replace(basis, own=moments))
+            return router_input_moments(model, loader, advance, measuring_device(self.run.trainer.accelerator))
 
     def shipped(self, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors of the expert file: what was trained, and what stays beside it."""

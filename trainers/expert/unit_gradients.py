@@ -88,12 +88,12 @@ class UnitGradients:
         """
         while self._recorded:  # a layer's tensors go before the next one's product is made
             recorded = self._recorded.pop()
-            count = len(recorded.inputs)
-            factor_N1 = recorded.inputs.new_full((count, 1), rest)
-            for (first, last), factor in zip(self.spans, factors_U.to(factor_N1.dtype), strict=True):
+            inputs_NI = recorded.inputs.float()  # what a norm bounds is summed as exactly as it was measured
+            factor_N1 = inputs_NI.new_full((len(inputs_NI), 1), rest)
+            for (first, last), factor in zip(self.spans, factors_U.float(), strict=True):
                 factor_N1[first:last] = factor
             for weight, grad_NO in zip(recorded.weights, recorded.grads, strict=True):
-                product_OI = (grad_NO * factor_N1).T @ recorded.inputs
+                product_OI = (grad_NO.float() * factor_N1).T @ inputs_NI
                 product = product_OI.to(weight.dtype).view_as(weight)
                 weight.grad = product if weight.grad is None else weight.grad.add_(product)
 
@@ -125,14 +125,11 @@ class _RecordedLinear(torch.autograd.Function):
 def _square(recorded: _Recorded, span: Span) -> torch.Tensor:
     """The squared norm of one unit's gradient of some weights with the same input."""
     first, last = span
-    x_TI = recorded.inputs[first:last]
-    parts = [grad_NO[first:last] for grad_NO in recorded.grads]
+    x_TI = recorded.inputs[first:last].float()
+    parts = [grad_NO[first:last].float() for grad_NO in recorded.grads]
     positions, inputs = x_TI.shape
     outputs = sum(part_TO.shape[1] for part_TO in parts)
     if positions * (outputs + inputs) < outputs * inputs:
         products_TT = sum(part_TO @ part_TO.T for part_TO in parts)
-        return ((x_TI @ x_TI.T) * products_TT).sum(dtype=torch.float32).clamp(min=0)
-    return sum(
-        (torch.linalg.vector_norm(part_TO.T @ x_TI, dtype=torch.float32) ** 2 for part_TO in parts),
-        start=x_TI.new_zeros((), dtype=torch.float32),
-    )
+        return ((x_TI @ x_TI.T) * products_TT).sum().clamp(min=0)
+    return sum(((part_TO.T @ x_TI).square().sum() for part_TO in parts), start=x_TI.new_zeros(()))

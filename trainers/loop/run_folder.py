@@ -27,7 +27,7 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
 
     Raises `InputError` if another process has it, or if it belongs to a run with other settings and `resume` is true.
     """
-    folder = _work(output)
+    folder = work_of(output)
     if not is_first():
         yield folder
         return
@@ -60,13 +60,14 @@ def keep_result(work: Path, result: dict[str, Any]) -> None:
 def kept_result(output: Path) -> dict[str, Any] | None:
     """What `keep_result` wrote for `output`; None if there is nothing, or it is no longer whole."""
     try:
-        result: dict[str, Any] = json.loads((_work(output) / RESULT).read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads((work_of(output) / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return result
 
 
-def _work(output: Path) -> Path:
+def work_of(output: Path) -> Path:
+    """The work folder of the run that makes `output`, whether it is there or not."""
     return output.with_name(output.name.removesuffix(output.suffix) + ".run")
 
 

@@ -1,72 +1,83 @@
 """What a private run costs: from epsilon to the noise, and from noise to epsilon, by privacy loss distributions.
 
 A step draws each unit with probability q on its own, clips its gradient to a norm of C, and adds noise of deviation
-z C to the sum. What further is released (the mean of the owner's hidden states) is a Gaussian mechanism over all units
-with a noise of its own. All of it together is one composition, accounted by `dp-accounting` (PLD; Koskela et al. 2020,
-arXiv 1906.03049); neighbours differ by the presence of one unit.
+z C to the sum. What else is released (counts, the mean of the owner's hidden states) is a Gaussian mechanism with a
+noise of its own, over all units or a Poisson sample of them. All of it together is one composition, accounted by
+`dp-accounting` (PLD; Koskela et al. 2020, arXiv 1906.03049); neighbours differ by the presence of one unit.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from flexo.errors import InputError
 
-COARSE, FINE = 1e-3, 1e-4  # width of the bins of a privacy loss, for search and for what is claimed
+COARSE, FINE = 1e-2, 1e-3  # width of the bins of a privacy loss, for search and for what is claimed; both round up
 HIGHEST_NOISE = 1e4
 ACCOUNTANT = "dp-accounting PLD"
 
 
 @dataclass(frozen=True)
 class Release:
-    """Everything that a run releases of the owner's units."""
+    """One thing that a run gives away of the owner's units: a sum over some of them, with Gaussian noise."""
 
-    steps: int
-    rate: float  # q, the probability with which a step draws a unit
-    moments_noise: float | None = None  # deviation of the noise on the moments, over their sensitivity; None: none
-
-    def epsilon(self, noise: float, delta: float, width: float = FINE) -> float:
-        """The epsilon of the whole release at `delta`, with a noise multiplier z on each step."""
-        accountant = _accountant(width)
-        dp = _dp()
-        if self.moments_noise is not None:
-            accountant.compose(dp.GaussianDpEvent(self.moments_noise))
-        if self.steps:
-            accountant.compose(dp.PoissonSampledDpEvent(self.rate, dp.GaussianDpEvent(noise)), self.steps)
-        return float(accountant.get_epsilon(delta))
-
-    def noise_for(self, epsilon: float, delta: float) -> float:
-        """The smallest noise multiplier z, to a thousandth, at which the whole release costs at most `epsilon`.
-
-        Raises `InputError` if none does.
-        """
-        if self.epsilon(HIGHEST_NOISE, delta, COARSE) > epsilon:
-            raise InputError(
-                f"privacy.epsilon={epsilon:g} at delta={delta:g}: no noise on the gradients reaches it, for the "
-                "moments alone cost more. Give a larger epsilon, or a smaller privacy.moments_share."
-            )
-        low, high = 0.0, 1.0
-        while self.epsilon(high, delta, COARSE) > epsilon:
-            low, high = high, 2 * high
-        while high - low > 1e-3 * high:
-            middle = (low + high) / 2
-            low, high = (low, middle) if self.epsilon(middle, delta, COARSE) <= epsilon else (middle, high)
-        while self.epsilon(high, delta) > epsilon:  # the coarse bins round up; this is the rule, not the exception
-            high *= 1.001
-        return high
+    name: str
+    noise: float  # deviation over the sensitivity
+    rate: float = 1.0  # q, the probability with which a unit is in the sum
+    times: int = 1  # with units drawn anew each time
 
 
-def gaussian_noise_for(epsilon: float, delta: float) -> float:
-    """The noise multiplier of one Gaussian mechanism that costs `epsilon` at `delta`."""
-    low, high = 1e-3, 1.0
-    while Release(0, 1.0, high).epsilon(0.0, delta, COARSE) > epsilon:
-        high *= 2
+def spent(releases: Iterable[Release], delta: float, width: float = FINE) -> float:
+    """The epsilon of several releases together, at `delta`."""
+    return _spent(tuple(releases), delta, width)
+
+
+@lru_cache(maxsize=256)
+def _spent(releases: tuple[Release, ...], delta: float, width: float) -> float:
+    dp = _dp()
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant(dp.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=width)
+    for one in releases:
+        event = dp.GaussianDpEvent(one.noise)
+        accountant.compose(event if one.rate == 1 else dp.PoissonSampledDpEvent(one.rate, event), one.times)
+    return float(accountant.get_epsilon(delta))
+
+
+def with_noise_for(release: Release, epsilon: float, delta: float, others: Iterable[Release] = ()) -> Release:
+    """The release with the smallest noise, to a thousandth, at which it costs at most `epsilon` together with `others`.
+
+    Raises `InputError` if no noise does.
+    """
+    others = list(others)
+
+    def cost(noise: float, width: float) -> float:
+        return spent([*others, replace(release, noise=noise)], delta, width)
+
+    if cost(HIGHEST_NOISE, COARSE) > epsilon:
+        rest = f"; {', '.join(one.name for one in others)} alone cost {spent(others, delta):.3g}" if others else ""
+        raise InputError(
+            f"privacy.epsilon: no noise on the {release.name} reaches {epsilon:.3g} at delta={delta:.2g}{rest}. Give a "
+            "larger privacy.epsilon, or more text."
+        )
+    high = _smallest(lambda noise: cost(noise, COARSE) <= epsilon)
+    while cost(high, FINE) > epsilon:  # the coarse bins round up; this is the rule, not the exception
+        high *= 1.001
+    return replace(release, noise=high)
+
+
+def _smallest(holds: Callable[[float], bool]) -> float:
+    """The smallest number, to a thousandth, from which on something holds."""
+    low, high = 0.0, 1.0
+    while not holds(high):
+        low, high = high, 2 * high
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        cheap = Release(0, 1.0, middle).epsilon(0.0, delta, COARSE) <= epsilon
-        low, high = (low, middle) if cheap else (middle, high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
     return high
 
 
@@ -81,10 +92,3 @@ def _dp() -> Any:
     except ModuleNotFoundError:
         raise InputError("privacy=dp needs the package dp-accounting: pip install 'flexo[privacy]'") from None
     return dp_accounting
-
-
-def _accountant(width: float) -> Any:
-    dp = _dp()
-    from dp_accounting.pld import PLDAccountant
-
-    return PLDAccountant(dp.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=width)

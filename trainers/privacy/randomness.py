@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from flexo.errors import InputError
 
 KEY = "noise.key"
 KEY_BYTES = 32
+PATIENCE = 60.0  # seconds
 AT_ONCE = 1 << 20  # numbers
 PARTS = 4  # normal numbers in one that is used
 
@@ -35,26 +37,43 @@ class Secret:
         self._key = key
 
     @classmethod
-    def of(cls, folder: Path) -> Secret:
+    def of(cls, folder: Path, makes: bool = True) -> Secret:
         """The secret of a work folder: made at the first call, read at later ones.
+
+        Args:
+            folder: the work folder of a run.
+            makes: whether this process makes it; one that does not waits for a minute until another has.
 
         Raises `InputError` if the file is not what was written.
         """
         path = folder / KEY
-        if not path.exists():
+        waited = 0.0
+        while not makes and not _written(path) and waited < PATIENCE:
+            time.sleep(0.1)
+            waited += 0.1
+        if makes and not path.exists():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(os.urandom(KEY_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
-        key = path.read_bytes()
+        key = path.read_bytes() if path.exists() else b""
         if len(key) != KEY_BYTES:
             raise InputError(f"{path}: {len(key)} bytes, expected {KEY_BYTES}. The run cannot go on: start it over.")
         return cls(key)
 
+    @property
+    def name(self) -> str:
+        """Names the run without telling the key."""
+        return hashlib.sha256(b"name" + self._key).hexdigest()[:16]
+
     def uniform(self, purpose: str, number: int, count: int) -> Floats:
         """Numbers in [0, 1) with 53 random bits, [count]; the same for the same purpose and number."""
         return _uniform(self._stream(purpose, number), count)
+
+    def normals(self, purpose: str, number: int, count: int) -> Floats:
+        """Independent normal numbers of mean 0 and deviation 1, [count], as `normal` makes them."""
+        return _normals(self._stream(purpose, number), count)
 
     def normal(self, purpose: str, number: int, like: torch.Tensor, deviation: float) -> torch.Tensor:
         """Independent normal numbers of mean 0, in the shape of `like`, float32 on its device.
@@ -67,11 +86,15 @@ class Secret:
         drawn = np.empty(count, dtype=np.float32)
         for first in range(0, count, AT_ONCE):
             n = min(AT_ONCE, count - first)
-            drawn[first : first + n] = sum(_normal(stream, n) for _ in range(PARTS)) * (deviation / PARTS**0.5)
+            drawn[first : first + n] = _normals(stream, n) * deviation
         return torch.from_numpy(drawn).view(like.shape).to(like.device)
 
     def _stream(self, purpose: str, number: int) -> _Stream:
         return _Stream(self._key, hashlib.sha256(f"{purpose}/{number}".encode()).digest()[:12])
+
+
+def _written(path: Path) -> bool:
+    return path.exists() and path.stat().st_size == KEY_BYTES
 
 
 def destroy(folder: Path) -> None:
@@ -103,6 +126,11 @@ class _Stream:
 def _uniform(stream: _Stream, count: int) -> Floats:
     words = np.frombuffer(stream.read(8 * count), dtype="<u8")
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _normals(stream: _Stream, count: int) -> Floats:
+    parts: Floats = sum(_normal(stream, count) for _ in range(PARTS)) / PARTS**0.5
+    return parts
 
 
 def _normal(stream: _Stream, count: int) -> Floats:

@@ -48,7 +48,8 @@ class PoissonUnits:
     def batch(self, step: int) -> Batch:
         """A step's windows, unit by unit, then the public ones: `input_ids`, `labels`, `position_ids` [W, T] int64.
 
-        `unit` [W] numbers the units of the step from 0, or is `PUBLIC`; `own` [W] bool.
+        `unit` [W] numbers the units of the step from 0, or is `PUBLIC`; `own` [W] bool; `balance` [W] as of
+        `flexmix.packing.loaders.TrainLoader`, from the expected share of public windows.
         """
         drawn = self.drawn(step)
         chosen = [self._chosen(step, int(unit)) for unit in drawn]
@@ -59,7 +60,14 @@ class PoissonUnits:
             batch = {name: torch.cat([part, public[name]]) for name, part in batch.items()}
             unit_W = np.concatenate([unit_W, np.full(self.public_windows, PUBLIC)])
         unit = torch.from_numpy(unit_W.astype(np.int64))
-        return batch | {"unit": unit, "own": unit != PUBLIC}
+        return batch | {"unit": unit, "own": unit != PUBLIC, "balance": self._balance(unit != PUBLIC)}
+
+    def _balance(self, own_W: torch.Tensor) -> torch.Tensor:
+        own = self.rate * float(np.minimum(self.windows.windows_U, self.at_most).sum())
+        if not (own and self.public_windows):
+            return torch.ones(len(own_W))
+        total = own + self.public_windows
+        return torch.where(own_W, total / (2 * own), total / (2 * self.public_windows))
 
     def _chosen(self, step: int, unit: int) -> Indices:
         """At most so many of a unit's windows, without repetition, in their order."""
@@ -72,7 +80,7 @@ class PoissonUnits:
 
 def parts(batch: Batch, windows: int, rank: int = 0, devices: int = 1) -> Iterator[Batch]:
     """A device's share of a step in parts of at most so many windows, more where one unit has more; no unit is cut."""
-    unit_W = batch["unit"].numpy()
+    unit_W = batch["unit"].cpu().numpy()
     public = np.flatnonzero(unit_W == PUBLIC)
     units = [np.flatnonzero(unit_W == unit) for unit in range(unit_W.max(initial=PUBLIC) + 1)]
     pieces = [*units, *public[:, None]][rank::devices]

@@ -75,10 +75,16 @@ def test_both_containers_keep_every_bit(
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("expert-v1.pt", torch.bfloat16), ("expert-v1.safetensors", torch.float32)]
+    ("name", "dtype"),
+    [
+        ("expert-v1.pt", torch.bfloat16),
+        ("expert-v1.safetensors", torch.float32),
+        ("expert-v2.pt", torch.bfloat16),
+        ("expert-v2.safetensors", torch.float32),
+    ],
 )
-def test_golden_files_of_version_1_stay_readable(name: str, dtype: torch.dtype) -> None:
-    """These files were written once, by the first release of the format, and are never written again."""
+def test_golden_files_of_all_versions_stay_readable(name: str, dtype: torch.dtype) -> None:
+    """These files were written once, by the first release of each version, and are never written again."""
     expert = open_expert(GOLDEN / name)
     assert json.loads(json.dumps(expert.header.to_dict())) == json.loads((GOLDEN / f"{name}.json").read_text())
     start = 0
@@ -87,7 +93,7 @@ def test_golden_files_of_version_1_stay_readable(name: str, dtype: torch.dtype) 
         counted = (torch.arange(start, start + tensor.numel()) % 61 - 30) / 8
         assert torch.equal(tensor, counted.reshape(tensor.shape).to(dtype))
         start += tensor.numel()
-    assert expert.has_bias == (name == "expert-v1.pt")
+    assert expert.has_bias == name.endswith(".pt")
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

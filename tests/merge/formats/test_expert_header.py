@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from flexo.errors import ExpertFileError
 from merge.formats.anchor_folder import open_anchor
-from merge.formats.expert_header import Header, TensorInfo, parse_header
+from merge.formats.expert_header import Header, StatedPrivacy, TensorInfo, parse_header
 from merge.tensor_io.json_file import MAX_HEADER
-from tests.merge.tiny import expert_header
+from tests.merge.tiny import STATED, expert_header
 
 REMOVE = object()
 
@@ -24,6 +24,12 @@ REMOVE = object()
 def header(tiny_anchor: Path) -> Header:
     table = {"layers.0.router.weight": TensorInfo("F32", (32,), "a" * 64)}
     return expert_header("math", open_anchor(tiny_anchor)).with_tensors(table)
+
+
+@pytest.fixture(scope="module")
+def private(header: Header) -> Header:
+    """A header of version 2."""
+    return dataclasses.replace(header, privacy=STATED)
 
 
 def changed(header: Header, where: str, value: object) -> str:
@@ -47,7 +53,7 @@ def test_a_header_survives_the_round_trip(header: Header) -> None:
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        ("extra", "private text", "header has the field 'extra', which is not part of version 1"),
+        ("extra", "private text", "header has the field 'extra', which is not part of it"),
         ("training/extra", 1, "header.training has the field 'extra'"),
         ("evil\x1b[2J", 1, r"the field 'evil\\x1b\[2J'"),
         ("data", REMOVE, "header.data is missing"),
@@ -106,6 +112,36 @@ def test_every_wrong_field_is_named(header: Header, where: str, value: object, m
     assert str(refusal.value).isprintable() and len(str(refusal.value)) < 400
 
 
+def test_a_guarantee_survives_the_round_trip_as_version_2_alone(header: Header, private: Header) -> None:
+    assert (header.version, private.version) == (1, 2)
+    assert parse_header(private.to_json(), "x.pt", 2) == private
+    with pytest.raises(ExpertFileError, match=r"privacy has the field 'accountant'"):
+        parse_header(private.to_json(), "x.pt", 1)
+    with pytest.raises(ExpertFileError, match="version 2 whose header is one of version 1"):
+        parse_header(header.to_json(), "x.pt", 2)
+    short = {"mechanism": "DP-SGD", "epsilon": 8.0, "delta": 1e-6}
+    assert parse_header(changed(header, "privacy", short), "x.pt").to_dict()["privacy"] == short
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        ("unit", REMOVE, "header.privacy.unit is missing"),
+        ("samples", "private text", "header.privacy has the field 'samples'"),
+        ("epsilon", -1.0, "header.privacy.epsilon is -1, expected a number above 0"),
+        ("epsilon", float("nan"), "header.privacy.epsilon is nan, expected a finite number"),
+        ("delta", 1.5, "header.privacy.delta is 1.5, expected a number above 0, at most 1"),
+        ("noise_multiplier", 0.0, "header.privacy.noise_multiplier is 0, expected a number above 0"),
+        ("sampling_rate", 2, "header.privacy.sampling_rate is 2"),
+        ("released/gradients/rate", 0, "header.privacy.released.gradients.rate is 0"),
+        ("released/gradients/times", -3, "released.gradients.times is -3, expected a whole number"),
+    ],
+)
+def test_a_guarantee_that_nobody_can_give_is_refused(private: Header, where: str, value: object, message: str) -> None:
+    with pytest.raises(ExpertFileError, match=message):
+        parse_header(changed(private, f"privacy/{where}", value), "x.pt", 2)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -144,6 +180,7 @@ def test_the_specification_names_every_field() -> None:
 
     named = set(re.findall(r"`([a-zA-Z_.0-9]+)`", page))
     assert fields(Header) - named == set()
+    assert fields(StatedPrivacy, "privacy.") - named == set()
 
 
 def test_to_json_never_writes_what_json_has_not(header: Header) -> None:

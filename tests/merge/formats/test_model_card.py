@@ -28,7 +28,7 @@ def test_the_card_names_experts_licences_and_commands() -> None:
 def test_text_of_strangers_cannot_break_the_card() -> None:
     card = model_card(manifest(title="a | b <script> \\", licence="it's: [odd] # 'yes'"), "model")
     row = next(line for line in card.splitlines() if line.startswith("| 1 |"))
-    assert row.count(" | ") == 4 and "<script>" not in row and "\\|" in row
+    assert row.count(" | ") == 5 and "<script>" not in row and "\\|" in row
     assert front_matter(card)["license"] == "it's: [odd] # 'yes'"
 
 

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("dp_accounting", reason="the extra privacy is not installed")
 
 from flexo.errors import InputError
-from trainers.privacy.accounting import COARSE, Release, gaussian_noise_for
+from trainers.privacy.accounting import Release, spent, with_noise_for
 
 
 def gaussian_delta(epsilon: float, noise: float) -> float:
@@ -23,19 +23,20 @@ def gaussian_delta(epsilon: float, noise: float) -> float:
 
 
 def test_one_gaussian_is_what_the_formula_says() -> None:
-    noise = gaussian_noise_for(1.0, 1e-5)
+    noise = with_noise_for(Release("counts", 1.0), 1.0, 1e-5).noise
     assert gaussian_delta(1.0, noise) == pytest.approx(1e-5, rel=0.02)
-    assert Release(1, 1.0).epsilon(noise, 1e-5) == pytest.approx(1.0, rel=2e-3)
+    assert spent([Release("counts", noise)], 1e-5) == pytest.approx(1.0, rel=2e-3)
 
 
-def test_noise_reaches_the_epsilon_and_no_more() -> None:
-    release = Release(steps=20, rate=0.2)
-    noise = release.noise_for(4.0, 1e-4)
-    assert 0.99 * 4 < release.epsilon(noise, 1e-4) <= 4
-    assert Release(20, 0.2, moments_noise=3.0).noise_for(4.0, 1e-4) > noise
+def test_noise_reaches_the_epsilon_with_all_else_and_no_more() -> None:
+    steps = Release("gradients", 1.0, rate=0.2, times=20)
+    alone = with_noise_for(steps, 4.0, 1e-4)
+    assert 0.99 * 4 < spent([alone], 1e-4) <= 4
+    moments = Release("moments", 3.0)
+    beside = with_noise_for(steps, 4.0, 1e-4, [moments])
+    assert beside.noise > alone.noise and 0.99 * 4 < spent([beside, moments], 1e-4) <= 4
 
 
-def test_moments_that_cost_more_than_all_are_refused() -> None:
-    with pytest.raises(InputError, match="moments alone cost more"):
-        Release(20, 0.2, moments_noise=0.5).noise_for(1.0, 1e-4)
-    assert Release(0, 1.0, 0.5).epsilon(0.0, 1e-4, COARSE) > 1
+def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:
+    with pytest.raises(InputError, match="no noise on the gradients reaches 1 .* moments alone cost"):
+        with_noise_for(Release("gradients", 1.0, 0.2, 20), 1.0, 1e-4, [Release("moments", 0.5)])
