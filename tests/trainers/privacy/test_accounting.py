@@ -38,5 +38,5 @@ def test_noise_reaches_the_epsilon_with_all_else_and_no_more() -> None:
 
 
 def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:
-    with pytest.raises(InputError, match="no noise on the gradients reaches 1 .* moments alone cost"):
+    with pytest.raises(InputError, match=r"no noise on the gradients reaches 1 .* moments alone cost"):
         with_noise_for(Release("gradients", 1.0, 0.2, 20), 1.0, 1e-4, [Release("moments", 0.5)])

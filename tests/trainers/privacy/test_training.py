@@ -140,7 +140,7 @@ def test_several_sources_and_the_start_of_an_expert_are_refused(
     more = shard(tmp_path / "more.jsonl.gz", "math", 40)
     both = (WeightedText(shards / "math/train.jsonl.gz"), WeightedText(more))
     data = data_options(tmp_path / "tokens", public_share=0.25, mixture=both)
-    with pytest.raises(InputError, match="data.mixture: somebody may be in several sources"):
+    with pytest.raises(InputError, match=r"data\.mixture: somebody may be in several sources"):
         private(data=data, domain=Domain("math"))
     plain = train("math", output=tmp_path / "plain.pt").path
     with pytest.raises(InputError, match=r"model.start: .*privacy.public_start=true"):
