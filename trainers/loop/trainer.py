@@ -6,6 +6,7 @@ Everything about an unfinished run is in a work folder beside its output (`exper
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from flexo.console import keep_freed_memory
 from flexo.errors import InputError
 from trainers.distributed import StrategyName, is_first, make_strategy
 from trainers.loop.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
+from trainers.loop.finite import NotFiniteError
 from trainers.loop.module import LitAnchor
 from trainers.loop.run_folder import CHECKPOINT
 from trainers.slurm.jobs import slurm_environment
@@ -100,13 +102,25 @@ def fit(trainer: L.Trainer, lit: LitAnchor, texts: TextModule, checkpoint: Path)
 
     Returns:
         Held-out metrics before the first step and after the last.
+
+    Raises:
+        InputError: a loss, a gradient or a weight is not finite; the checkpoint is that of before.
     """
     keep_freed_memory()
     try:
         before = _validate(trainer, lit, texts)
+        for name, value in before.items():
+            if not math.isfinite(value):
+                raise InputError(f"{name} is {value} before training. Is the model damaged, or run.precision wrong?")
         begun = str(checkpoint) if checkpoint.exists() else None
         trainer.fit(lit, datamodule=texts, ckpt_path=begun, weights_only=True)
         after = _validate(trainer, lit, texts)
+    except NotFiniteError as error:
+        kept = f"The checkpoint of before is kept: {checkpoint}." if checkpoint.exists() else "No checkpoint was made."
+        raise InputError(
+            f"{error} {kept} The same command comes to the same step. Look at what it read there, or start over with "
+            "resume=false and a smaller optimizer.lr, a smaller run.clip or run.precision=32-true."
+        ) from None
     except Stopped as stopped:
         if is_first():
             sys.stderr.write(stopped.said + "\n")
