@@ -9,9 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from flexo.errors import InputError
+from flexo.locks import hold
 from flexo.verbosity import note
 from merge.tensor_io.json_file import write_json
 from trainers.distributed import is_first
@@ -33,23 +32,17 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{folder}: another run is working here. Wait for it, or choose another output.") from None
-    try:
-        _check_settings(folder, settings, resume)
-        yield folder
-    except BaseException:
-        if folder in made and not (folder / CHECKPOINT).exists():
-            shutil.rmtree(folder)
-            for parent in made[1:]:
-                with suppress(OSError):  # something else is in it by now
-                    parent.rmdir()
-        raise
-    finally:
-        lock.release()
+    with hold(folder / "lock", f"{folder}: another run is working here. Wait for it, or choose another output."):
+        try:
+            _check_settings(folder, settings, resume)
+            yield folder
+        except BaseException:
+            if folder in made and not (folder / CHECKPOINT).exists():
+                shutil.rmtree(folder)
+                for parent in made[1:]:
+                    with suppress(OSError):  # something else is in it by now
+                        parent.rmdir()
+            raise
 
 
 def keep_result(work: Path, result: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from flexo.errors import InputError
+from flexo.locks import hold
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.architecture import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from merge.formats.expert_file import open_expert
@@ -166,10 +167,8 @@ def test_a_run_killed_after_its_file_was_written_is_found_finished(
 
 
 def test_two_runs_at_once_into_one_file_are_refused(train: Train, tmp_path: Path) -> None:
-    from filelock import FileLock
-
     (tmp_path / "math.run").mkdir()
-    with FileLock(tmp_path / "math.run/lock"), pytest.raises(InputError, match="another run is working here"):
+    with hold(tmp_path / "math.run/lock"), pytest.raises(InputError, match="another run is working here"):
         train("math")
 
 
