@@ -9,13 +9,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from flexo.atomic_files import new_file
 from flexo.errors import InputError
 from flexo.locks import hold
 from flexo.verbosity import note
 from merge.tensor_io.json_file import write_json
 from trainers.distributed import is_first
 
-CHECKPOINT, RESULT = "last.ckpt", "result.json"
+CHECKPOINT, SETTINGS, RESULT = "last.ckpt", "settings.json", "result.json"
 
 
 @contextmanager
@@ -45,6 +46,12 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
             raise
 
 
+def kept_settings(output: Path) -> dict[str, Any]:
+    """The settings of the unfinished run for `output`; nothing if there is none."""
+    work = _work(output)
+    return _settings_of(work) if (work / CHECKPOINT).exists() else {}
+
+
 def keep_result(work: Path, result: dict[str, Any]) -> None:
     """Notes what identifies the file that is about to be written, so that a later start recognises it."""
     write_json(work / RESULT, result)
@@ -65,11 +72,10 @@ def _work(output: Path) -> Path:
 
 def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None:
     """Starts a work folder, or recognises it by its settings."""
-    path, checkpoint = folder / "settings.json", folder / CHECKPOINT
+    path, checkpoint = folder / SETTINGS, folder / CHECKPOINT
     if not resume:
         checkpoint.unlink(missing_ok=True)
-    if checkpoint.exists() and path.exists():
-        earlier = json.loads(path.read_text())
+    if checkpoint.exists() and (earlier := _settings_of(folder)):
         ours = json.loads(json.dumps(settings))
         if differing := sorted(name for name in earlier.keys() | ours.keys() if earlier.get(name) != ours.get(name)):
             name = differing[0]
@@ -79,4 +85,15 @@ def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> Non
                 "another output."
             )
         note(f"resuming from {checkpoint}")
-    write_json(path, settings)
+    with new_file(path, replace=True) as partial:
+        write_json(partial, settings)
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    try:
+        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise InputError(f"{folder / SETTINGS}: damaged. Start over with resume=false.") from None
+    return settings

@@ -10,7 +10,7 @@ import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L  # noqa: N812 - the name everyone uses
 import torch
@@ -50,11 +50,10 @@ class TrainerOptions:
             raise InputError(
                 f"run: devices {self.devices}, nodes {self.nodes} and accumulate {self.accumulate} must be positive."
             )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of computation, in which what is frozen is held."""
-        return torch.bfloat16 if resolve_precision(self.precision).startswith("bf16") else torch.float32
+        if self.precision.startswith("16"):
+            raise InputError(
+                f"run.precision={self.precision}: fp16 needs loss scaling, which flexo leaves out; use bf16-mixed."
+            )
 
     def prepare(self, model: Any) -> None:
         """Applies to a model what these options change about it before training."""
@@ -69,7 +68,7 @@ def make_trainer(options: TrainerOptions, work: Path, logger: Any, progress: Tok
     """Lightning's trainer for one run, whose checkpoints go to `work`.
 
     Args:
-        options: what it is told.
+        options: what it is told; its precision has been resolved.
         work: the run's work folder.
         logger: makes a logger of Lightning's from `save_dir`, or None.
         progress: the bar on a terminal, and the rates in the log.
@@ -80,7 +79,7 @@ def make_trainer(options: TrainerOptions, work: Path, logger: Any, progress: Tok
         num_nodes=options.nodes,
         strategy=make_strategy(options.strategy, options.devices * options.nodes),
         accumulate_grad_batches=options.accumulate,
-        precision=resolve_precision(options.precision),
+        precision=cast(Any, options.precision),  # Lightning names them one by one
         max_epochs=1,
         check_val_every_n_epoch=2,  # held-out text is read before and after, by us
         gradient_clip_val=options.clip or None,
@@ -133,13 +132,11 @@ def fit(trainer: L.Trainer, lit: LitAnchor, texts: TextModule, checkpoint: Path)
     return before, after
 
 
-def resolve_precision(precision: str) -> Any:
+def resolve_precision(precision: str, accelerator: str) -> str:
     """`auto` is bf16 where the hardware computes in it, else fp32; anything else is Lightning's own name."""
-    if precision.startswith("16"):
-        raise InputError(f"run.precision={precision}: fp16 needs loss scaling, which flexo leaves out; use bf16-mixed.")
     if precision != "auto":
         return precision
-    if torch.cuda.is_available():
+    if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     cpu = torch.cpu.get_capabilities()
     return "bf16-mixed" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "32-true"
