@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -62,7 +63,7 @@ def _with_levels(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @functools.wraps(function)
         def called(*given: Any, quiet: bool, verbose: bool, **options: Any) -> Any:
             set_level(quiet, verbose)
-            return function(*given, **options)
+            return function(*given, **{name: at_home(value) for name, value in options.items()})
 
         signature = inspect.signature(function, eval_str=True)
         called.__dict__["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), *added])
@@ -70,6 +71,13 @@ def _with_levels(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return function
 
     return decorate
+
+
+def at_home(value: Any) -> Any:
+    """An option with `~` expanded in it, if it is a path: a shell leaves `--anchor=~/anchor` as it is."""
+    if isinstance(value, list):
+        return [at_home(part) for part in value]
+    return value.expanduser() if isinstance(value, Path) else value
 
 
 def new_app(help: str) -> App:

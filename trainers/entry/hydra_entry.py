@@ -31,6 +31,7 @@ from flexo.config_dir import config_dir
 from flexo.console import refusals, session
 from flexo.errors import InputError
 from flexo.verbosity import is_verbose, take_flags
+from trainers.entry.typed_values import at_home, readable
 
 if TYPE_CHECKING:
     from trainers.loop.run import Run
@@ -66,6 +67,7 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     with session(), refusals():
         sys.argv[1:] = take_flags(sys.argv[1:])
         try:
+            sys.argv[1:] = readable(sys.argv[1:], command_called(config_name).usage)
             _refuse_choices_that_are_no_names(sys.argv[1:])
             if {"-h", "--help"}.isdisjoint(sys.argv):
                 decorated()
@@ -102,6 +104,7 @@ def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ())
         value = OmegaConf.select(cfg, name)
         if OmegaConf.is_config(value):
             value = cast(Any, OmegaConf.to_container(value, resolve=True))
+        value = at_home(value)
     except OmegaConfBaseException as error:
         raise InputError(f"{name}: {str(error).splitlines()[0]}.") from None
     if isinstance(value, dict):
