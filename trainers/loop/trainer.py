@@ -86,7 +86,7 @@ def make_trainer(options: TrainerOptions, work: Path, logger: Any, progress: Tok
         log_every_n_steps=options.log_every,
         logger=logger(save_dir=work) if logger else False,
         callbacks=[progress, Checkpoints(work / CHECKPOINT, options.checkpoint_seconds)],
-        plugins=[WholeFiles(), *slurm_environment()],
+        plugins=[WholeFiles(), *slurm_environment(options.devices, options.nodes)],
         default_root_dir=work,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -213,6 +213,13 @@ def test_a_run_killed_after_its_file_was_written_is_found_finished(
         train("math")
 
 
+def test_a_terminal_inside_a_job_of_several_tasks_is_one_process(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in salloc, Jupyter or an editor on a cluster: SLURM has started no process of this run."""
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "jupyter", "SLURM_NTASKS": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert train("math").header.training.steps == 12
+
+
 def test_two_runs_at_once_into_one_file_are_refused(train: Train, tmp_path: Path) -> None:
     (tmp_path / "math.run").mkdir()
     with hold(tmp_path / "math.run/lock"), pytest.raises(InputError, match="another run is working here"):
