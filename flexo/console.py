@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from flexo.atomic_files import FULL
+from flexo.cpu_threads import share_processors
 from flexo.errors import InputError
 from flexo.verbosity import (
     QUIET_FLAGS,
@@ -106,8 +107,12 @@ def run(app: Callable[[], object]) -> None:
 
 @contextmanager
 def session() -> Iterator[None]:
-    """The time of one command: its `-q` or `-v` ends with it, and under `-v` it says at the end what it took."""
+    """The time of one command: its `-q` or `-v` ends with it, and under `-v` it says at the end what it took.
+
+    No command has imported PyTorch by then, so this is where its threads are told how to share the machine.
+    """
     began = time.monotonic()
+    share_processors()
     with kept_level():
         try:
             yield

@@ -27,6 +27,7 @@ from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.packing.mixture import WeightedWindows
 from flexmix.packing.windows import Packed
 from flexo.atomic_files import refuse_occupied
+from flexo.cpu_threads import threads_of_one
 from flexo.errors import InputError
 from flexo.verbosity import note
 from trainers.data import DataOptions
@@ -156,6 +157,8 @@ class Run:
         Returns:
             Held-out metrics before the first step and after the last.
         """
+        if (threads := threads_of_one(self.trainer.devices)) is not None:
+            torch.set_num_threads(threads)
         peak = peak_flops(self.trainer.devices * self.trainer.nodes)
         progress = TokenProgress(label, self.data.tokens_per_step, lit.steps, flops_per_token, peak)
         trainer = make_trainer(replace(self.trainer, precision=self.precision), work, self.logger, progress)

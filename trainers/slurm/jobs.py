@@ -18,6 +18,7 @@ from typing import Any
 
 from hydra.core.utils import filter_overrides
 
+from flexo.cpu_threads import given_environment
 from flexo.errors import InputError
 
 ARRAY = 1001  # SLURM's own MaxArraySize
@@ -118,7 +119,7 @@ def submit(runs: list[ArrayRun], command: list[str], options: SlurmOptions, fold
     folder.mkdir(parents=True, exist_ok=True)
     # run_hydra has set the first for itself, and a job is to refuse in one message; the others may be those of a job in
     # which we run, and srun would take them for its options
-    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    environment = {name: value for name, value in given_environment().items() if name != "HYDRA_FULL_ERROR"}
     if "SLURM_JOB_ID" in environment:
         environment = {n: v for n, v in environment.items() if not n.startswith("SLURM_") or n == "SLURM_CONF"}
     arrays: list[Array] = []
@@ -184,7 +185,9 @@ def slurm_environment(devices: int, nodes: int) -> list[Any]:
     Raises:
         InputError: the step has another number of tasks than the run has devices.
     """
-    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if "SLURM_NTASKS" not in os.environ and "SLURM_JOB_ID" not in os.environ:
         return []
