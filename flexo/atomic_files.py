@@ -1,10 +1,11 @@
 """Output that appears whole or not at all: work in a hidden neighbour, sync it, rename it into place.
 
-    with new_folder(Path("model")) as partial:      # .model.partial-HOST-4711 beside it
+    with new_folder(Path("model")) as partial:      # .model.partial-HOST-5f3a91c2 beside it
         ...                                         # an exception, Ctrl-C or a full disk removes it again
 
-A process killed outright leaves its hidden neighbour behind; the next run on that machine for the same target removes
-it. On a shared disk, other machines cannot know whether the process lives, and leave it alone.
+While it is worked on, `.model.partial-HOST-5f3a91c2.lock` is locked. A process killed outright leaves both behind; the
+next run under that host name for the same target finds that it can lock the file, and removes both. Other machines,
+whose locks may not reach this one, leave them alone, and so does everybody where the file system has no locks.
 """
 
 from __future__ import annotations
@@ -14,19 +15,23 @@ import glob
 import hashlib
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flexo.errors import InputError
+from flexo.locks import NoLocksError, take
 
 CHUNK = 1 << 20  # what stays in a core's cache between reading, hashing and writing
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY,
-    errno.EXDEV, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG,
+    errno.EXDEV, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EIO, errno.ESTALE,
 )  # fmt: skip
+NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
+LOCK = ".lock"  # behind the name of a hidden neighbour
 
 
 @contextmanager
@@ -95,16 +100,16 @@ def _partial(target: Path) -> Iterator[tuple[Path, Path]]:
     if "\0" in str(target):
         raise InputError(f"{str(target)!r}: a name with a zero byte in it, which no disk takes. Choose another output.")
     final = Path(os.path.realpath(target))
-    partial = partial_of(final, os.getpid())
+    partial = partial_of(final)
     with _os_refusals(target):
         missing = [parent for parent in final.parents if not parent.exists()]
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(final)
-            yield partial, final
+            with _locked(partial):
+                yield partial, final
             sync(final.parent)
         finally:
-            _remove(partial)
             for parent in missing:
                 with suppress(OSError):  # not empty, or never made
                     parent.rmdir()
@@ -133,31 +138,46 @@ def _os_refusals(target: Path) -> Iterator[None]:
 def _on_the_way(missing: object, target: Path) -> bool:
     """Whether what is missing is a parent of `target` or its hidden neighbour: as in /proc, where none can be made."""
     final = Path(os.path.realpath(target))
-    return isinstance(missing, str) and Path(missing) in (*final.parents, partial_of(final, os.getpid()))
+    if not isinstance(missing, str):
+        return False
+    return Path(missing) in final.parents or missing.startswith(str(final.with_name(_neighbour(final))))
 
 
-def partial_of(target: Path, pid: int | str) -> Path:
-    """Where process `pid` of this machine works on `target`."""
-    return target.with_name(f".{target.name}.partial-{platform.node()}-{pid}")
+def partial_of(target: Path) -> Path:
+    """Where to work on `target`: a hidden neighbour, another one for each call."""
+    return target.with_name(_neighbour(target) + secrets.token_hex(4))
+
+
+def _neighbour(target: Path) -> str:
+    """What the names of all hidden neighbours begin with that are made here."""
+    return f".{target.name}.partial-{platform.node()}-"
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Shows others that somebody works on `partial`; removes it at the end."""
+    lock = partial.with_name(partial.name + LOCK)
+    descriptor = None
+    try:
+        with suppress(NoLocksError):
+            descriptor = take(lock)
+        yield
+    finally:
+        _remove(partial)
+        with suppress(OSError):  # what was made is whole
+            lock.unlink()
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _remove_abandoned(target: Path) -> None:
-    for path in target.parent.glob(glob.escape(partial_of(target, "").name) + "*"):
-        pid = path.name.rpartition("-")[2]
-        if pid.isdecimal() and not _alive(int(pid)):
-            _remove(path)
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
+    """Removes the hidden neighbours of `target` that nobody works on any more."""
+    for lock in target.parent.glob(glob.escape(_neighbour(target)) + "*" + LOCK):
+        with suppress(NoLocksError, OSError):  # where it cannot be known, they stay
+            if (descriptor := take(lock)) is not None:
+                _remove(lock.with_name(lock.name.removesuffix(LOCK)))
+                lock.unlink(missing_ok=True)
+                os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
@@ -168,9 +188,13 @@ def _remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Waits until a file, or the names in a folder, are on the disk. Some file systems cannot be asked to."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise

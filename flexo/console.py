@@ -12,11 +12,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flexo.atomic_files import FULL
+from flexo.cpu_threads import share_processors
 from flexo.errors import InputError
 from flexo.verbosity import (
     QUIET_FLAGS,
@@ -62,7 +64,7 @@ def _with_levels(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @functools.wraps(function)
         def called(*given: Any, quiet: bool, verbose: bool, **options: Any) -> Any:
             set_level(quiet, verbose)
-            return function(*given, **options)
+            return function(*given, **{name: at_home(value) for name, value in options.items()})
 
         signature = inspect.signature(function, eval_str=True)
         called.__dict__["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), *added])
@@ -70,6 +72,13 @@ def _with_levels(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return function
 
     return decorate
+
+
+def at_home(value: Any) -> Any:
+    """An option with `~` expanded in it, if it is a path: a shell leaves `--anchor=~/anchor` as it is."""
+    if isinstance(value, list):
+        return [at_home(part) for part in value]
+    return value.expanduser() if isinstance(value, Path) else value
 
 
 def new_app(help: str) -> App:
@@ -98,8 +107,12 @@ def run(app: Callable[[], object]) -> None:
 
 @contextmanager
 def session() -> Iterator[None]:
-    """The time of one command: its `-q` or `-v` ends with it, and under `-v` it says at the end what it took."""
+    """The time of one command: its `-q` or `-v` ends with it, and under `-v` it says at the end what it took.
+
+    No command has imported PyTorch by then, so this is where its threads are told how to share the machine.
+    """
     began = time.monotonic()
+    share_processors()
     with kept_level():
         try:
             yield

@@ -9,12 +9,18 @@ PLAIN = re.compile(r"[A-Za-z_./][\w./+-]*", re.ASCII)  # what Hydra's grammar ta
 WORDS = ("null", "true", "false", "nan", "inf")  # that it takes for something else than text
 
 
-def override(name: str, value: object) -> str:
-    """`name=value` for a command line: `'domain.train="a (1)/x.jsonl"'` for the path `a (1)/x.jsonl`."""
-    text = str(value)
-    if not PLAIN.fullmatch(text) or text.lower() in WORDS:
-        text = '"' + re.sub(r'(\\*)("|$)', _escaped, text) + '"'
-    return shlex.quote(f"{name}={text}")
+def override(name: str, *values: object) -> str:
+    """`name=value` for a command line: `'domain.train="a (1)/x.jsonl"'` for the path `a (1)/x.jsonl`.
+
+    Several values are those of a multirun.
+    """
+    return shlex.quote(f"{name}={','.join(_text(str(value)) for value in values)}")
+
+
+def _text(value: str) -> str:
+    if PLAIN.fullmatch(value) and value.lower() not in WORDS:
+        return value
+    return '"' + re.sub(r'(\\*)("|$)', _escaped, value) + '"'
 
 
 def _escaped(quote: re.Match[str]) -> str:

@@ -43,7 +43,7 @@ from trainers.expert.cost_plan import Load, plan_cost, whole_flops_per_token
 from trainers.loop.curves import draw_curves
 from trainers.loop.module import LitAnchor
 from trainers.loop.run import Run
-from trainers.loop.trainer import Metrics, resolve_precision
+from trainers.loop.trainer import Metrics
 from trainers.owner import OwnerOptions, count_own, find_owner
 from trainers.router.module import LitRouted
 
@@ -146,7 +146,7 @@ def _lit(start: Path, model: WholeOptions, run: Run, held_out_names: Sequence[st
 def _training(run: Run, flops: float, before: Metrics, after: Metrics) -> dict[str, Any]:
     """What the folder says of training; `flops` are those of a token."""
     return run.extent | {
-        "precision": resolve_precision(run.trainer.precision),
+        "precision": run.precision,
         "learning_rate": run.optimizer.lr,
         "weight_decay": run.optimizer.weight_decay,
         "public_share": run.data.public_share,

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from evals.scoring.held_out import PUBLIC, find_domains
 from flexmix.documents.corpus import find_split
 from flexmix.tokens.shard import text_digest
 from flexo.atomic_files import new_file
 from flexo.errors import InputError
+from flexo.locks import hold
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.expert_header import check_domain
 from merge.tensor_io.json_file import read_json, write_json
@@ -73,15 +72,9 @@ def text_to_come(domains: Sequence[str]) -> StudyText:
 def study_folder(folder: Path) -> Iterator[Path]:
     """Makes the folder and locks it; raises `InputError` if another study has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{folder}: another study is running here. Wait for it, or choose another output.") from None
-    try:
+    busy = f"{folder}: another study is running here. Wait for it, or choose another output."
+    with hold(folder / "lock", busy):
         yield folder
-    finally:
-        lock.release()
 
 
 def link(folder: Path, name: str, target: Path) -> None:

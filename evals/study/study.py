@@ -6,9 +6,7 @@ run_study(study, StudyOptions(Path("study"), seeds=(0, 1)))
 from __future__ import annotations
 
 import importlib.util
-import os
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from evals.study.recipe import Study
 from evals.study.results import join_results, named, seeds_of
 from evals.study.runner import Runner
 from evals.study.steps import Step, study_steps
+from flexo.cpu_threads import usable_cores
 from flexo.errors import InputError
 
 MOST_JOBS = 8
@@ -58,8 +57,7 @@ class StudyOptions:
 
     @property
     def jobs_at_once(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        return self.jobs or min(MOST_JOBS, cores)
+        return self.jobs or min(MOST_JOBS, usable_cores())
 
 
 def run_study(study: Study, options: StudyOptions, say: Callable[[str], None] = print) -> None:

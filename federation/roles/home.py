@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from federation.store.opening import open_place
 from federation.store.place import Place, StoreError
 from flexo.atomic_files import new_file, partial_of
 from flexo.errors import InputError
+from flexo.locks import hold
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Home:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time: TUF's client asks for that."""
-        with FileLock(self.folder / ".lock"):
+        with hold(self.folder / ".lock"):
             yield
 
     def cached(self, name: str, sha256: str, most: int) -> bytes:
@@ -76,7 +74,7 @@ class Home:
             )
         if not self.place.near:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = partial_of(path, os.getpid())
+            partial = partial_of(path)
             partial.write_bytes(data)  # not synced: what a crash leaves of it is fetched again
             partial.replace(path)
         return data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -45,7 +44,7 @@ class FolderPlace(Place):
         final = self.folder / name
         with self._refusals(name):
             final.parent.mkdir(parents=True, exist_ok=True)
-            partial = partial_of(final, f"{secrets.token_hex(4)}-{os.getpid()}")
+            partial = partial_of(final)
             try:
                 with partial.open("wb") as file:
                     file.write(data)

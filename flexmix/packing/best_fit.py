@@ -41,7 +41,7 @@ class BestFit:
     packing: Packing = "best_fit"
 
     def __init__(self, shard: TokenShard, length: int, where: str = "text", loss_on: LossOn = "all") -> None:
-        self.shard, self.length, self.loss_on = shard, length, loss_on
+        self.shard, self.length, self.loss_on, self.where = shard, length, loss_on, where
         start_C, size_C = _chunks(shard.starts, length)
         if loss_on == "assistant":
             check_answers(shard, where)
@@ -59,6 +59,11 @@ class BestFit:
     def padding(self) -> float:
         """The share of positions that hold no text."""
         return 1 - int(self.size_C.sum()) / (len(self) * self.length)
+
+    def documents(self, index: int) -> Indices:
+        """Which documents of the shard a window has text of, by number from 0."""
+        start_C = self.start_C[self.first_W[index] : self.first_W[index + 1]]
+        return np.unique(np.searchsorted(self.shard.starts, start_C, side="right") - 1)
 
     def read(self, indices: Indices) -> Batch:
         """Windows as `input_ids`, `labels` and `position_ids`, each [B, T] int64. Padding is the end-of-text token."""

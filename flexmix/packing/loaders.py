@@ -35,6 +35,9 @@ class Rows(Protocol):
     def order(self) -> list[dict[str, Any]]:
         """What decides about the order, in plain values, for checkpoints."""
 
+    def window(self, place: int) -> tuple[Packed, int]:
+        """Which window of what is at a place of the order."""
+
 
 class Stream:
     """The endless order of a shard's windows: every epoch a new permutation, fixed by (seed, epoch)."""
@@ -45,10 +48,13 @@ class Stream:
 
     def at(self, places: Indices) -> Batch:
         """The windows at these places of the order."""
-        epochs, within = np.divmod(places, len(self.windows))
-        order = [self._epoch_order(int(e))[p] for e, p in zip(epochs, within, strict=True)]
-        batch = self.windows.read(np.array(order, dtype=np.int64))
+        batch = self.windows.read(np.array([self.window(place)[1] for place in places], dtype=np.int64))
         return batch | {"source": torch.zeros(len(places), dtype=torch.int64)}
+
+    def window(self, place: int) -> tuple[Packed, int]:
+        """Which window of what is at a place of the order."""
+        epoch, within = divmod(int(place), len(self.windows))
+        return self.windows, int(self._epoch_order(epoch)[within])
 
     def read(self, first: int, count: int) -> Batch:
         """`count` windows from place `first` of the order on."""
@@ -124,20 +130,23 @@ class TrainLoader:
         """This device's rows of batch `k`, or a part of them. Rows are handed to the public text so that its share
         holds over any stretch of batches.
         """
-        before, after = self._public_rows(k), self._public_rows(k + 1)
-        n_own = self.batch_size - (after - before)
-        seat = self.seat
-        mine = np.arange(seat.rank + seat.devices * part, self.batch_size, seat.devices * seat.parts)
-        own = mine < n_own
-        batch = self.own.at(k * self.batch_size - before + mine[own])
+        own_places, public_places = self._places(k, part)
+        own = np.arange(len(own_places) + len(public_places)) < len(own_places)
+        batch = self.own.at(own_places)
         if not own.all():
             assert self.public is not None
-            public = self.public.at(before + mine[~own] - n_own)
+            public = self.public.at(public_places)
             public["source"].fill_(-1)
             batch = {name: torch.cat([rows, public[name]]) for name, rows in batch.items()}
         weights = [1 / (2 * share) for share in (1 - self.share, self.share)] if self.share else [1.0, 1.0]
         balance = np.where(own, *weights).astype(np.float32)
         return batch | {"own": torch.from_numpy(own), "balance": torch.from_numpy(balance)}
+
+    def windows(self, k: int, part: int = 0) -> list[tuple[Packed, int]]:
+        """Which windows `batch` reads, row by row, to say where something went wrong."""
+        own, public = self._places(k, part)
+        found = [self.own.window(place) for place in own.tolist()]
+        return found + [self.public.window(place) for place in public.tolist() if self.public is not None]
 
     def order(self) -> dict[str, Any]:
         """What a number of batches means: it counts the same batches only where this is the same."""
@@ -149,6 +158,15 @@ class TrainLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
+
+    def _places(self, k: int, part: int) -> tuple[Indices, Indices]:
+        """Where in the orders of own and of public text this device's rows of batch `k`, or a part of them, are."""
+        before, after = self._public_rows(k), self._public_rows(k + 1)
+        n_own = self.batch_size - (after - before)
+        seat = self.seat
+        mine = np.arange(seat.rank + seat.devices * part, self.batch_size, seat.devices * seat.parts)
+        own = mine < n_own
+        return k * self.batch_size - before + mine[own], before + mine[~own] - n_own
 
     def _public_rows(self, batches: int) -> int:
         return int(batches * self.batch_size * self.share)

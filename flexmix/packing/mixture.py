@@ -91,16 +91,26 @@ class Mixture:
         rows: list[list[int]] = [[] for _ in self.streams]  # of the batch, by stream
         within: list[list[int]] = [[] for _ in self.streams]  # places in the stream's own order
         for row, place in enumerate(places.tolist()):
-            before, after = self.counts(place), self.counts(place + 1)
-            stream = next(n for n, (was, now) in enumerate(zip(before, after, strict=True)) if now > was)
+            stream, at = self._stream(place)
             rows[stream].append(row)
-            within[stream].append(before[stream])
+            within[stream].append(at)
         parts = [
             stream.at(np.array(at, dtype=np.int64)) | {"source": torch.full((len(at),), n)}
             for n, (stream, at) in enumerate(zip(self.streams, within, strict=True))
         ]
         back = torch.tensor([row for part in rows for row in part]).argsort()
         return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+
+    def window(self, place: int) -> tuple[Packed, int]:
+        """Which window of what is at a place of the order."""
+        stream, at = self._stream(place)
+        return self.streams[stream].window(at)
+
+    def _stream(self, place: int) -> tuple[int, int]:
+        """Which stream the row at a place is of, and its place in that stream's own order."""
+        before, after = self.counts(place), self.counts(place + 1)
+        stream = next(n for n, (was, now) in enumerate(zip(before, after, strict=True)) if now > was)
+        return stream, before[stream]
 
     def order(self) -> list[dict[str, Any]]:
         return [stream.order()[0] | {"part": part} for stream, part in zip(self.streams, self.parts, strict=True)]

@@ -27,17 +27,19 @@ class UnitWindows:
         shard: of at least one document.
         length: T, tokens in a window.
         unit_S: the unit of each document of the shard, any integers, [documents]; None: each is one of its own.
+        where: the shard's text, for messages.
     """
 
     packing = "units"
     loss_on: LossOn = "all"
 
-    def __init__(self, shard: TokenShard, length: int, unit_S: Indices | None = None) -> None:
+    def __init__(self, shard: TokenShard, length: int, unit_S: Indices | None = None, where: str = "text") -> None:
         assert unit_S is None or len(unit_S) == shard.documents, "units and documents do not fit"
-        self.shard, self.length = shard, length
+        self.shard, self.length, self.where = shard, length, where
         units = np.arange(shard.documents) if unit_S is None else np.unique(unit_S, return_inverse=True)[1]
         order_S = np.argsort(units, kind="stable")  # documents of a unit side by side, in their order
         sizes_S = np.diff(shard.starts)[order_S]
+        self._order_S = order_S
         self._start_S = shard.starts[:-1][order_S]
         self._end_S = np.cumsum(sizes_S)  # in tokens of the units laid end to end
         self.tokens_U = np.bincount(units[order_S], weights=sizes_S).astype(np.int64)
@@ -55,6 +57,14 @@ class UnitWindows:
     def of_unit(self, unit: int) -> Indices:
         """The numbers of a unit's windows."""
         return np.arange(self._first_U[unit], self._first_U[unit] + self.windows_U[unit])
+
+    def documents(self, index: int) -> Indices:
+        """Which documents of the shard a window has text of, by number from 0."""
+        unit = np.searchsorted(self._first_U, index, side="right") - 1
+        first = (index - self._first_U[unit]) * self.length
+        last = min(first + self.length, self.tokens_U[unit]) - 1
+        begin, end = np.searchsorted(self._end_S, self._begin_U[unit] + np.array([first, last]), side="right")
+        return self._order_S[begin : end + 1]
 
     def read(self, indices: Indices) -> Batch:
         """Windows as `input_ids`, `labels` and `position_ids`, each [B, T] int64. Padding is the end-of-text token."""

@@ -23,6 +23,7 @@ class Packed(Protocol):
 
     shard: TokenShard
     length: int
+    where: str  # the shard's text, for messages
 
     @property
     def packing(self) -> str:
@@ -38,6 +39,9 @@ class Packed(Protocol):
     def read(self, indices: Indices) -> Batch:
         """Windows as `input_ids`, `labels` and `position_ids`, each [B, T] int64."""
 
+    def documents(self, index: int) -> Indices:
+        """Which documents of the shard a window has text of, by number from 0."""
+
 
 class Windows:
     """A token shard cut into windows of T tokens.
@@ -51,7 +55,7 @@ class Windows:
     packing: Packing = "concat"
 
     def __init__(self, shard: TokenShard, length: int, where: str, loss_on: LossOn = "all") -> None:
-        self.shard, self.length, self.loss_on = shard, length, loss_on
+        self.shard, self.length, self.loss_on, self.where = shard, length, loss_on, where
         self.count = (shard.tokens - 1) // length
         if self.count == 0:
             raise InputError(
@@ -71,6 +75,12 @@ class Windows:
 
     def __len__(self) -> int:
         return self.count
+
+    def documents(self, index: int) -> Indices:
+        """Which documents of the shard a window has text of, by number from 0."""
+        first = (self.number_W[index] if self.loss_on == "assistant" else index) * self.length
+        begin, end = np.searchsorted(self.shard.starts, [first, first + self.length - 1], side="right")
+        return np.arange(begin - 1, end)
 
     def read(self, indices: Indices) -> Batch:
         """Windows as `input_ids`, `labels` and `position_ids`, each [B, T] int64."""

@@ -17,12 +17,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from flexmix.documents.files import NotRead, named
 from flexmix.documents.reading import cut_into_tasks
 from flexmix.documents.source import Piece, Source
 from flexo.errors import InputError
+from flexo.locks import hold
 
 SETTINGS, TASKS, NOT_READ = "settings.json", "tasks.jsonl", "not_read.jsonl"
 JOBS, FAILED = "slurm-jobs", "ray-failed"
@@ -31,23 +30,19 @@ JOBS, FAILED = "slurm-jobs", "ray-failed"
 @contextmanager
 def alone(state: Path, output: Path) -> Iterator[None]:
     """Holds the lock of a preparation; one that fails before anything is done leaves nothing behind."""
-    lock = FileLock(state.with_name(state.name + ".lock"))
+    lock = state.with_name(state.name + ".lock")
     state.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{output}: another preparation is at work on this folder. Wait for it, or stop it.") from None
-    try:
-        state.mkdir(exist_ok=True)
-        yield
-    except BaseException:
-        if state.is_dir() and not _begun(state):
-            shutil.rmtree(state)
-        raise
-    finally:
-        if not state.exists():
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    with hold(lock, f"{output}: another preparation is at work on this folder. Wait for it, or stop it."):
+        try:
+            state.mkdir(exist_ok=True)
+            yield
+        except BaseException:
+            if state.is_dir() and not _begun(state):
+                shutil.rmtree(state)
+            raise
+        finally:
+            if not state.exists():
+                lock.unlink(missing_ok=True)
 
 
 def begin(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from flexo.atomic_files import CHUNK
 from flexo.console import Advance
+from flexo.cpu_threads import usable_cores
 from flexo.errors import InputError
 from merge.tensor_io.float_formats import all_finite, rounded, to_float32
 from merge.tensor_io.json_file import write_json
@@ -121,7 +122,7 @@ class _Copier:
         os.ftruncate(output, at)
 
     def run(self) -> None:
-        workers = min(WORKERS, os.cpu_count() or 1)
+        workers = min(WORKERS, usable_cores())
         if not self.verify and not any(tensor.converts for shard in self.shards for tensor, _, _ in shard):
             workers = min(workers, len(self.shards))  # nothing to do but to write, and a file takes one write at a time
         with ThreadPoolExecutor(workers) as pool:

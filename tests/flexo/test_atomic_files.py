@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from flexo.atomic_files import new_file, new_folder, partial_of, refuse_occupied, sha256_file
+from flexo.atomic_files import LOCK, new_file, new_folder, partial_of, refuse_occupied, sha256_file
 from flexo.errors import InputError
 from tests.merge.tools import listing
 
-DEAD = 2**22 + 1  # above the largest process id of Linux
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_occupied_outputs_are_refused(inside: Path) -> None:
     with pytest.raises(InputError, match="a file stands where"):
         refuse_occupied(Path("full/a"))
     for new in (new_folder, new_file):
-        with pytest.raises(InputError, match=r"cannot be written .Not a directory"), new(Path("full/a/b")):
+        with pytest.raises(InputError, match=r"cannot be written .File exists, at .*full/a\)"), new(Path("full/a/b")):
             raise AssertionError("never begun")
     with pytest.raises(InputError, match="exists already"), new_file(Path("full/a")):
         pass
@@ -119,23 +121,102 @@ def test_a_file_is_replaced_only_on_request(inside: Path) -> None:
     assert Path("file").read_text() == "two" and listing(inside) == {"file"}
 
 
+def left_behind(partial: Path) -> Path:
+    """What a process that was killed leaves of its work."""
+    partial.mkdir()
+    (partial / "a").write_text("a")
+    partial.with_name(partial.name + LOCK).touch()
+    return partial
+
+
 def test_leftovers_of_dead_processes_go_and_others_stay(inside: Path) -> None:
     model, odd = Path("model"), Path("[m]odel")
-    abandoned = [partial_of(model, DEAD), partial_of(model, 10**30)]
-    others = [
-        partial_of(model, os.getppid()), partial_of(Path("model2"), DEAD), partial_of(model, "x"),
-        Path(f".model.partial-another-host-{DEAD}"),
-    ]  # fmt: skip
-    for path in abandoned + others:
-        path.mkdir()
-        (path / "a").write_text("a")
-    partial_of(odd, DEAD).write_text("a")
-    with new_folder(model):
-        pass
-    assert listing(inside) == {"model", partial_of(odd, DEAD).name, *(path.name for path in others)}
+    left_behind(partial_of(model)), left_behind(partial_of(model))
+    partial_of(model).with_name(partial_of(model).name + LOCK).touch()  # killed before it began
+    others = [left_behind(partial_of(Path("model2"))), left_behind(Path(".model.partial-another-host-5f3a91c2"))]
+    left_odd = left_behind(partial_of(odd))
+    stay = {name for path in others for name in (path.name, path.name + LOCK)}
+    with new_folder(model) as partial:
+        assert listing(inside) == {partial.name, partial.name + LOCK, left_odd.name, left_odd.name + LOCK, *stay}
+    assert listing(inside) == {"model", left_odd.name, left_odd.name + LOCK, *stay}
     with new_file(odd) as partial:
         partial.write_text("a")
-    assert partial_of(odd, DEAD).name not in listing(inside)
+    assert listing(inside) == {"model", "[m]odel", *stay}
+
+
+CONTAINER = """
+import os, sys
+from pathlib import Path
+from flexo.atomic_files import new_folder
+os.getpid = lambda: 2**22 + 1  # a number that means nothing to other containers
+with new_folder(Path("model")) as partial:
+    (partial / "theirs").write_text("theirs")
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_another_container_works_on_is_left_alone(inside: Path) -> None:
+    """Containers of one host name, whose processes have numbers of their own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", CONTAINER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"\n"
+        with new_file(Path("file")) as partial:
+            partial.write_text("ours")
+        with pytest.raises(ValueError), new_folder(Path("model")):
+            raise ValueError
+        other.communicate()
+    assert other.returncode == 0 and listing(inside) == {"file", "model"}
+    assert Path("model/theirs").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_work_appears_whole_and_leftovers_stay(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    left = left_behind(partial_of(Path("model")))
+
+    def flock(_descriptor: int, _how: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with new_folder(Path("model")) as partial:
+        (partial / "a").write_text("a")
+    assert listing(inside) == {"model", left.name, left.name + LOCK} and listing(Path("model")) == {"a"}
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES])
+def test_a_file_system_that_cannot_sync_folders_is_no_failure(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    fsync = os.fsync
+
+    def files_alone(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    with new_folder(Path("model")) as partial:
+        (partial / "a").write_text("a")
+    with new_file(Path("file")) as partial:
+        partial.write_text("a")
+    assert listing(inside) == {"model", "file"}
+
+
+def test_a_disk_that_fails_is_a_refusal(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with (
+        pytest.raises(InputError, match=r"file: cannot be written \(Input/output error"),
+        new_file(Path("file")) as made,
+    ):
+        made.write_text("a")
+    assert listing(inside) == set()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -31,6 +31,8 @@ from flexo.config_dir import config_dir
 from flexo.console import refusals, session
 from flexo.errors import InputError
 from flexo.verbosity import is_verbose, take_flags
+from trainers.entry.runs_here import RunsHere
+from trainers.entry.typed_values import at_home, readable
 
 if TYPE_CHECKING:
     from trainers.loop.run import Run
@@ -45,15 +47,17 @@ NOISE = (
 def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     """Composes `config_name` with the command line and hands it to `task`.
 
-    Exit codes: 0 done, 1 refused with one message, 130 and 143 stopped. Inside a multirun an exception is left to
-    Hydra, which says which job it was, and whose launchers see that it failed.
+    Exit codes: 0 done, 1 refused with one message, 130 and 143 stopped. A multirun in this process goes on behind a run
+    that failed, and ends with a table of all. Other launchers are left to see for themselves that one failed.
     """
+    here = RunsHere()
 
     def guarded(cfg: DictConfig) -> None:
         quiet()
-        single = HydraConfig.get().mode != RunMode.MULTIRUN
-        with refusals() if single else nullcontext():
-            if single and HydraConfig.get().launcher._target_.endswith("SlurmLauncher"):
+        settings = HydraConfig.get()
+        single, launcher = settings.mode != RunMode.MULTIRUN, settings.launcher._target_
+        with refusals() if single else here.run(cfg, settings) if launcher.endswith("BasicLauncher") else nullcontext():
+            if single and launcher.endswith("SlurmLauncher"):
                 raise InputError("hydra/launcher: SLURM is for the runs of a multirun. Add -m, also for a single one.")
             if missing := list(_missing(OmegaConf.to_container(cfg, resolve=False))):
                 gaps = " ".join(f"{name}=..." for name in missing)
@@ -66,9 +70,11 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str) -> None:
     with session(), refusals():
         sys.argv[1:] = take_flags(sys.argv[1:])
         try:
+            sys.argv[1:] = readable(sys.argv[1:], command_called(config_name).usage)
             _refuse_choices_that_are_no_names(sys.argv[1:])
             if {"-h", "--help"}.isdisjoint(sys.argv):
                 decorated()
+                here.end()
             else:
                 _show_help(config_name)
         except (HydraException, OmegaConfBaseException) as error:
@@ -102,6 +108,7 @@ def read(cfg: DictConfig, name: str, kind: type[T], apart: Collection[str] = ())
         value = OmegaConf.select(cfg, name)
         if OmegaConf.is_config(value):
             value = cast(Any, OmegaConf.to_container(value, resolve=True))
+        value = at_home(value)
     except OmegaConfBaseException as error:
         raise InputError(f"{name}: {str(error).splitlines()[0]}.") from None
     if isinstance(value, dict):

@@ -24,7 +24,6 @@ from trainers.expert.paired import PairOptions
 from trainers.loop.gpu_specs import HARDWARE, Hardware
 from trainers.loop.next_token_loss import chunk_rows
 from trainers.loop.run import Run
-from trainers.loop.trainer import resolve_precision
 
 GIB = 1 << 30
 USABLE = 0.92  # of a device's memory; the framework and fragmentation take the rest
@@ -129,7 +128,7 @@ def load_of(run: Run, model: PairOptions, first_layer: int) -> Load:
         rows=max(1, data.batch_size // (devices * trainer.accumulate)),
         devices=devices,
         sharded=trainer.strategy == "fsdp",
-        bf16=trainer.precision == "auto" or resolve_precision(trainer.precision).startswith("bf16"),
+        bf16=trainer.precision == "auto" or trainer.precision.startswith("bf16"),
         rank=model.rank,
         first_layer=first_layer,
         adafactor=run.optimizer.kind == "adafactor",

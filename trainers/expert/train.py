@@ -36,7 +36,7 @@ from trainers.expert.paired import PairOptions, expert_state, pair
 from trainers.loop.curves import draw_curves
 from trainers.loop.run import Run
 from trainers.loop.run_folder import keep_result, kept_result, work_of
-from trainers.loop.trainer import Metrics, resolve_precision
+from trainers.loop.trainer import Metrics
 from trainers.owner import Owner, OwnerOptions, count_own, find_owner
 from trainers.router.phatgoose import STANDARDISE, standardised_row
 from trainers.router.row_init import (
@@ -100,7 +100,7 @@ def train_expert(
     training = _prepare(found, owner.anchor, model, run, kind or ExpertTraining)
     run, text, public, settings = training.run, found.text, str(found.reference or "none"), training.settings()
     if exists:
-        header = _made_before(output, settings)
+        header = _made_before(run, settings)
         training.end(work_of(output))
         run.tell(f"{output} was made before by this very run; nothing to do")
         return Result(output, header, text, public, None, {}, {}) if is_first() else None
@@ -134,10 +134,13 @@ def result_of(settings: dict[str, Any], header: Header) -> dict[str, Any]:
     return as_kept
 
 
-def _made_before(output: Path, settings: dict[str, Any]) -> Header:
-    """The header of the file that stands at `output`; raises `InputError` unless a run of these settings made it."""
-    header = open_expert(output).header
-    if kept_result(output) != result_of(settings, header):
+def _made_before(run: Run, settings: dict[str, Any]) -> Header:
+    """The header of the file that stands at the output; raises `InputError` unless a run of these settings made it."""
+    output = run.output
+    header, kept = open_expert(output).header, kept_result(output)
+    if kept and run.trainer.precision == "auto":  # it may have been made on other hardware
+        settings = settings | {"precision": header.training.precision}
+    if kept != result_of(settings, header):
         raise InputError(f"{output}: {EXISTS}")
     return header
 
@@ -217,7 +220,7 @@ class ExpertTraining:
         What is frozen is held in the dtype of computation, once; the expert starts from the anchor's own bits, in
         float32. A model that will be spread over devices comes without values (`trainers.expert.meta_init`).
         """
-        anchor, begun, dtype = self.owner.anchor, self.begun, self.run.trainer.dtype
+        anchor, begun, dtype = self.owner.anchor, self.begun, self.run.dtype
         model: Any = None
         if not self.spread or self.model.embedding is None:
             model = AutoModelForCausalLM.from_pretrained(anchor.folder, dtype=dtype)
@@ -293,7 +296,7 @@ class ExpertTraining:
             tokens=run.data.trained_tokens + (earlier.tokens if earlier else 0),
             steps=run.data.steps + (earlier.steps if earlier else 0),
             seed=run.seed,
-            precision=resolve_precision(run.trainer.precision),
+            precision=run.precision,
             learning_rate=run.optimizer.lr,
             weight_decay=run.optimizer.weight_decay,
             router_init="phatgoose" if model.standardise else model.router_init,

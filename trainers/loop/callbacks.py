@@ -14,6 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from flexo.atomic_files import new_file
 from flexo.console import Advance, progress
+from trainers.loop.finite import NotFiniteError, finite_weights
 
 
 class TokenProgress(L.Callback):
@@ -83,25 +84,30 @@ class Checkpoints(L.Callback):
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._previous[signum] = signal.signal(signum, self._ask)
 
-    def on_train_batch_end(self, trainer: L.Trainer, _module: Any, _outputs: Any, _batch: Any, index: int) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, _outputs: Any, _batch: Any, index: int) -> None:
         if (index + 1) % trainer.accumulate_grad_batches:
             return
         # what one device has decided, all do: they save together, and none goes on alone
         asked = trainer.strategy.reduce_boolean_decision(bool(self._stopped_by), all=False)
         due = time.monotonic() - self._saved >= self.seconds
         if asked or trainer.strategy.reduce_boolean_decision(due, all=False):
-            trainer.save_checkpoint(self.path, weights_only=False)
+            self._save(trainer, module)
             self._saved = time.monotonic()
         if asked:
             raise Stopped(self._stopped_by or signal.SIGTERM, self.path, trainer.global_step)
 
-    def on_train_end(self, trainer: L.Trainer, *_args: Any) -> None:
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
         self._restore()
-        # what comes after training can fail, and should not cost the training
-        trainer.save_checkpoint(self.path, weights_only=False)
+        self._save(trainer, module)  # what comes after training can fail, and should not cost the training
 
     def on_exception(self, *_args: Any) -> None:
         self._restore()
+
+    def _save(self, trainer: L.Trainer, module: Any) -> None:
+        """Replaces the checkpoint; raises `NotFiniteError` if there are weights that are not finite."""
+        if not trainer.strategy.reduce_boolean_decision(finite_weights(module.trained())):
+            raise NotFiniteError(f"step {trainer.global_step}: weights that are not finite after it.")
+        trainer.save_checkpoint(self.path, weights_only=False)
 
     def _ask(self, signum: int, _frame: Any) -> None:
         if self._stopped_by and signum == signal.SIGINT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from flexmix.packing.windows import NO_LABEL
 from trainers.distributed import mean_over_devices, shard, whole
+from trainers.loop.finite import NotFiniteError, named_documents, not_finite_gradient, where_it_arose
 from trainers.loop.next_token_loss import NextToken
 from trainers.loop.optimizer import OptimizerOptions
 
@@ -55,6 +57,7 @@ class LitAnchor(L.LightningModule):
         self.next_token = NextToken(model.train(), loss.lm_z)
         self.options, self.weights, self.steps = optimizer, loss, steps
         self.held_out_names, self.fill = list(held_out_names), fill
+        self._parts: list[tuple[Batch, torch.Tensor]] = []  # of this step: what was read, and its loss on all devices
 
     @property
     def model(self) -> PreTrainedModel:
@@ -80,6 +83,7 @@ class LitAnchor(L.LightningModule):
         logged = {"loss": loss, "lm_z": total.detach() - loss} | {name: term.detach() for name, term in terms.items()}
         logged |= self._logged(batch)
         values = mean_over_devices(torch.stack(list(logged.values())))
+        self._parts.append((batch, values[: 2 + len(terms)].sum()))
         self.log_dict({f"train/{name}": value for name, value in zip(logged, values, strict=True)})
         return torch.stack([total, *terms.values()]).sum()
 
@@ -90,10 +94,18 @@ class LitAnchor(L.LightningModule):
     def configure_gradient_clipping(
         self, _optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips the global norm and logs it. Lightning itself, wary of fp16's scaling, refuses fused optimisers."""
-        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
-        norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.trained()], limit)
-        self.log("train/grad_norm", whole(norm.detach()))
+        """Clips the global norm and logs it. Lightning itself, wary of fp16's scaling, refuses fused optimisers.
+
+        Raises `NotFiniteError` before the step is taken if its loss or its gradient is not finite.
+        """
+        parameters = [parameter for _, parameter in self.trained()]
+        norm = nn.utils.get_total_norm([part.grad for part in parameters if part.grad is not None])
+        parts, self._parts = self._parts, []
+        loss, whole_norm = torch.stack([loss for _, loss in parts]).sum(), whole(norm.detach())
+        if not bool((loss + whole_norm).isfinite()):  # the one moment of a step in which a GPU is waited for
+            raise NotFiniteError(self._said_of([batch for batch, _ in parts], float(loss), float(whole_norm)))
+        nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val or float("inf"), norm)
+        self.log("train/grad_norm", whole_norm)
 
     def _terms(self, _batch: Batch) -> dict[str, torch.Tensor]:
         """Further terms of the loss, weighted."""
@@ -102,6 +114,20 @@ class LitAnchor(L.LightningModule):
     def _logged(self, _batch: Batch) -> dict[str, torch.Tensor]:
         """Further values for the log."""
         return {}
+
+    def _said_of(self, batches: list[Batch], loss: float, norm: float) -> str:
+        """What to say of a step whose loss or gradient is not finite: where that began."""
+        trainer: Any = self.trainer
+        loader = trainer.datamodule.train_dataloader()
+        windows = [loader.windows(trainer.global_step, part) for part in range(len(batches))]
+        with trainer.precision_plugin.forward_context():
+            where = where_it_arose(self.next_token, batches, windows)
+        if not where and math.isfinite(loss):
+            read = named_documents([window for part in windows for window in part])
+            where = f"{not_finite_gradient(self.trained())}, on {read}"
+        elif not where:
+            where = "a term of the loss beside the cross-entropy" if trainer.world_size == 1 else "on another device"
+        return f"step {trainer.global_step + 1}: loss {loss:g}, gradient norm {norm:g}. First: {where}."
 
     def _log_held_out(self, name: str, value: torch.Tensor, batch_size: int) -> None:
         self.log(name, value, on_step=False, on_epoch=True, batch_size=batch_size, add_dataloader_idx=False)

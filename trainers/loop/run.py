@@ -15,25 +15,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812 - the name everyone uses
+import torch
 
 from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.packing.mixture import WeightedWindows
 from flexmix.packing.windows import Packed
 from flexo.atomic_files import refuse_occupied
+from flexo.cpu_threads import threads_of_one
 from flexo.errors import InputError
+from flexo.verbosity import note
 from trainers.data import DataOptions
 from trainers.distributed import is_first
 from trainers.loop.callbacks import TokenProgress
 from trainers.loop.gpu_specs import peak_flops
 from trainers.loop.module import LitAnchor, LossOptions
 from trainers.loop.optimizer import OptimizerOptions
-from trainers.loop.run_folder import CHECKPOINT, work_folder
-from trainers.loop.trainer import Metrics, TrainerOptions, fit, make_trainer
+from trainers.loop.run_folder import CHECKPOINT, kept_settings, work_folder
+from trainers.loop.trainer import Metrics, TrainerOptions, fit, make_trainer, resolve_precision
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,22 @@ class Run:
         if self.trainer.strategy == "fsdp":
             raise InputError(f"run.strategy=fsdp: {what} is trained whole on every device. Use ddp.")
 
+    @cached_property
+    def precision(self) -> str:
+        """Of computation. What `auto` means is found out as a run begins; it goes on in that elsewhere, and says so."""
+        found = resolve_precision(self.trainer.precision, self.trainer.accelerator)
+        begun = kept_settings(self.output).get("precision") if self.resume else None
+        if self.trainer.precision != "auto" or begun in (None, "auto", found):
+            return found
+        if is_first():
+            note(f"run.precision=auto would be {found} here. This run was begun in {begun}, and goes on in that.")
+        return str(begun)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of computation, in which what is frozen is held."""
+        return torch.bfloat16 if self.precision.startswith("bf16") else torch.float32
+
     @property
     def settings(self) -> dict[str, Any]:
         """The part of a run's settings that all trainings have: what decides about the result."""
@@ -71,7 +91,7 @@ class Run:
             "data": self.data.settings(),
             "optimizer": asdict(self.optimizer),
             "loss": asdict(self.loss),
-            "precision": self.trainer.precision,
+            "precision": self.precision,
             "seed": self.seed,
         }
 
@@ -137,7 +157,9 @@ class Run:
         Returns:
             Held-out metrics before the first step and after the last.
         """
+        if (threads := threads_of_one(self.trainer.devices)) is not None:
+            torch.set_num_threads(threads)
         peak = peak_flops(self.trainer.devices * self.trainer.nodes)
         progress = TokenProgress(label, self.data.tokens_per_step, lit.steps, flops_per_token, peak)
-        trainer = make_trainer(self.trainer, work, self.logger, progress)
+        trainer = make_trainer(replace(self.trainer, precision=self.precision), work, self.logger, progress)
         return fit(trainer, lit, texts, work / CHECKPOINT)

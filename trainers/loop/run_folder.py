@@ -9,14 +9,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from flexo.atomic_files import new_file
 from flexo.errors import InputError
+from flexo.locks import hold
 from flexo.verbosity import note
 from merge.tensor_io.json_file import write_json
 from trainers.distributed import is_first
 
-CHECKPOINT, RESULT = "last.ckpt", "result.json"
+CHECKPOINT, SETTINGS, RESULT = "last.ckpt", "settings.json", "result.json"
 
 
 @contextmanager
@@ -33,23 +33,23 @@ def work_folder(output: Path, settings: dict[str, Any], resume: bool) -> Iterato
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{folder}: another run is working here. Wait for it, or choose another output.") from None
-    try:
-        _check_settings(folder, settings, resume)
-        yield folder
-    except BaseException:
-        if folder in made and not (folder / CHECKPOINT).exists():
-            shutil.rmtree(folder)
-            for parent in made[1:]:
-                with suppress(OSError):  # something else is in it by now
-                    parent.rmdir()
-        raise
-    finally:
-        lock.release()
+    with hold(folder / "lock", f"{folder}: another run is working here. Wait for it, or choose another output."):
+        try:
+            _check_settings(folder, settings, resume)
+            yield folder
+        except BaseException:
+            if folder in made and not (folder / CHECKPOINT).exists():
+                shutil.rmtree(folder)
+                for parent in made[1:]:
+                    with suppress(OSError):  # something else is in it by now
+                        parent.rmdir()
+            raise
+
+
+def kept_settings(output: Path) -> dict[str, Any]:
+    """The settings of the unfinished run for `output`; nothing if there is none."""
+    work = work_of(output)
+    return _settings_of(work) if (work / CHECKPOINT).exists() else {}
 
 
 def keep_result(work: Path, result: dict[str, Any]) -> None:
@@ -73,11 +73,10 @@ def work_of(output: Path) -> Path:
 
 def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> None:
     """Starts a work folder, or recognises it by its settings."""
-    path, checkpoint = folder / "settings.json", folder / CHECKPOINT
+    path, checkpoint = folder / SETTINGS, folder / CHECKPOINT
     if not resume:
         checkpoint.unlink(missing_ok=True)
-    if checkpoint.exists() and path.exists():
-        earlier = json.loads(path.read_text())
+    if checkpoint.exists() and (earlier := _settings_of(folder)):
         ours = json.loads(json.dumps(settings))
         if differing := sorted(name for name in earlier.keys() | ours.keys() if earlier.get(name) != ours.get(name)):
             name = differing[0]
@@ -87,4 +86,15 @@ def _check_settings(folder: Path, settings: dict[str, Any], resume: bool) -> Non
                 "another output."
             )
         note(f"resuming from {checkpoint}")
-    write_json(path, settings)
+    with new_file(path, replace=True) as partial:
+        write_json(partial, settings)
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    try:
+        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise InputError(f"{folder / SETTINGS}: damaged. Start over with resume=false.") from None
+    return settings

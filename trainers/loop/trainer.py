@@ -6,10 +6,11 @@ Everything about an unfinished run is in a work folder beside its output (`exper
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L  # noqa: N812 - the name everyone uses
 import torch
@@ -19,6 +20,7 @@ from flexo.console import keep_freed_memory
 from flexo.errors import InputError
 from trainers.distributed import StrategyName, is_first, make_strategy
 from trainers.loop.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
+from trainers.loop.finite import NotFiniteError
 from trainers.loop.module import LitAnchor
 from trainers.loop.run_folder import CHECKPOINT
 from trainers.slurm.jobs import slurm_environment
@@ -48,11 +50,10 @@ class TrainerOptions:
             raise InputError(
                 f"run: devices {self.devices}, nodes {self.nodes} and accumulate {self.accumulate} must be positive."
             )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of computation, in which what is frozen is held."""
-        return torch.bfloat16 if resolve_precision(self.precision).startswith("bf16") else torch.float32
+        if self.precision.startswith("16"):
+            raise InputError(
+                f"run.precision={self.precision}: fp16 needs loss scaling, which flexo leaves out; use bf16-mixed."
+            )
 
     def prepare(self, model: Any) -> None:
         """Applies to a model what these options change about it before training."""
@@ -67,7 +68,7 @@ def make_trainer(options: TrainerOptions, work: Path, logger: Any, progress: Tok
     """Lightning's trainer for one run, whose checkpoints go to `work`.
 
     Args:
-        options: what it is told.
+        options: what it is told; its precision has been resolved.
         work: the run's work folder.
         logger: makes a logger of Lightning's from `save_dir`, or None.
         progress: the bar on a terminal, and the rates in the log.
@@ -78,14 +79,14 @@ def make_trainer(options: TrainerOptions, work: Path, logger: Any, progress: Tok
         num_nodes=options.nodes,
         strategy=make_strategy(options.strategy, options.devices * options.nodes),
         accumulate_grad_batches=options.accumulate,
-        precision=resolve_precision(options.precision),
+        precision=cast(Any, options.precision),  # Lightning names them one by one
         max_epochs=1,
         check_val_every_n_epoch=2,  # held-out text is read before and after, by us
         gradient_clip_val=options.clip or None,
         log_every_n_steps=options.log_every,
         logger=logger(save_dir=work) if logger else False,
         callbacks=[progress, Checkpoints(work / CHECKPOINT, options.checkpoint_seconds)],
-        plugins=[WholeFiles(), *slurm_environment()],
+        plugins=[WholeFiles(), *slurm_environment(options.devices, options.nodes)],
         default_root_dir=work,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -100,13 +101,25 @@ def fit(trainer: L.Trainer, lit: LitAnchor, texts: TextModule, checkpoint: Path)
 
     Returns:
         Held-out metrics before the first step and after the last.
+
+    Raises:
+        InputError: a loss, a gradient or a weight is not finite; the checkpoint is that of before.
     """
     keep_freed_memory()
     try:
         before = _validate(trainer, lit, texts)
+        for name, value in before.items():
+            if not math.isfinite(value):
+                raise InputError(f"{name} is {value} before training. Is the model damaged, or run.precision wrong?")
         begun = str(checkpoint) if checkpoint.exists() else None
         trainer.fit(lit, datamodule=texts, ckpt_path=begun, weights_only=True)
         after = _validate(trainer, lit, texts)
+    except NotFiniteError as error:
+        kept = f"The checkpoint of before is kept: {checkpoint}." if checkpoint.exists() else "No checkpoint was made."
+        raise InputError(
+            f"{error} {kept} The same command comes to the same step. Look at what it read there, or start over with "
+            "resume=false and a smaller optimizer.lr, a smaller run.clip or run.precision=32-true."
+        ) from None
     except Stopped as stopped:
         if is_first():
             sys.stderr.write(stopped.said + "\n")
@@ -119,13 +132,11 @@ def fit(trainer: L.Trainer, lit: LitAnchor, texts: TextModule, checkpoint: Path)
     return before, after
 
 
-def resolve_precision(precision: str) -> Any:
+def resolve_precision(precision: str, accelerator: str) -> str:
     """`auto` is bf16 where the hardware computes in it, else fp32; anything else is Lightning's own name."""
-    if precision.startswith("16"):
-        raise InputError(f"run.precision={precision}: fp16 needs loss scaling, which flexo leaves out; use bf16-mixed.")
     if precision != "auto":
         return precision
-    if torch.cuda.is_available():
+    if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     cpu = torch.cpu.get_capabilities()
     return "bf16-mixed" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "32-true"

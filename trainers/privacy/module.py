@@ -19,11 +19,13 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from flexmix.packing.units import UnitWindows
 from flexmix.packing.windows import NO_LABEL, Batch
 from trainers.distributed import mean_over_devices
 from trainers.expert.module import LitExpert
 from trainers.expert.paired import pairs
 from trainers.expert.unit_gradients import UnitGradients
+from trainers.loop.finite import NotFiniteError, named_documents
 from trainers.privacy.randomness import Secret
 from trainers.privacy.sampling import PUBLIC, parts
 
@@ -55,10 +57,10 @@ class GradientNoise:
 class LitPrivateExpert(LitExpert):
     """`LitExpert` whose batches are whole steps, of units; see `trainers.privacy.sampling.PoissonUnits`."""
 
-    def __init__(self, *args: Any, noise: GradientNoise, **further: Any) -> None:
+    def __init__(self, *args: Any, noise: GradientNoise, windows: UnitWindows, **further: Any) -> None:
         super().__init__(*args, **further)
         self.automatic_optimization = False
-        self.noise = noise
+        self.noise, self.windows = noise, windows
 
     def training_step(self, batch: Batch, _index: int) -> None:  # type: ignore[override]
         model = self.trainer.strategy.model
@@ -93,6 +95,10 @@ class LitPrivateExpert(LitExpert):
         # the loss is a mean over all labelled positions, a unit's own a mean over its own
         scale_U = torch.stack([labelled_B.sum() / labelled_B[first:last].sum() for first, last in spans_U])
         norms_U = units.norms() * scale_U
+        if not bool(norms_U.isfinite().all()):
+            read = [(self.windows, window) for window in part["window"].tolist() if window != PUBLIC]
+            where = f"reading {named_documents(read)} and public text" if read else "reading public text"
+            raise NotFiniteError(f"step {self.global_step + 1}: a gradient that is not finite, {where}.")
         units.add_scaled(self.noise.factors(norms_U) * scale_U / self.noise.expected_units)
         return torch.stack([loss * own_U.sum(), norms_U[own_U].sum(), own_U.sum().float()])
 

@@ -48,15 +48,17 @@ class PoissonUnits:
     def batch(self, step: int) -> Batch:
         """A step's windows, unit by unit, then the public ones: `input_ids`, `labels`, `position_ids` [W, T] int64.
 
-        `unit` [W] numbers the units of the step from 0, or is `PUBLIC`; `own` [W] bool; `balance` [W] as of
-        `flexmix.packing.loaders.TrainLoader`, from the expected share of public windows.
+        `unit` [W] numbers the units of the step from 0, or is `PUBLIC`; `window` [W] is the number among the owner's, or
+        `PUBLIC`; `own` [W] bool; `balance` [W] as of `flexmix.packing.loaders.TrainLoader`, from the expected share.
         """
         drawn = self.drawn(step)
         chosen = [self._chosen(step, int(unit)) for unit in drawn]
         unit_W = np.repeat(np.arange(len(drawn)), [len(part) for part in chosen])
-        batch = self.windows.read(np.concatenate([np.empty(0, np.int64), *chosen]))
+        window_W = np.concatenate([np.empty(0, np.int64), *chosen])
+        batch = self.windows.read(window_W) | {"window": torch.from_numpy(window_W)}
         if self.public is not None and self.public_windows:
             public = self.public.read(step * self.public_windows, self.public_windows)
+            public["window"] = torch.full_like(public["source"], PUBLIC)
             batch = {name: torch.cat([part, public[name]]) for name, part in batch.items()}
             unit_W = np.concatenate([unit_W, np.full(self.public_windows, PUBLIC)])
         unit = torch.from_numpy(unit_W.astype(np.int64))

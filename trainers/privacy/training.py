@@ -112,7 +112,10 @@ class PrivateTraining(ExpertTraining):
     def module(self, paired: PreTrainedModel, held_out_names: list[str]) -> LitExpert:
         run, made = self.run, self._made
         noise = GradientNoise(self._secret, made.noise, self.privacy.clip, made.units_per_step, self._at_once)
-        return LitPrivateExpert(paired, run.optimizer, run.loss, run.data.steps, held_out_names, noise=noise)
+        own = self._units.windows
+        return LitPrivateExpert(
+            paired, run.optimizer, run.loss, run.data.steps, held_out_names, noise=noise, windows=own
+        )
 
     def header(self, before: Metrics, after: Metrics, texts: TextModule) -> Header:
         whole, made = super().header(before, after, texts), self._made
@@ -178,7 +181,7 @@ def unit_windows(source: Path, anchor: Path, options: PrivacyOptions, length: in
             "text itself, with its columns."
         )
     unit_S = None if options.unit == DOCUMENT else units_of(source, options.unit)
-    windows = UnitWindows(prepare_shard(source, anchor, cache), length, unit_S)
+    windows = UnitWindows(prepare_shard(source, anchor, cache), length, unit_S, str(source))
     largest, total = int(windows.tokens_U.max()), int(windows.tokens_U.sum())
     if windows.units < 2 or largest > total / 2:
         raise InputError(

@@ -85,7 +85,7 @@ def train_router(
             {name: plain_windows(path, model_path, run.data) for name, path in held_out.items()},
         )
         model = train_rows_only(
-            AutoModelForCausalLM.from_pretrained(model_path, dtype=run.trainer.dtype),
+            AutoModelForCausalLM.from_pretrained(model_path, dtype=run.dtype),
             [merged.weights.tensor(merged_router(n)) for n in range(merged.architecture.num_hidden_layers)],
             router.train_public_row,
         )

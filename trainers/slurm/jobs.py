@@ -7,8 +7,10 @@ stays in a file beside its log, so that no accounting is needed to know how it e
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +18,11 @@ from typing import Any
 
 from hydra.core.utils import filter_overrides
 
+from flexo.cpu_threads import given_environment
 from flexo.errors import InputError
 
+ARRAY = 1001  # SLURM's own MaxArraySize
+FIRST_SPECIAL_STEP = 0xFFFFFFF0  # numbers above are of no srun: a batch script, an interactive shell
 # The end of every batch script, also of those in launch/.
 QUEUE_AGAIN = """\
 # 143: told to stop, and saved. If the job still counts as running, a time limit or preemption is near: it queues again
@@ -51,6 +56,7 @@ class SlurmOptions:
     setup: list[str] = field(default_factory=list)  # shell lines before the run
     warning_seconds: int = 120  # before the time limit
     requeues: int = 20
+    parallel: int | None = None  # jobs of the array that run at a time; None: as many as SLURM lets
     wait: bool = True
     poll_seconds: float = 5.0
 
@@ -88,8 +94,20 @@ def named(overrides: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[Ar
     return [ArrayRun(list(given), *rest) for given, *rest in zip(overrides, outputs, names, strict=True)]
 
 
-def submit(runs: list[ArrayRun], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
-    """Hands the runs to SLURM as an array and returns its id. What it was given stays in `folder`, as `<id>.sbatch`."""
+@dataclass(frozen=True)
+class Array:
+    """A job array that was submitted, and the run of each of its jobs."""
+
+    job: str  # its id
+    runs: list[ArrayRun]
+
+
+def submit(runs: list[ArrayRun], command: list[str], options: SlurmOptions, folder: Path, name: str) -> list[Array]:
+    """Hands the runs to SLURM as an array, or as several where an array may not have as many jobs.
+
+    What SLURM was given stays in `folder`, as `<id>.sbatch`. With a limit on jobs at a time, an array waits for the one
+    before. Raises `InputError` for two runs of one output, and with sbatch's own words if it refuses.
+    """
     by_output: dict[str, ArrayRun] = {}
     for run in runs:
         if other := by_output.get(run.output):
@@ -99,23 +117,42 @@ def submit(runs: list[ArrayRun], command: list[str], options: SlurmOptions, fold
             )
         by_output[run.output] = run
     folder.mkdir(parents=True, exist_ok=True)
-    script = batch_script(runs, command, options, folder, name)
     # run_hydra has set the first for itself, and a job is to refuse in one message; the others may be those of a job in
     # which we run, and srun would take them for its options
-    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    environment = {name: value for name, value in given_environment().items() if name != "HYDRA_FULL_ERROR"}
     if "SLURM_JOB_ID" in environment:
         environment = {n: v for n, v in environment.items() if not n.startswith("SLURM_") or n == "SLURM_CONF"}
-    done = ask(["sbatch", "--parsable"], script, environment)
-    if done.returncode:
-        raise InputError(f"sbatch did not take the jobs: {' '.join(done.stderr.split())}")
-    job = done.stdout.strip().split(";")[0]
-    (folder / f"{job}.sbatch").write_text(script)
-    return job
+    arrays: list[Array] = []
+    left, most = list(runs), len(runs)
+    while left:
+        part = left[:most]
+        script = batch_script(part, command, options, folder, name)
+        after = [f"--dependency=afterany:{arrays[-1].job}"] if arrays and options.parallel else []
+        done = ask(["sbatch", "--parsable", *after], script, environment)
+        if done.returncode and "Invalid job array" in done.stderr and len(part) > longest_array():
+            most = longest_array()
+            continue
+        if done.returncode:
+            before = f" Submitted before, and still there: {' '.join(one.job for one in arrays)}." if arrays else ""
+            raise InputError(f"sbatch did not take the jobs.{before} It says:\n{done.stderr.strip()}")
+        sys.stderr.write(done.stderr)  # warnings
+        job = done.stdout.strip().split(";")[0]
+        (folder / f"{job}.sbatch").write_text(script)
+        arrays.append(Array(job, part))
+        left = left[most:]
+    return arrays
 
 
-def batch_script(runs: list[ArrayRun], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
+def longest_array() -> int:
+    """How many jobs an array may have: SLURM's MaxArraySize, which is one more than the largest number of a job."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]).stdout, re.MULTILINE)
+    return max(1, int(found[1])) if found else ARRAY
+
+
+def batch_script(runs: Sequence[ArrayRun], command: list[str], options: SlurmOptions, folder: Path, name: str) -> str:
     """What every job of the array executes; it can be read, changed, and submitted by hand."""
-    flags = {"job-name": name, "array": f"0-{len(runs) - 1}", "chdir": Path.cwd()}
+    limit = f"%{options.parallel}" if options.parallel else ""
+    flags = {"job-name": name, "array": f"0-{len(runs) - 1}{limit}", "chdir": Path.cwd()}
     flags |= {"output": f"{str(folder).replace('%', '%%')}/%A_%a.log"} | options.flags()
     asked = [
         f"#SBATCH --{flag}" if value is True else f"#SBATCH --{flag}={shlex.quote(str(value))}"
@@ -137,15 +174,43 @@ def batch_script(runs: list[ArrayRun], command: list[str], options: SlurmOptions
     return "\n".join(lines)
 
 
-def slurm_environment() -> list[Any]:
-    """For Lightning, inside a job: its SLURM environment without its own requeuing.
+def slurm_environment(devices: int, nodes: int) -> list[Any]:
+    """For Lightning, where SLURM has left its mark: who started the processes of this run, on so many devices a node.
 
-    That saves wherever in a step the signal falls, under a name that is not looked for where a run resumes from
-    `last.ckpt`, and requeues without end.
+    SLURM did if this is one of several tasks of a step of `srun`. The variables of a job are also in a terminal, a
+    notebook or a batch file that asked for several tasks and started none of them. Its requeuing is left out: that
+    saves wherever in a step the signal falls, under a name that is not looked for where a run resumes from `last.ckpt`,
+    and requeues without end.
+
+    Raises:
+        InputError: the step has another number of tasks than the run has devices.
     """
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    if "SLURM_NTASKS" not in os.environ and "SLURM_JOB_ID" not in os.environ:
+        return []
+    if TorchElasticEnvironment.detect():
+        return [TorchElasticEnvironment()]
+    tasks = tasks_of_step()
+    if tasks == 1 and nodes == 1:
+        return [LightningEnvironment()]
+    if tasks != devices * nodes:
+        raise InputError(
+            f"run.devices={devices}, run.nodes={nodes}: a process for each device, and this step of SLURM has {tasks} "
+            f"of them. Start it with srun --nodes={nodes} --ntasks-per-node={devices}, or without srun on one node."
+        )
+    os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(devices))  # srun --ntasks leaves it out, and Lightning asks
+    return [SLURMEnvironment(auto_requeue=False)]
+
+
+def tasks_of_step() -> int:
+    """How many processes `srun` has started together with this one; 1 where it is none of its steps."""
+    step = os.environ.get("SLURM_STEP_ID", os.environ.get("SLURM_STEPID", ""))
+    if not step.isdecimal() or int(step) >= FIRST_SPECIAL_STEP or "SLURM_PROCID" not in os.environ:
+        return 1
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1")))
 
 
 def ask(

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from flexo.errors import InputError
-from trainers.slurm.jobs import ArrayRun, SlurmOptions, ask, named, submit
+from trainers.slurm.jobs import Array, ArrayRun, SlurmOptions, ask, named, submit
 
 UNFINISHED = {
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING",
@@ -48,21 +48,23 @@ def launch(sweeps: Sequence[Any], job_overrides: Sequence[Sequence[str]], settin
     for place in settings.runtime.config_sources:
         if place.provider == "command-line":
             command += ["--config-dir", str(Path(place.path).resolve())]
-    job = submit(runs, command, options, folder, script.stem)
-    print(how_to_follow(job, runs, folder, options), flush=True)
+    arrays = submit(runs, command, options, folder, script.stem)
+    print(how_to_follow(arrays, folder, options), flush=True)
     if options.wait:
-        watch(job, runs, folder, options.poll_seconds)
+        watch(arrays, folder, options.poll_seconds)
 
 
-def how_to_follow(job: str, runs: list[ArrayRun], folder: Path, options: SlurmOptions) -> str:
-    """What to type to see, to stop and to collect the runs of a submitted array."""
-    logs = os.path.relpath(folder)
-    lines = [f"submitted as {job}, {len(runs)} {'jobs' if len(runs) > 1 else 'job'}:"]
-    lines += [f"  {job}_{n}  {run.name or 'as configured'} -> {run.output}" for n, run in enumerate(runs)]
+def how_to_follow(arrays: list[Array], folder: Path, options: SlurmOptions) -> str:
+    """What to type to see, to stop and to collect the runs of submitted arrays."""
+    logs, jobs = shlex.quote(os.path.relpath(folder)), [array.job for array in arrays]
+    by_name = named_jobs(arrays)
+    runs = list(by_name.values())
+    lines = [f"submitted as {', '.join(jobs)}, {len(runs)} {'jobs' if len(runs) > 1 else 'job'}:"]
+    lines += [f"  {name}  {run.name or 'as configured'} -> {run.output}" for name, run in by_name.items()]
     lines += [
-        f"queue:    squeue -j {job}",
-        f"follow:   tail -F {shlex.quote(logs)}/{job}_*.log",
-        f"stop:     scancel {job}",
+        f"queue:    squeue -j {','.join(jobs)}",
+        f"follow:   tail -F {' '.join(f'{logs}/{job}_*.log' for job in jobs)}",
+        f"stop:     scancel {' '.join(jobs)}",
     ]
     if all(run.output.endswith((".pt", ".safetensors")) for run in runs):
         lines.append(
@@ -73,61 +75,88 @@ def how_to_follow(job: str, runs: list[ArrayRun], folder: Path, options: SlurmOp
     return "\n".join(lines)
 
 
-def watch(job: str, runs: list[ArrayRun], folder: Path, poll_seconds: float) -> None:
-    """Waits until all jobs of an array have ended, and says when one changes its state.
+def named_jobs(arrays: Sequence[Array]) -> dict[str, ArrayRun]:
+    """The run of each job, by the job's name: `41_0`."""
+    return {f"{array.job}_{n}": run for array in arrays for n, run in enumerate(array.runs)}
+
+
+def watch(arrays: list[Array], folder: Path, poll_seconds: float) -> None:
+    """Waits until all jobs have ended, says when one changes its state, and how each ended.
 
     Raises:
         InputError: SLURM has not answered for ten minutes, or a job ended without having done its work: with another
             exit code than 0, or with none within ten seconds.
     """
-    shown: dict[int, str] = {}
-    ended: dict[int, float] = {}  # since when, for jobs without a result
-    failed: dict[int, str] = {}
+    runs, jobs = named_jobs(arrays), " ".join(array.job for array in arrays)
+    shown: dict[str, str] = {}
+    ended: dict[str, float] = {}  # since when, for jobs without a result
+    codes: dict[str, int | None] = {}
     answered = time.monotonic()
-    waiting = set(range(len(runs)))
+    waiting = dict.fromkeys(runs)  # a set in order
     try:
         while waiting:
-            states, now = job_states(job), time.monotonic()
+            states, now = job_states(arrays), time.monotonic()
             if states is None and now - answered > SILENCE_SECONDS:
                 raise InputError(
-                    f"squeue has not answered for {now - answered:.0f} s. The jobs of {job} may well go on; "
+                    f"squeue has not answered for {now - answered:.0f} s. The jobs of {jobs} may well go on; "
                     f"their logs and exit codes are in {folder}."
                 )
             if states is not None:
                 answered = now
-                for n in sorted(waiting):
+                for n in list(waiting):
                     state, reason = states.get(n, ("gone from the queue", ""))
                     line = f"{state} ({reason})" if state == "PENDING" and reason not in ("", "None") else state
                     if shown.get(n) != line:
-                        print(f"{job}_{n}  {line}", flush=True)
+                        print(f"{n}  {line}", flush=True)
                         shown[n] = line
                     if state in UNFINISHED and reason not in HOPELESS:
                         ended.pop(n, None)
                         continue
-                    code = 0 if state == "COMPLETED" else _exit_code(folder / f"{job}_{n}.exit")
+                    code = 0 if state == "COMPLETED" else _exit_code(folder / f"{n}.exit")
                     if code is not None or now - ended.setdefault(n, now) > RESULT_SECONDS:
-                        waiting.remove(n)
-                        if code != 0:
-                            failed[n] = f"{line}, exit code {'unknown' if code is None else code}"
+                        del waiting[n]
+                        codes[n] = code
             if waiting:
                 time.sleep(poll_seconds)
     except (KeyboardInterrupt, SystemExit) as stop:
-        sys.stderr.write(f"stopped watching; the jobs go on. To stop them: scancel {job}\n")
+        sys.stderr.write(f"stopped watching; the jobs go on. To stop them: scancel {jobs}\n")
         sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
-    if failed:
+    print(table_of(runs, shown, codes, folder), flush=True)
+    if failed := [n for n in runs if codes[n] != 0]:
         told = "".join(
-            f"\n{job}_{n} ({runs[n].name}): {why}. {_end_of(folder / f'{job}_{n}.log')}" for n, why in failed.items()
+            f"\n{n} ({runs[n].name}): {shown[n]}, exit code {_said(codes[n])}. {_end_of(folder / f'{n}.log')}"
+            for n in failed
         )
         raise InputError(f"{len(failed)} of {len(runs)} jobs did not finish. What is done stays done.{told}")
 
 
-def job_states(job: str) -> dict[int, tuple[str, str]] | None:
-    """State and reason of each job of an array, without those that SLURM has forgotten; None if it does not answer."""
-    done = ask(["squeue", "-h", "-a", "-r", "-t", "all", "-j", job, "-o", "%K|%T|%r"])
-    if done.returncode:
-        return {} if "Invalid job id" in done.stderr else None
-    rows = (line.split("|", 2) for line in done.stdout.splitlines())
-    return {int(n): (state, reason) for n, state, reason in rows}
+def table_of(
+    runs: Mapping[str, ArrayRun], states: Mapping[str, str], codes: Mapping[str, int | None], folder: Path
+) -> str:
+    """How each job ended: its state, its exit code, its run, and where its log is."""
+    rows = [("job", "state", "exit code", "run", "log")]
+    rows += [
+        (n, states[n], _said(codes[n]), run.name or "as configured", os.path.relpath(folder / f"{n}.log"))
+        for n, run in runs.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def job_states(arrays: Sequence[Array]) -> dict[str, tuple[str, str]] | None:
+    """State and reason of each job by name, without those that SLURM has forgotten; None if it does not answer."""
+    states: dict[str, tuple[str, str]] = {}
+    for array in arrays:  # each by itself: among several, one that is forgotten would be an error for all
+        done = ask(["squeue", "-h", "-a", "-r", "-t", "all", "-j", array.job, "-o", "%K|%T|%r"])
+        if done.returncode and "Invalid job id" not in done.stderr:
+            return None
+        rows = (line.split("|", 2) for line in done.stdout.splitlines())
+        states |= {f"{array.job}_{n}": (state, reason) for n, state, reason in rows}
+    return states
+
+
+def _said(code: int | None) -> str:
+    return "unknown" if code is None else str(code)
 
 
 def _options(sweeps: Sequence[Any]) -> SlurmOptions:

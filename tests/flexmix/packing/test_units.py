@@ -23,6 +23,8 @@ def test_a_drawing() -> None:
     assert flat == [*first, *third, E, E]
     assert batch["labels"].flatten().tolist() == [*first[1:], *third, E, NO_LABEL, NO_LABEL]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 1, 2, 3, 4, 0, 1]]
+    assert [windows.documents(int(n)).tolist() for n in windows.of_unit(2)] == [[0], [0, 2]]
+    assert windows.documents(int(windows.of_unit(1)[0])).tolist() == [3]
 
 
 @pytest.mark.parametrize("units", [None, UNITS])

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +29,7 @@ from flexmix.tokens import encoder
 from flexmix.tokens.encoder import load_encoder
 from flexmix.tokens.shard import TokenShard, open_shard
 from flexo.errors import InputError
+from flexo.locks import hold
 from tests.flexmix.text import TEXTS, write_jsonl
 from tests.merge.tools import call, listing
 
@@ -359,7 +359,7 @@ def test_stopped_by_a_signal_it_stops_at_once_and_goes_on(
 def test_two_preparations_into_one_folder_are_refused(tiny_anchor: Path, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", STORIES)
     with (
-        FileLock(tmp_path / ".out.preparing.lock"),
+        hold(tmp_path / ".out.preparing.lock"),
         pytest.raises(InputError, match="out: another preparation is at work on this folder"),
     ):
         run(source, tmp_path / "out", tiny_anchor)

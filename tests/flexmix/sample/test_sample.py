@@ -14,7 +14,7 @@ from flexmix.sample import build as sample
 from flexmix.sample import packages
 from flexmix.sample.build import build
 from flexmix.sample.recipe import DOMAINS, RECIPE
-from flexo.atomic_files import partial_of
+from flexo.atomic_files import LOCK, partial_of
 from flexo.errors import InputError
 
 LIMIT = 60_000
@@ -206,7 +206,9 @@ def test_a_build_that_was_killed_goes_on(tmp_path: Path, small_packages: Path, m
         _build(output)
     assert {path.name for path in output.iterdir()} == {"public", "news"}
 
-    partial_of(output / "creative", 999999999).mkdir()  # what a kill -9 would leave
+    left = partial_of(output / "creative")  # what a kill -9 would leave
+    left.mkdir()
+    left.with_name(left.name + LOCK).touch()
     said: list[str] = []
     _build(output, say=said.append)
     assert [line.partition(":")[0] for line in said[:3]] == ["kept public", "kept news", "creative"]

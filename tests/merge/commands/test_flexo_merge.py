@@ -16,7 +16,7 @@ import pytest
 
 import merge.commands.flexo_inspect
 import merge.commands.flexo_merge
-from flexo.atomic_files import partial_of
+from flexo.atomic_files import LOCK
 from merge.formats.expert_file import open_expert
 from merge.formats.manifest import read_manifest
 from tests.merge.tools import call, listing
@@ -221,12 +221,13 @@ def test_stopping_in_the_middle_leaves_nothing(make_expert: Make, tmp_path: Path
         while not (tmp_path / f"{number.name}.mark").exists():
             assert process.poll() is None, finish(process)
             time.sleep(0.02)
-        partial = partial_of(tmp_path / number.name / "m", process.pid)
+        (partial,) = (tmp_path / number.name).glob(".m.partial-*[!k]")  # beside it, its .lock
         assert (partial / "model.safetensors").exists()
         process.send_signal(number)
         code, _, err = finish(process)
         assert code == expected[number] and "Traceback" not in err
-        assert listing(tmp_path / number.name) == ({partial.name} if number == signal.SIGKILL else set())
+        left = {partial.name, partial.name + LOCK} if number == signal.SIGKILL else set()
+        assert listing(tmp_path / number.name) == left
     assert call(merge.commands.flexo_merge.main, path, "-o", tmp_path / "SIGKILL" / "m") == 0
     assert listing(tmp_path / "SIGKILL") == {"m"}
 

@@ -202,3 +202,39 @@ def test_baselines_are_choices_of_the_expert_script(command: Callable[..., list[
     assert (dense.output, dense.model.kind, dense.data.public_share) == ("specialists/math", "dense", 0.0)
     (gate,) = command("train_expert", "+domain=math", "experiment=phatgoose", "model.start=experts/math.pt")
     assert gate.model.standardise and gate.loss.router_z == 0 and gate.output == "phatgoose/math.pt"
+
+
+def test_a_run_that_fails_does_not_stop_the_others_and_all_failures_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def task(cfg: DictConfig) -> None:
+        done.append(cfg.domain.name)
+        if cfg.domain.name == "math":
+            raise InputError("no text")
+        if cfg.domain.name == "news":
+            raise ZeroDivisionError
+
+    done: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_expert.py", "-m", "+domain=math,code,news"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as stopped:
+        run_hydra(task, "train_expert")
+    assert stopped.value.code == 1 and done == ["math", "code", "news"]
+    err = capsys.readouterr().err
+    assert err.startswith("error: +domain=math: no text\n") and "ZeroDivisionError" in err
+    assert err.splitlines()[-4:] == [
+        "error: 2 of 3 runs failed. What is done stays done.",
+        "+domain=math  exit code 1  experts/math.pt",
+        "+domain=code  exit code 0  experts/code.pt",
+        "+domain=news  exit code 1  experts/news.pt",
+    ]
+
+
+def test_runs_on_several_devices_are_refused_in_one_process(
+    command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command("train_expert", "-m", "+domain=math,code", "run.devices=2")
+    assert "error: run.devices=2, run.nodes=1: under -m, runs on several devices need" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from flexo.errors import InputError
+from flexo.locks import hold
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.architecture import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from merge.formats.expert_file import open_expert
@@ -56,21 +58,27 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(train: Train
     assert digests[0] == digests[1] != digests[2]
 
 
+def stop_at(patch: pytest.MonkeyPatch, step: int) -> list[int]:
+    """Has the run told to stop in its step of this number; the list grows by one for each step."""
+    calls: list[int] = []
+    original = callbacks.TokenProgress.on_train_batch_end
+
+    def stop(self: callbacks.TokenProgress, *args: object) -> None:
+        original(self, *args)
+        calls.append(1)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # SLURM sends several
+
+    patch.setattr(callbacks.TokenProgress, "on_train_batch_end", stop)
+    return calls
+
+
 def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = train("math", output=tmp_path / "whole.pt").header.tensors
-    calls = []
-    original = callbacks.TokenProgress.on_train_batch_end
-
-    def stop_at_5(self: callbacks.TokenProgress, *args: object) -> None:
-        original(self, *args)
-        calls.append(1)
-        if len(calls) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)  # SLURM sends several
-
-    monkeypatch.setattr(callbacks.TokenProgress, "on_train_batch_end", stop_at_5)
+    calls = stop_at(monkeypatch, 5)
     with pytest.raises(SystemExit) as stopped:
         train("math", output=tmp_path / "cut.pt")
     assert stopped.value.code == 128 + signal.SIGTERM
@@ -82,6 +90,46 @@ def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(
     assert train("math", output=tmp_path / "cut.pt").header.tensors == undisturbed
     assert len(calls) == 12
     assert not (tmp_path / "cut.run/last.ckpt").exists()
+
+
+@pytest.mark.parametrize(("began", "now"), [("32-true", "bf16-mixed"), ("bf16-mixed", "32-true")])
+def test_a_run_goes_on_in_the_precision_that_it_began_in(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    began: str,
+    now: str,
+) -> None:
+    """What `auto` means is found out once, also where the other hardware would compute in another precision."""
+
+    def machine(precision: str) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": precision == "bf16-mixed"})
+
+    auto = replace(TRAINER, precision="auto")
+    undisturbed = train("math", output=tmp_path / "whole.pt", trainer=replace(TRAINER, precision=began)).header
+    machine(began)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(SystemExit):
+            train("math", output=tmp_path / "cut.pt", trainer=auto)
+    machine(now)
+    with pytest.raises(InputError, match=f"precision was {began}, now {now}"):
+        train("math", output=tmp_path / "cut.pt", trainer=replace(TRAINER, precision=now))
+    capsys.readouterr()
+    made = train("math", output=tmp_path / "cut.pt", trainer=auto).header
+    assert f"run.precision=auto would be {now} here. This run was begun in {began}, and" in capsys.readouterr().err
+    assert (made.tensors, made.training.precision) == (undisturbed.tensors, began)
+    assert train("math", output=tmp_path / "cut.pt", trainer=auto).header == made, "its own file, requeued elsewhere"
+
+
+def test_settings_that_were_cut_off_are_named(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 3)
+    with pytest.raises(SystemExit):
+        train("math")
+    (tmp_path / "math.run/settings.json").write_text('{"domain": "ma')
+    with pytest.raises(InputError, match=r"settings\.json: damaged\. Start over with resume=false"):
+        train("math")
 
 
 def test_a_run_killed_outright_goes_on_bit_for_bit(
@@ -165,11 +213,16 @@ def test_a_run_killed_after_its_file_was_written_is_found_finished(
         train("math")
 
 
-def test_two_runs_at_once_into_one_file_are_refused(train: Train, tmp_path: Path) -> None:
-    from filelock import FileLock
+def test_a_terminal_inside_a_job_of_several_tasks_is_one_process(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in salloc, Jupyter or an editor on a cluster: SLURM has started no process of this run."""
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "jupyter", "SLURM_NTASKS": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert train("math").header.training.steps == 12
 
+
+def test_two_runs_at_once_into_one_file_are_refused(train: Train, tmp_path: Path) -> None:
     (tmp_path / "math.run").mkdir()
-    with FileLock(tmp_path / "math.run/lock"), pytest.raises(InputError, match="another run is working here"):
+    with hold(tmp_path / "math.run/lock"), pytest.raises(InputError, match="another run is working here"):
         train("math")
 
 

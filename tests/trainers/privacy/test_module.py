@@ -9,10 +9,13 @@ import torch
 
 pytest.importorskip("cryptography", reason="the extra privacy is not installed")
 
+from flexmix.packing.units import UnitWindows
 from flexmix.packing.windows import NO_LABEL
+from tests.flexmix.packing.test_loaders import shard_of
 from tests.trainers.expert.test_unit_gradients import UNITS, batch, bounds, gradients, paired, rows_of
 from trainers.expert.module import LitExpert
 from trainers.expert.paired import trainable_parameters
+from trainers.loop.finite import NotFiniteError
 from trainers.loop.module import LossOptions
 from trainers.loop.optimizer import OptimizerOptions
 from trainers.loop.trainer import recompute_activations
@@ -31,10 +34,16 @@ def step() -> dict[str, torch.Tensor]:
     unit = torch.repeat_interleave(torch.tensor([0, 1, 2]), torch.tensor(UNITS))
     whole["labels"] = whole["labels"].clone()
     whole["labels"][1, 5:] = NO_LABEL
-    return whole | {"unit": torch.cat([unit, torch.full((2,), PUBLIC)]), "balance": torch.full((8,), 0.8)}
+    return whole | {
+        "unit": torch.cat([unit, torch.full((2,), PUBLIC)]),
+        "window": torch.arange(8),
+        "balance": torch.full((8,), 0.8),
+    }
 
 
 def lit(kind: type[LitExpert], model: Any, **further: Any) -> Any:
+    if kind is LitPrivateExpert:
+        further["windows"] = UnitWindows(shard_of([[1] * 40] * 8), 16, where="notes.csv")
     made = kind(model, OptimizerOptions(lr=1e-3), LOSS, 10, [], **further)
     made.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]
     return made
@@ -69,6 +78,15 @@ def test_the_sum_is_that_of_a_loop_over_units(clip: float | None, at_once: int, 
     for (name, parameter), expected in zip(trainable_parameters(model), expected_sum(clip), strict=True):
         assert parameter.grad is not None, name
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_names_documents() -> None:
+    model = paired()
+    private = lit(LitPrivateExpert, model, noise=GradientNoise(SECRET, 1.0, None, EXPECTED, 100))
+    with torch.no_grad():
+        next(private.trained().__iter__())[1].fill_(float("inf"))
+    with pytest.raises(NotFiniteError, match=r"step 1: .*reading documents 1, 2, 3 of notes\.csv"):
+        private._add(step())
 
 
 def test_noise_is_that_of_the_step_and_in_proportion_to_the_bound() -> None:

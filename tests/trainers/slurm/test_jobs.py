@@ -14,8 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from flexo.errors import InputError
 from trainers.entry.hydra_entry import run_hydra
 from trainers.slurm import multirun
-from trainers.slurm.jobs import QUEUE_AGAIN, SlurmOptions, batch_script, named, slurm_environment, submit
-from trainers.slurm.multirun import watch
+from trainers.slurm.jobs import QUEUE_AGAIN, Array, SlurmOptions, batch_script, named, slurm_environment, submit
+from trainers.slurm.multirun import named_jobs, watch
 
 ROOT = Path(__file__).resolve().parents[3]
 BATCH_FILES = sorted((ROOT / "launch").glob("*.sbatch"))
@@ -124,8 +124,48 @@ def test_runs_that_would_write_the_same_file_are_refused(stand_in: StandIn, tmp_
 
 def test_what_sbatch_says_is_passed_on(stand_in: StandIn, tmp_path: Path) -> None:
     stand_in("sbatch", "echo 'sbatch: error: invalid partition' >&2; exit 1")
-    with pytest.raises(InputError, match="sbatch did not take the jobs: sbatch: error: invalid partition"):
+    with pytest.raises(InputError, match=r"sbatch did not take the jobs\. It says:\nsbatch: error: invalid partition"):
         submit(RUNS, ["python"], SlurmOptions(), tmp_path, "train")
+
+
+def test_what_sbatch_warns_of_is_passed_on(
+    stand_in: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in("sbatch", "echo 'sbatch: memory was rounded up' >&2; echo 7")
+    assert [array.job for array in submit(RUNS, ["python"], SlurmOptions(), tmp_path, "train")] == ["7"]
+    assert capsys.readouterr().err == "sbatch: memory was rounded up\n"
+
+
+LIMITED = """
+n=$(cat {folder}/count 2> /dev/null || echo 40); script=$(cat)
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' <<< "$script")
+[ $last -lt 2 ] || {{ echo "sbatch: error: Batch job submission failed: Invalid job array specification" >&2; exit 1; }}
+[ $n != {broken} ] || {{ echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }}
+echo $((n + 1)) > {folder}/count; echo $n
+"""
+
+
+def test_more_runs_than_an_array_may_have_are_several_arrays(stand_in: StandIn, tmp_path: Path) -> None:
+    calls = stand_in("sbatch", LIMITED.format(folder=tmp_path, broken="none"))
+    stand_in("scontrol", "echo 'MaxArraySize            = 2'")
+    runs = named([[f"seed={n}"] for n in range(5)], [f"{n}.pt" for n in range(5)])
+    arrays = submit(runs, ["python"], SlurmOptions(parallel=2), tmp_path / "logs", "train")
+    assert [(array.job, [run.name for run in array.runs]) for array in arrays] == [
+        ("40", ["seed=0", "seed=1"]), ("41", ["seed=2", "seed=3"]), ("42", ["seed=4"])
+    ]  # fmt: skip
+    assert calls.read_text().splitlines()[1:] == [
+        "--parsable", "--parsable --dependency=afterany:40", "--parsable --dependency=afterany:41"
+    ]  # fmt: skip
+    assert "#SBATCH --array=0-1%2\n" in (tmp_path / "logs/41.sbatch").read_text()
+    assert list(named_jobs(arrays)) == ["40_0", "40_1", "41_0", "41_1", "42_0"]
+
+
+def test_arrays_that_were_taken_before_a_refusal_are_named(stand_in: StandIn, tmp_path: Path) -> None:
+    stand_in("sbatch", LIMITED.format(folder=tmp_path, broken="41"))
+    stand_in("scontrol", "echo 'MaxArraySize            = 2'")
+    runs = named([[f"seed={n}"] for n in range(5)], [f"{n}.pt" for n in range(5)])
+    with pytest.raises(InputError, match="and still there: 40\\. It says:\nsbatch: error: QOSMax"):
+        submit(runs, ["python"], SlurmOptions(), tmp_path / "logs", "train")
 
 
 @pytest.fixture
@@ -149,7 +189,7 @@ def answers(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def watch_one(folder: Path) -> None:
-    watch("7", RUNS[:1], folder, poll_seconds=0.02)
+    watch([Array("7", RUNS[:1])], folder, poll_seconds=0.02)
 
 
 def test_a_watch_ends_when_the_job_has_done_its_work(
@@ -158,8 +198,10 @@ def test_a_watch_ends_when_the_job_has_done_its_work(
     answers("0|PENDING|Priority", "slurm_load_jobs error: timed out", "0|RUNNING|None", "0|RUNNING|None",
             "0|PENDING|BeginTime", "0|RUNNING|None", "0|COMPLETED|None")  # fmt: skip
     watch_one(tmp_path)
+    log = os.path.relpath(tmp_path / "7_0.log")
     assert capsys.readouterr().out.split("\n") == [
-        "7_0  PENDING (Priority)", "7_0  RUNNING", "7_0  PENDING (BeginTime)", "7_0  RUNNING", "7_0  COMPLETED", ""
+        "7_0  PENDING (Priority)", "7_0  RUNNING", "7_0  PENDING (BeginTime)", "7_0  RUNNING", "7_0  COMPLETED",
+        f"job  state      exit code  run           {'log'}", f"7_0  COMPLETED  0          +domain=math  {log}", "",
     ]  # fmt: skip
 
 
@@ -202,7 +244,31 @@ def test_one_failed_job_does_not_hide_the_others(answers: Callable[..., Path], t
     for n in (0, 1):
         (tmp_path / f"7_{n}.exit").write_text(f"{1 - n}\n")
     with pytest.raises(InputError, match=r"1 of 2 jobs did not finish\. What is done stays done\.\n7_0 .*left no log"):
-        watch("7", RUNS, tmp_path, poll_seconds=0.02)
+        watch([Array("7", RUNS)], tmp_path, poll_seconds=0.02)
+
+
+def test_all_jobs_of_all_arrays_are_in_the_table_and_all_failures_are_told(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(multirun, "RESULT_SECONDS", 0.0)
+    stand_in(
+        "squeue",
+        """case "$*" in *" 7 "*) echo '0|FAILED|NonZeroExitCode'; echo '1|COMPLETED|None' ;;
+        *) echo '0|NODE_FAIL|NodeDown' ;; esac""",
+    )
+    (tmp_path / "7_0.exit").write_text("1\n")
+    (tmp_path / "7_0.log").write_text("error: no text\n")
+    runs = named([[f"seed={n}"] for n in range(3)], [f"{n}.pt" for n in range(3)])
+    with pytest.raises(InputError) as refused:
+        watch([Array("7", runs[:2]), Array("8", runs[2:])], tmp_path, poll_seconds=0.02)
+    said = str(refused.value)
+    assert said.startswith("2 of 3 jobs did not finish.")
+    assert "7_0 (seed=0): FAILED, exit code 1. The end of" in said and "error: no text" in said
+    assert "8_0 (seed=2): NODE_FAIL, exit code unknown. It left no log" in said
+    table = [line.split()[:4] for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert table == [
+        ["7_0", "FAILED", "1", "seed=0"], ["7_1", "COMPLETED", "0", "seed=1"], ["8_0", "NODE_FAIL", "unknown", "seed=2"]
+    ]  # fmt: skip
 
 
 def test_who_stops_watching_is_told_how_to_stop_the_jobs(
@@ -302,12 +368,46 @@ def test_without_slurm_one_message_says_so(
     assert err.startswith("error: hydra/launcher=slurm: there is no sbatch on PATH.") and err.count("\n") == 1
 
 
-def test_lightning_does_not_requeue_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert slurm_environment() == []
-    monkeypatch.setenv("SLURM_NTASKS", "1")
-    monkeypatch.setenv("SLURM_JOB_NAME", "train_expert")
-    (environment,) = slurm_environment()
-    assert not environment.auto_requeue
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "jupyter", "SLURM_NTASKS": "4"}
+STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "devices", "kind"),
+    [
+        ({}, 1, ""),
+        (JOB, 1, "Lightning"),  # salloc, a notebook, a terminal of an editor
+        (JOB, 2, "Lightning"),  # which starts the other process itself
+        (JOB | STEP | {"SLURM_STEP_ID": "4294967290"}, 1, "Lightning"),  # the shell that salloc gives on some clusters
+        (JOB | {"SLURM_PROCID": "0"}, 1, "Lightning"),  # a batch script without srun
+        (JOB | STEP | {"SLURM_STEP_NUM_TASKS": "1"}, 2, "Lightning"),  # srun --pty bash
+        (JOB | STEP, 4, "SLURM"),
+        (JOB | STEP | {"SLURM_JOB_NAME": "bash"}, 4, "SLURM"),
+        (JOB | STEP | {"TORCHELASTIC_RUN_ID": "x"}, 8, "TorchElastic"),  # srun torchrun
+    ],
+)
+def test_ranks_are_those_of_slurm_only_inside_a_step(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], devices: int, kind: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    for name, value in (variables | {"SLURM_NTASKS_PER_NODE": "4"} if kind == "SLURM" else variables).items():
+        monkeypatch.setenv(name, value)
+    found = slurm_environment(devices, 1)
+    assert [type(one).__name__.removesuffix("Environment") for one in found] == ([kind] if kind else [])
+    if kind == "SLURM":
+        assert not found[0].auto_requeue and (found[0].global_rank(), found[0].world_size()) == (1, 4)
+
+
+def test_a_step_of_another_size_is_refused_and_ntasks_alone_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (JOB | STEP).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "")
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")  # as `srun --ntasks=4` leaves it; put back after the test
+    with pytest.raises(InputError, match=r"run\.devices=1, run\.nodes=1: .* has 4 of them\. .*--ntasks-per-node=1"):
+        slurm_environment(1, 1)
+    (environment,) = slurm_environment(4, 1)
+    environment.validate_settings(4, 1)
 
 
 LOCAL = ROOT / "launch/local_slurm.sh"

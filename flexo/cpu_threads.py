@@ -1,0 +1,102 @@
+"""How a command shares the processors with others: how many threads it has, and how long they wait in loops.
+
+Threads of a computation wait for each other at the end of each of its parts, in a loop that is ready at once and takes
+the processor from whoever else could use it. On a busy machine that is the thread which they wait for. A bounded loop
+costs little where nobody else is. What a user has set stays.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+
+# turns of GNU's loop, and milliseconds of Intel's and LLVM's; benchmarks/busy_machine.md
+SPINNING = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}
+WAITING = ("OMP_WAIT_POLICY", *SPINNING)  # who sets one has decided
+THREADS = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS")
+CGROUPS, OURS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+_ours: dict[str, str] = {}  # what was set here
+
+
+def share_processors() -> None:
+    """Sets what OpenMP reads when a library that uses it, such as PyTorch, is loaded: call it before.
+
+    The number of threads is set only where a container has less time than it has cores: of cores that this process may
+    not use, OpenMP knows by itself.
+    """
+    if not any(name in os.environ for name in WAITING):
+        _set(SPINNING)
+    cores = usable_cores()
+    if cores < _cores_of_mask() and not any(name in os.environ for name in THREADS):
+        _set({"OMP_NUM_THREADS": str(cores)})
+
+
+def given_environment() -> dict[str, str]:
+    """The environment as the user gave it, for what runs on another machine."""
+    return {name: value for name, value in os.environ.items() if _ours.get(name) != value}
+
+
+def threads_of_one(processes: int) -> int | None:
+    """How many threads each of several processes gets that this one starts here; those to come are told.
+
+    None where the user has set a number, or OpenMP finds it by itself: who starts the processes then sees to it.
+    """
+    if processes == 1 or "OMP_NUM_THREADS" not in _ours:
+        return None
+    _set({"OMP_NUM_THREADS": str(max(1, usable_cores() // processes))})
+    return int(_ours["OMP_NUM_THREADS"])
+
+
+def usable_cores() -> int:
+    """How many cores' worth of time this process may use: of its affinity mask, and of its container's quota."""
+    return max(1, math.ceil(min(_cores_of_mask(), _quota())))
+
+
+def _set(values: dict[str, str]) -> None:
+    _ours.update(values)
+    os.environ.update(values)
+
+
+def _cores_of_mask() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _quota() -> float:
+    """The cores that the narrowest of this process's control groups gives it time for; infinite without a limit."""
+    try:
+        lines = [line.split(":", 2) for line in OURS.read_text().splitlines()]
+    except OSError:
+        return math.inf
+    found = [math.inf]
+    for _, controllers, path in lines:
+        if not controllers:  # version 2
+            found += [_quota_2(folder) for folder in _upwards(CGROUPS, path)]
+        elif "cpu" in controllers.split(","):
+            found += [_quota_1(folder) for folder in _upwards(CGROUPS / controllers, path)]
+            found += [_quota_1(folder) for folder in _upwards(CGROUPS / "cpu", path)]
+    return min(found)
+
+
+def _upwards(root: Path, path: str) -> list[Path]:
+    """A control group and those that it is in. In a container its path may be the host's, and the root alone there."""
+    group = root / path.lstrip("/")
+    return [folder for folder in (group, *group.parents) if folder.is_relative_to(root)]
+
+
+def _quota_2(folder: Path) -> float:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def _quota_1(folder: Path) -> float:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return math.inf if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf

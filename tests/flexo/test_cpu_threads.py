@@ -1,0 +1,119 @@
+"""Commands tell OpenMP how to share the machine before PyTorch is loaded, and leave alone what the user has set."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flexo import cpu_threads
+from flexo.cpu_threads import given_environment, share_processors, threads_of_one, usable_cores
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = (*cpu_threads.WAITING, *cpu_threads.THREADS)
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set, by nobody, and the machine has eight cores."""
+    for name in NAMES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(cpu_threads, "_ours", {})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+    monkeypatch.setattr(cpu_threads, "OURS", Path("/nowhere"))
+
+
+def group(monkeypatch: pytest.MonkeyPatch, folder: Path, ours: str, **files: str) -> None:
+    """A machine on which this process is in these control groups."""
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("cpu_", "cpu.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / "ours").write_text(ours)
+    monkeypatch.setattr(cpu_threads, "CGROUPS", folder)
+    monkeypatch.setattr(cpu_threads, "OURS", folder / "ours")
+
+
+V1 = "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("ours", "files", "cores"),
+    [
+        ("0::/a/b\n", {}, 8),
+        ("0::/a/b\n", {"a__b__cpu_max": "max 100000\n"}, 8),
+        ("0::/a/b\n", {"a__b__cpu_max": "250000 100000\n"}, 3),
+        ("0::/a/b\n", {"a__b__cpu_max": "max 100000\n", "a__cpu_max": "100000 100000\n"}, 1),
+        ("0::/\n", {"cpu_max": "50000 100000\n"}, 1),  # a container that sees its own group as the root
+        ("0::/../x\n", {"cpu_max": "nonsense\n"}, 8),
+        (V1, {"cpu,cpuacct__cpu_cfs_quota_us": "-1", "cpu,cpuacct__cpu_cfs_period_us": "100000"}, 8),
+        (V1, {"cpu,cpuacct__cpu_cfs_quota_us": "200000", "cpu,cpuacct__cpu_cfs_period_us": "100000"}, 2),
+        (V1, {"cpu__docker__x__cpu_cfs_quota_us": "400000", "cpu__docker__x__cpu_cfs_period_us": "100000"}, 4),
+        (V1, {"cpu,cpuacct__cpu_cfs_quota_us": "1600000", "cpu,cpuacct__cpu_cfs_period_us": "100000"}, 8),
+    ],
+)
+def test_the_quota_of_a_container_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ours: str, files: dict[str, str], cores: int
+) -> None:
+    group(monkeypatch, tmp_path, ours, **files)
+    assert usable_cores() == cores
+    share_processors()
+    assert os.environ.get("OMP_NUM_THREADS") == (None if cores == 8 else str(cores))
+    assert os.environ["GOMP_SPINCOUNT"] == cpu_threads.SPINNING["GOMP_SPINCOUNT"] and os.environ["KMP_BLOCKTIME"] == "1"
+    assert not {*NAMES} & given_environment().keys(), "a job elsewhere finds its own"
+
+
+@pytest.mark.parametrize("name", cpu_threads.WAITING)
+def test_how_to_wait_is_left_to_who_has_set_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "7")
+    share_processors()
+    assert {one: os.environ[one] for one in NAMES if one in os.environ} == {name: "7"}
+    assert given_environment()[name] == "7"
+
+
+@pytest.mark.parametrize("name", cpu_threads.THREADS)
+def test_the_number_of_threads_is_left_to_who_has_set_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    group(monkeypatch, tmp_path, "0::/\n", cpu_max="200000 100000\n")
+    monkeypatch.setenv(name, "5")
+    share_processors()
+    assert {one: os.environ[one] for one in cpu_threads.THREADS if one in os.environ} == {name: "5"}
+    assert threads_of_one(2) is None
+
+
+def test_processes_of_one_run_share_the_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    group(monkeypatch, tmp_path, "0::/\n", cpu_max="400000 100000\n")
+    share_processors()
+    assert (threads_of_one(1), threads_of_one(2), os.environ["OMP_NUM_THREADS"]) == (None, 2, "2")
+    monkeypatch.setattr(cpu_threads, "_ours", {})  # in the process that was started, it is as if the user had set it
+    share_processors()
+    assert threads_of_one(2) is None and os.environ["OMP_NUM_THREADS"] == "2"
+
+
+COMMANDS = """
+import importlib, os, sys
+from flexo.commands.table import COMMANDS
+from flexo.console import session
+for command in COMMANDS:
+    importlib.import_module(command.module)
+loaded = sorted({"torch", "transformers"} & sys.modules.keys())
+assert not loaded, f"{loaded}: loaded before OpenMP was told"
+with session():
+    import torch
+    print(os.environ["GOMP_SPINCOUNT"], torch.get_num_threads())
+"""
+
+
+def test_every_command_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in NAMES}
+    command = [sys.executable, "-c", COMMANDS]
+    if sys.platform == "linux":
+        command = ["taskset", "-c", "0", *command]
+    done = subprocess.run(command, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [cpu_threads.SPINNING["GOMP_SPINCOUNT"], "1"], "and follows the affinity mask"
