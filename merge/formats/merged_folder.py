@@ -89,9 +89,8 @@ def open_merged(folder: Path, quantised: bool = False) -> Merged:
         raise ModelFolderError(f"{where}: expected the expert 'public' first and each domain once, got {domains[:20]}.")
     if dtype not in (None, *FLOATS):
         raise ModelFolderError(f"{where}: converted_from is {str(dtype)[:80]!r}, expected one of {', '.join(FLOATS)}.")
-    config = {
-        name: value for name, value in weights.config.items() if name != QUANTISED or not manifest.get("quantised")
-    }
+    own = {QUANTISED} if manifest.get("quantised") else set()  # it repeats the scheme
+    config = {name: value for name, value in weights.config.items() if name not in own}
     arch = _same_architecture(folder, config, architecture_of(given, str(where)), len(domains))
     scheme = scheme_of(manifest, arch, str(where))
     if scheme and not quantised:

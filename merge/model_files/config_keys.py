@@ -75,7 +75,8 @@ RULES: Mapping[str, Rule] = {
     "attention_bias": _only(False, "FlexOlmo has no biases in attention"),
     "attention_dropout": _ZERO,
     "max_position_embeddings": Rule(
-        lambda given: type(given) is int and (given == -1 or 0 < given < MOST), "a positive whole number, or -1 for none"
+        lambda given: type(given) is int and (given == -1 or 0 < given < MOST),
+        "a positive whole number, or -1 for none",
     ),
     "initializer_range": Rule(lambda given: type(given) in (int, float) and given >= 0, "a number from 0 on"),
     "use_cache": _BOOL,
@@ -173,8 +174,8 @@ def plain_rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         bases += [given["rope_theta"]] if "rope_theta" in given else []
     if any(base != bases[0] for base in bases):
         raise ModelFolderError(
-            f"{where}: rope_theta is given as {' and as '.join(map(_shown, bases))}. Versions of transformers differ in "
-            "which they take. Delete the wrong one."
+            f"{where}: rope_theta is given as {' and as '.join(map(_shown, bases))}. Versions of transformers differ "
+            "in which they take. Delete the wrong one."
         )
     return {"rope_type": "default", "rope_theta": bases[0] if bases else ROPE_THETA}
 

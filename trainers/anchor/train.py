@@ -126,7 +126,7 @@ class _Writer:
         folder = local_folder(self.anchor.path, self.anchor.revision)
         given = open_adopted(folder)
         from_hub = not Path(self.anchor.path).is_dir()  # its commit is the name of its folder in the cache
-        about = {"taken_from": self.anchor.path if from_hub else name_of(folder)}
+        about: dict[str, Any] = {"taken_from": self.anchor.path if from_hub else name_of(folder)}
         about["revision"] = name_of(folder) if from_hub else None
         with new_folder(self.run.output) as output:
             model, made = given.model(), []
