@@ -25,6 +25,7 @@ from flexo.atomic_files import new_file, sha256_file
 from flexo.errors import ModelFolderError
 from merge.formats.architecture import ROUTER_WEIGHT, Architecture, Shapes, anchor_tensors, architecture_of
 from merge.formats.model_folder import ModelFolder
+from merge.model_files.kept_files import kept_files
 from merge.model_files.weight_files import open_table
 from merge.tensor_io.json_file import read_json, write_json
 from merge.tensor_io.stored_tensor import StoredTensor, combined_digest
@@ -38,6 +39,7 @@ SHARED = "flexo"
 ROUTER = "public_router.safetensors"
 MOMENTS = "public_moments.safetensors"
 REFERENCE = "public"
+README = "README.md"  # the coordinator's own words
 BIAS_DIRECTION = "layers.{n}.bias_direction"
 BIAS_ERROR = "layers.{n}.bias_error"
 
@@ -105,6 +107,13 @@ class Anchor:
             _loaded({name: stored for name, stored in table.items() if n is None or name.split(".")[1] == str(n)})
             or None
         )
+
+
+def anchor_files(folder: Path) -> dict[str, Path]:
+    """The files of an anchor by their names in it: model, card, and what owners share. Others stay where they are."""
+    shared = (ROUTER, MOMENTS, "anchor.json", *(f"{REFERENCE}/{split}.jsonl.gz" for split in ("train", "test")))
+    paths = [*kept_files(folder), folder / README, *(folder / SHARED / name for name in shared)]
+    return {path.relative_to(folder).as_posix(): path for path in sorted(paths) if path.is_file()}
 
 
 def find_anchor(experts: list[ExpertFile]) -> Path:

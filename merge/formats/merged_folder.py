@@ -16,7 +16,7 @@ from merge.formats.model_card import model_card
 from merge.formats.model_folder import ABOUT, DENSE, ModelFolder
 from merge.formats.quantization import Scheme, packed_tensors, scheme_of
 from merge.model_files.config_keys import QUANTISED, check_settings, without_left_out
-from merge.model_files.kept_files import copy_tokenizer
+from merge.model_files.kept_files import copy_beside
 from merge.tensor_io.json_file import write_json
 from merge.tensor_io.stored_tensor import FLOATS, StoredTensor
 
@@ -142,7 +142,7 @@ def finish(folder: Path, output: Path, config: Mapping[str, Any], tokenizer: Pat
         record: a manifest, which brings a model card with it, or what `flexo.json` says of a dense model.
     """
     write_json(folder / "config.json", without_left_out(config))
-    copy_tokenizer(tokenizer, folder)
+    copy_beside(tokenizer, folder)
     if record["format"] == DENSE:
         write_json(folder / ABOUT, record)
         return

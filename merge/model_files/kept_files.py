@@ -57,9 +57,9 @@ def copy_kept(source: Path, folder: Path, but: Collection[str] = ()) -> dict[str
     return left_out
 
 
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copies the tokenizer, the chat template and the defaults of generation."""
-    for name in TOKENIZER_FILES:
+def copy_beside(source: Path, folder: Path) -> None:
+    """Copies what belongs beside weights and config.json: tokenizer, chat template, generation's defaults, licence."""
+    for name in (*TOKENIZER_FILES, *LICENCES):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
 

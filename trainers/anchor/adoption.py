@@ -39,7 +39,7 @@ class Adopted:
     def copy(self, folder: Path, tell: Callable[[str], None], but: Collection[str] = ()) -> None:
         """Copies all that belongs to the model, files named in `but` aside; says what was left out and behind."""
         for file, names in copy_kept(self.folder, folder, but).items():
-            tell(f"{file}: left out {', '.join(names)}, which says nothing about the model")
+            tell(f"{file}: left out {', '.join(names)}: how the model was loaded or run, not what it computes")
         if names := left_behind(self.folder):
             tell(f"not copied, for it is no part of the model: {', '.join(names)}")
 

@@ -25,7 +25,7 @@ from flexo.console import progress
 from flexo.errors import InputError
 from merge.formats.anchor_folder import REFERENCE, SHARED, write_shared
 from merge.formats.model_folder import name_of
-from merge.model_files.kept_files import copy_tokenizer
+from merge.model_files.kept_files import copy_beside
 from merge.model_files.weight_files import weight_files
 from trainers.anchor.adoption import open_adopted
 from trainers.anchor.context_layer import add_context_layer, held_out_loss
@@ -143,7 +143,7 @@ class _Writer:
             if self.anchor.heads:
                 model = self._with_context_layer(model, blank, about)
             model.save_pretrained(folder)
-            copy_tokenizer(blank, folder)
+            copy_beside(blank, folder)
             self._share(folder, model, about)
 
     def _with_context_layer(self, model: PreTrainedModel, given: Path, about: dict[str, Any]) -> PreTrainedModel:
