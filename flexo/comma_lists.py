@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from flexo.errors import UsageError
+from flexo.errors import InputError
 
 
 def comma_list(text: str, option: str) -> list[str]:
     """The names between commas, without the blanks around them.
 
-    Raises `UsageError`, which names the `option`, where a name is missing.
+    Raises `InputError`, which names the `option`, where a name is missing.
     """
     found = [name.strip() for name in text.split(",")]
     if not all(found):
-        raise UsageError(f"{option} {text!r}: expected names between commas, such as math,news, got an empty one.")
+        raise InputError(
+            f"{option} {text!r}: expected names with commas between them, like math,news; one is empty."
+        )
     return found

@@ -45,7 +45,7 @@ def local_folder(
         return Path(snapshot_download(repository["id"], revision=revision, allow_patterns=list(files)))
     except Exception as error:  # no network, no such repository, gated: the hub client raises many kinds
         raise InputError(
-            f"{setting}{path}: not to be had from the hub ({type(error).__name__}: "
+            f"{setting}{path}: {'' if said else 'no such folder, and '}not to be had from the hub ({type(error).__name__}: "
             f"{str(error).strip().splitlines()[0][:160]})."
         ) from error
 

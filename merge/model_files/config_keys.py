@@ -118,6 +118,9 @@ RULES: Mapping[str, Rule] = {
     "use_bfloat16": _only(False, "the weights say in which dtype they are"),
     "tf_legacy_loss": _only(False, "it is of TensorFlow"),
 }  # fmt: skip
+NEVER_NULL = {
+    "hidden_act", "attention_bias", "attention_dropout", "max_position_embeddings", "initializer_range", "use_cache",
+}  # fmt: skip
 CARRIED = ARCHITECTURE | SOFTWARE | {"model_type", "hidden_act", "attention_bias", "attention_dropout"}
 CARRIED |= {"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"}
 MIXTURE: Mapping[str, Rule] = {  # of FlexOlmo alone
@@ -138,7 +141,7 @@ def check_settings(config: Mapping[str, Any], where: str) -> None:
     mixture = config.get("model_type") == "flex_olmo"
     rules = {**RULES, **MIXTURE} if mixture else RULES
     for name, value in config.items():
-        if value is None or name == "model_type" or name in ARCHITECTURE | LEFT_OUT:
+        if name == "model_type" or name in ARCHITECTURE | LEFT_OUT or (value is None and name not in NEVER_NULL):
             continue
         if name == "architectures":
             _check_class(value, "FlexOlmoForCausalLM" if mixture else "Olmo2ForCausalLM", where)

@@ -46,12 +46,13 @@ def copy_kept(source: Path, folder: Path, but: Collection[str] = ()) -> dict[str
     """
     left_out = {}
     for path in kept_files(source):
+        values = read_json(path) if path.name in SETTINGS else {}
+        if names := sorted(values.keys() & _unsaid(path.name)):
+            left_out[path.name] = names
         if path.name in but:
             continue
-        values = read_json(path) if path.name in SETTINGS else {}
-        if names := sorted(name for name in values if name in _unsaid(path.name)):
+        if names:
             write_json(folder / path.name, {name: value for name, value in values.items() if name not in names})
-            left_out[path.name] = names
         else:
             shutil.copyfile(path, folder / path.name)
     return left_out
@@ -64,6 +65,6 @@ def copy_beside(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def _unsaid(file: str) -> Collection[str]:
+def _unsaid(file: str) -> frozenset[str]:
     """The settings of a file that are left out where it is copied."""
-    return LEFT_OUT | {QUANTISED} if file == "config.json" else {"_name_or_path", "name_or_path"}
+    return LEFT_OUT | {QUANTISED} if file == "config.json" else frozenset({"_name_or_path", "name_or_path"})

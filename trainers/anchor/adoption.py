@@ -24,13 +24,14 @@ class Adopted:
     """A checked OLMo-2 folder; `open_adopted` makes it."""
 
     folder: Path
-    weights: ModelFolder  # its config is without settings that say nothing about the model
+    weights: ModelFolder
+    config: Olmo2Config  # without settings that say nothing about the model
 
     def model(self) -> PreTrainedModel:
         """The model in the dtype of its embeddings on disk, whatever config.json says."""
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             self.folder,
-            config=Olmo2Config(**self.weights.config),
+            config=self.config,
             dtype=self.weights.dtype("model.embed_tokens.weight"),
             local_files_only=True,
         )
@@ -70,4 +71,7 @@ def open_adopted(folder: Path) -> Adopted:
             f"{folder / 'tokenizer.json'}: has {size} tokens, the model has embeddings for {rows}. Is it the tokenizer "
             "of another model?"
         )
-    return Adopted(folder, weights)
+    try:
+        return Adopted(folder, weights, Olmo2Config(**kept))
+    except Exception as error:  # its checks are of many kinds, and differ between versions
+        raise InputError(f"{folder / 'config.json'}: transformers does not take it ({error}).") from None
