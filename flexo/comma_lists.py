@@ -12,7 +12,5 @@ def comma_list(text: str, option: str) -> list[str]:
     """
     found = [name.strip() for name in text.split(",")]
     if not all(found):
-        raise InputError(
-            f"{option} {text!r}: expected names with commas between them, like math,news; one is empty."
-        )
+        raise InputError(f"{option} {text!r}: expected names with commas between them, like math,news; one is empty.")
     return found
