@@ -65,11 +65,11 @@ def open_adopted(folder: Path) -> Adopted:
             f"{error} Its config.json has a {QUANTISED}: quantised weights cannot be an anchor. Take the model that "
             "they were made from."
         ) from None
-    size, rows = load_tokenizer(folder)[0].get_vocab_size(), weights.config["vocab_size"]
-    if size > rows:
+    last, rows = max(load_tokenizer(folder)[0].get_vocab().values()), weights.config["vocab_size"]
+    if last >= rows:
         raise InputError(
-            f"{folder / 'tokenizer.json'}: has {size} tokens, the model has embeddings for {rows}. Is it the tokenizer "
-            "of another model?"
+            f"{folder / 'tokenizer.json'}: has a token of the id {last}, the model has embeddings for {rows}. Is it "
+            "the tokenizer of another model?"
         )
     try:
         return Adopted(folder, weights, Olmo2Config(**kept))
