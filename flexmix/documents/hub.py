@@ -44,9 +44,10 @@ def local_folder(
     try:
         return Path(snapshot_download(repository["id"], revision=revision, allow_patterns=list(files)))
     except Exception as error:  # no network, no such repository, gated: the hub client raises many kinds
+        first = str(error).strip().splitlines()[0][:160]
         raise InputError(
-            f"{setting}{path}: {'' if said else 'no such folder, and '}not to be had from the hub ({type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0][:160]})."
+            f"{setting}{path}: {'' if said else 'no such folder, and '}not to be had from the hub "
+            f"({type(error).__name__}: {first})."
         ) from error
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, Olmo2Config, PreTrainedModel
 from flexmix.tokens.encoder import load_tokenizer
 from flexo.errors import InputError, ModelFolderError
 from merge.formats.anchor_folder import open_olmo2
+from merge.formats.architecture import architecture_of
 from merge.formats.model_folder import ModelFolder
 from merge.model_files.config_keys import LEFT_OUT, QUANTISED
 from merge.model_files.kept_files import copy_kept, left_behind
@@ -53,6 +54,7 @@ def open_adopted(folder: Path) -> Adopted:
     """
     config: dict[str, Any] = read_json(folder / "config.json")
     kept = {name: value for name, value in config.items() if name not in LEFT_OUT | {QUANTISED}}
+    architecture_of(kept, str(folder))
     try:
         weights = open_olmo2(folder, kept)
         dtypes = {weights.stored(name).dtype for name in weights.names}
