@@ -25,6 +25,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from flexo.errors import InputError, ModelFolderError
+from flexo.model_config import position_limit
 from inference.load import load_model, scheme_of_folder
 from inference.router_health import Routing, measure_routing
 from inference.select import expert_names, select_experts
@@ -103,7 +104,7 @@ def check(folder: Path | str, anchor: Path | str, device: str = "auto") -> Check
 
 def reference_tokens(anchor: Path, tokenizer: Any, config: Any) -> tuple[torch.Tensor, str]:
     """Token ids [B, T] of the anchor's reference text, up to 8 windows of 256, and its path; else random ids, ""."""
-    length = min(LENGTH, getattr(config, "max_position_embeddings", LENGTH))
+    length = int(min(LENGTH, position_limit(getattr(config, "max_position_embeddings", None))))
     path = anchor / SHARED / REFERENCE / "test.jsonl.gz"
     if not path.exists():
         dice = torch.Generator().manual_seed(0)

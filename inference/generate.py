@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flexo.errors import InputError
+from flexo.model_config import position_limit
 from inference.attribution import Answer, Attribution, attribute
 from inference.load import load_model
 from inference.prompt import encode_prompt
@@ -95,7 +95,7 @@ def continued(
         InputError: too long a prompt, unknown experts, or attribution of a model that no merge made.
     """
     inputs = encode_prompt(model, tokenizer, prompt)
-    length, limit = inputs["input_ids"].shape[1], getattr(model.config, "max_position_embeddings", math.inf)
+    length, limit = inputs["input_ids"].shape[1], position_limit(getattr(model.config, "max_position_embeddings", None))
     if length + sampling.max_new_tokens > limit:
         raise InputError(
             f"{length} tokens of prompt and {sampling.max_new_tokens} new ones: this model was made for {limit} in "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
+from flexo.model_config import start_token
+
 
 def encode_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> BatchEncoding:
     """`input_ids` and `attention_mask`, each [1, S], on the model's device, for `model.generate`.
@@ -13,8 +15,8 @@ def encode_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
     """
     inputs: BatchEncoding = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
     plain = tokenizer(text, add_special_tokens=False)["input_ids"]
-    end = model.config.eos_token_id
-    if isinstance(end, int) and inputs["input_ids"][0].tolist() == plain:
+    end = start_token(model.config.eos_token_id)
+    if end is not None and inputs["input_ids"][0].tolist() == plain:
         for name, first in (("input_ids", end), ("attention_mask", 1)):
             part_1S = inputs[name]
             inputs[name] = part_1S.new_tensor([[first, *part_1S[0].tolist()]])

@@ -35,7 +35,7 @@ class OwnerOptions:
     """Whose text is trained on, against which anchor, and where both are."""
 
     domain: Domain
-    anchor: str  # a folder with `flexo/` in it, or a hub id of one
+    anchor: str  # a folder with `flexo/` in it, or `hf://OWNER/NAME` of one
     corpora: Path  # where sample corpora are, for domains without files of their own
     public: Path | None = None  # a folder with public `train` and `test`; None: the text that came with the anchor
 

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from flexo.comma_lists import comma_list
 from flexo.console import new_app, run
 from flexo.errors import InputError
 from inference.commands.options import Device, Dtype
@@ -112,7 +113,7 @@ def evaluate(
 
     quiet()
     keep_freed_memory()
-    reading = Reading(data, domains.split(",") if domains else None, split, max_bytes)
+    reading = Reading(data, comma_list(domains, "--domains") if domains else None, split, max_bytes)
     extras = Extras(_numbers(active), opt_out, growing, pairs, btm, classifier, mixed, credit, permutations)
     with ExitStack() as stack:
         # entered before the work, so that a path which cannot be written is refused before it

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from flexo.comma_lists import comma_list
 from flexo.console import new_app, run
 
 app = new_app("Make task files for lm-eval.")
@@ -50,8 +51,8 @@ def tasks(
     from evals.scoring.held_out import Reading
     from evals.tasks.folder import GROUP, make_task_folder
 
-    reading = Reading(data, domains.split(",") if domains else None, split, max_bytes)
-    wanted = None if choices is None else [name for name in choices.split(",") if name]
+    reading = Reading(data, comma_list(domains, "--domains") if domains else None, split, max_bytes)
+    wanted = None if choices is None else comma_list(choices, "--choices") if choices else []
     made = make_task_folder(reading, output, choices=wanted, questions=questions, seed=seed)
     width = max(len(task.name) for task in made)
     for task in made:

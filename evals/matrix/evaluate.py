@@ -24,6 +24,7 @@ from evals.scoring.sliding_windows import TokenisedText
 from flexmix.tokens.encoder import load_tokenizer
 from flexo.console import progress
 from flexo.errors import InputError
+from flexo.model_config import position_limit
 
 SOFTWARE = ("flexo", "torch", "transformers")
 LEARNING = 1_000_000  # bytes of training text that a classifier learns from, a domain
@@ -143,8 +144,8 @@ def _rows(given: Sequence[Given], bench: Bench, extras: Extras, reading: Reading
 
 def _length(given: Sequence[Given], length: int | None) -> int:
     """Tokens in a window that all models take."""
-    limit: int = min(model.config.get("max_position_embeddings", LENGTH) for model in given)
-    length = length or min(LENGTH, limit)
+    limit = min(position_limit(model.config.get("max_position_embeddings", LENGTH)) for model in given)
+    length = length or int(min(LENGTH, limit))
     if length > limit:
         raise InputError(f"--length {length}: these models were made for at most {limit} tokens.")
     return length

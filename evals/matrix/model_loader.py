@@ -23,7 +23,7 @@ from evals.scoring.held_out import PUBLIC
 from flexo.atomic_files import sha256_file
 from flexo.errors import InputError
 from inference.load import load_model
-from merge.formats.anchor_folder import SHARED, tokenizer_digest
+from merge.formats.anchor_folder import SHARED, same_tokenizer
 from merge.formats.expert_file import open_expert
 from merge.formats.manifest import MANIFEST
 from merge.formats.merged_folder import Merged, open_merged
@@ -143,7 +143,7 @@ def read_given(arguments: Sequence[str], anchor: Path | None) -> list[Given]:
             raise InputError(
                 f"{model.path}: another model is called {model.name!r}, too. Give it a name of its own: a={model.path}"
             )
-        if tokenizer_digest(model.tokenizer) != tokenizer_digest(given[0].tokenizer):
+        if not same_tokenizer(model.tokenizer, given[0].tokenizer):
             raise InputError(
                 f"{model.path}: its tokenizer is not that of {given[0].path}. Measure models of different anchors with "
                 "separate commands."

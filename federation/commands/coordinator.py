@@ -62,6 +62,8 @@ def publish_anchor(
 ) -> None:
     """Put an anchor into the store, each file verified by whoever fetches it; goes on where it was interrupted."""
     from federation.coordinator import anchors
+    from merge.formats.anchor_folder import README, SHARED, anchor_files
+    from merge.model_files.kept_files import left_behind
 
     if promote == (anchor is not None):
         raise typer.BadParameter("give an anchor folder, or --promote, one of the two.")
@@ -69,9 +71,11 @@ def publish_anchor(
     if anchor is None:
         typer.echo(f"the anchor {anchors.promote(member)[:12]} is in force")
         return
-    size = sum(path.stat().st_size for path in anchor.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in anchor_files(anchor).values())
     with progress("uploading", size) as advance:
         changes = anchors.publish_anchor(member, anchor, following, advance)
+    if left := sorted({*left_behind(anchor)} - {SHARED, README}):
+        typer.echo(f"not uploaded, for it is no part of the anchor: {printable(', '.join(left))}")
     for text in changes.harmless:
         typer.echo(f"changed, the function is the same: {text}")
     typer.echo("the next anchor is there; owners: fetch-anchor --next" if following else "the anchor is in force")

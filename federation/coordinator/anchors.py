@@ -21,9 +21,8 @@ from federation.store.transfer import send
 from flexo.atomic_files import sha256_file
 from flexo.errors import InputError
 from merge.formats.anchor_changes import Changes, compare_anchors
-from merge.formats.anchor_folder import Anchor, open_anchor
-
-WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
+from merge.formats.anchor_folder import Anchor, anchor_files, open_anchor
+from merge.model_files.weight_files import weight_files
 
 
 def publish_anchor(
@@ -49,13 +48,11 @@ def publish_anchor(
                 "would no longer fit. To move the federation to it: publish-anchor --next, and owners train again."
             )
     digest, where = anchor.digest, f"anchor/{anchor.digest[:12]}"
-    files = _files(folder)
+    files = anchor_files(folder)
     if kept:  # what means the same stays as it is: experts name the sha256 of tokenizer.json
-        for name in ("tokenizer.json", *_names(kept, WEIGHTS)):
-            files[name] = kept / name
-        for name in _names(folder, WEIGHTS):
-            if not (kept / name).exists():
-                files.pop(name, None)
+        for path in weight_files(folder):
+            del files[path.name]
+        files |= {path.name: path for path in (kept / "tokenizer.json", *weight_files(kept))}
     targets = {}
     for name, path in files.items():
         target = TargetFile(path.stat().st_size, {"sha256": sha256_file(path)}, f"{where}/{name}")
@@ -111,13 +108,3 @@ def _put_in_force(
         draft.events.append(event(what, digest=digest, harmless=changes.harmless))
 
     coordinator.commit(change)
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """All files of an anchor by their names in it, hidden ones left out."""
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.split("/"))}
-
-
-def _names(folder: Path, patterns: tuple[str, ...]) -> list[str]:
-    return [path.name for pattern in patterns for path in sorted(folder.glob(pattern))]

@@ -18,7 +18,7 @@ from flexo.atomic_files import refuse_occupied, sha256_file
 from flexo.errors import InputError
 from merge.formats.expert_file import open_expert
 from merge.formats.manifest import MANIFEST, read_manifest
-from merge.formats.model_folder import TOKENIZER_FILES
+from merge.model_files.kept_files import TOKENIZER_FILES
 from merge.planning.revocation import model_digest
 
 

@@ -24,6 +24,7 @@ from flexmix.commands.domain_commands import (
     gain,
     proxies,
 )
+from flexo.comma_lists import comma_list
 from flexo.console import new_app, run
 from flexo.overrides import override
 from flexo.verbosity import note
@@ -65,7 +66,7 @@ def sample(
     """
     from flexmix.sample.build import build
 
-    names = [name.strip() for name in domains.split(",") if name.strip()] if domains else None
+    names = comma_list(domains, "--domains") if domains else None
     manifest = build(output, names, cache=cache, offline=offline)
     built, unbuilt = manifest["domains"], manifest["unbuilt"]
     typer.echo(f"{output}: {', '.join(built) or 'nothing'}. Sources and licences: {output / 'manifest.json'}")

@@ -62,7 +62,7 @@ def prepare(
         sources: places as on the command line, or which of their documents to take; read in this order, and of equal
             documents the first is kept.
         output: the folder to make.
-        tokenizer: the anchor's folder or hub id, for its tokenizer and its chat template.
+        tokenizer: the anchor's folder, or its `hf://OWNER/NAME` on the hub, for its tokenizer and its chat template.
         options: what else decides about the result.
         workers: processes, or SLURM or Ray jobs at a time; they do not change the result.
         cluster: where the tasks are run instead of on this machine.

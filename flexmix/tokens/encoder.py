@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from flexmix.tokens.word_cache import Words, splits_at_spaces
 from flexo.atomic_files import sha256_file
 from flexo.errors import InputError
+from flexo.model_config import start_token
 
 STRETCH = 1 << 20  # characters handed to the tokenizer at once, about; a longer document is cut for it
 
@@ -88,10 +89,10 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
         end = json.loads(config.read_text(encoding="utf-8"))["eos_token_id"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{config}: no eos_token_id to be read from it ({error}).") from None
-    end = end[0] if isinstance(end, list) and end else end
-    if not isinstance(end, int) or not 0 <= end < tokenizer.get_vocab_size():
+    start = start_token(end)
+    if start is None or start >= tokenizer.get_vocab_size():
         raise InputError(f"{config}: eos_token_id is {end!r}, expected the end-of-text token's id.")
-    return tokenizer, end
+    return tokenizer, start
 
 
 def stretches(text: str, size: int) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from flexo.comma_lists import comma_list
 from flexo.console import new_app, run
 from flexo.errors import InputError
 from inference.commands.options import Device, Dtype
@@ -58,6 +59,7 @@ def generate(
         prompt = _text(os.fsencode(prompt), "the prompt")
     if not prompt:
         raise InputError("the prompt is empty: there is nothing to go on with.")
+    chosen = None if experts is None else comma_list(experts, "--experts")
     files = list(dict.fromkeys(attribution_out or []))
     for path in files:
         if path.suffix not in (".html", ".json"):
@@ -70,9 +72,7 @@ def generate(
     quiet()
     loaded, tokenizer = load_model(model, dtype, device)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    continue_prompt(
-        loaded, tokenizer, prompt, sampling, experts.split(",") if experts is not None else None, attribution, files
-    )
+    continue_prompt(loaded, tokenizer, prompt, sampling, chosen, attribution, files)
 
 
 def _text(data: bytes, what: str) -> str:

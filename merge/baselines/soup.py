@@ -12,7 +12,7 @@ import torch
 from flexo.atomic_files import new_folder, refuse_occupied
 from flexo.console import Advance, Progress, no_progress
 from flexo.errors import ModelFolderError
-from merge.formats.anchor_folder import open_olmo2, tokenizer_digest
+from merge.formats.anchor_folder import open_olmo2, same_tokenizer
 from merge.formats.architecture import anchor_tensors, architecture_of
 from merge.formats.manifest import new_record
 from merge.formats.merged_folder import finish
@@ -58,7 +58,7 @@ def average(folders: Sequence[Path], weights: Sequence[float] | None = None) -> 
     if not models:
         raise ModelFolderError("no models given. Example: flexo-soup specialists/math specialists/code -o soup/")
     first = models[0]
-    arch, digest = architecture_of(first.config, str(first.folder)), tokenizer_digest(first.folder)
+    arch = architecture_of(first.config, str(first.folder))
     for model in models[1:]:
         other = architecture_of(model.config, str(model.folder)).to_dict()
         for name, size in arch.to_dict().items():
@@ -67,7 +67,7 @@ def average(folders: Sequence[Path], weights: Sequence[float] | None = None) -> 
                     f"{model.folder}: {name} is {other[name]}, {first.folder} has {size}. Only models that started "
                     "from the same one can be averaged."
                 )
-        if tokenizer_digest(model.folder) != digest:
+        if not same_tokenizer(model.folder, first.folder):
             raise ModelFolderError(f"{model.folder}: another tokenizer than {first.folder}. Their weights do not mix.")
         if changed := sorted(name for name in first.names if model.dtype(name) != first.dtype(name)):
             raise ModelFolderError(

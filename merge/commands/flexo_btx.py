@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flexo.comma_lists import comma_list
 from flexo.console import new_app, progress, run
 from merge.commands.options import Models, Output
 
@@ -40,6 +41,6 @@ def btx_command(
     """Put specialists' feed-forward networks side by side as experts; embeddings, attention and norms are averaged."""
     from merge.baselines.btx import MixtureOptions, btx
 
-    domains, options = names.split(",") if names else None, MixtureOptions(top_k, rows, seed)
+    domains, options = comma_list(names, "--names") if names else None, MixtureOptions(top_k, rows, seed)
     btx(specialists, anchor, output, names=domains, options=options, progress=progress)
     typer.echo(f"wrote {output}/  next: python train_router.py merged={output} output={output.name}-rt")

@@ -14,20 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from flexo.atomic_files import sha256_file
-from merge.formats.anchor_folder import Anchor
+from merge.formats.anchor_folder import README, ROUTER, SHARED, Anchor, anchor_files, same_tokenizer
+from merge.formats.architecture import merged_config
+from merge.model_files.kept_files import LICENCES
+from merge.model_files.weight_files import INDEX, weight_files
 from merge.tensor_io.json_file import read_json
 
 MISSING = object()
-HARMLESS: Mapping[str, frozenset[str]] = {
-    "config.json": frozenset({
-        "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache",
-    }),
-    "tokenizer_config.json": frozenset({
-        "backend", "chat_template", "clean_up_tokenization_spaces", "is_local", "local_files_only", "model_max_length",
-        "name_or_path", "padding_side", "processor_class", "tokenizer_class", "truncation_side",
-    }),
-}  # fmt: skip
-FREE = frozenset({"generation_config.json", "chat_template.jinja", "README.md", "LICENSE", ".gitattributes"})
+HARMLESS = frozenset({  # settings of tokenizer_config.json
+    "backend", "chat_template", "clean_up_tokenization_spaces", "is_local", "local_files_only", "model_max_length",
+    "name_or_path", "padding_side", "processor_class", "tokenizer_class", "truncation_side",
+})  # fmt: skip
+FREE = frozenset({"generation_config.json", "chat_template.jinja", README, *LICENCES})
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def compare_anchors(old: Anchor, new: Anchor) -> Changes:
     if old.router_digest != new.router_digest:
         found.grave.append("the public router rows")
     if old.tokenizer_digest != new.tokenizer_digest:
-        if read_json(old.folder / "tokenizer.json") == read_json(new.folder / "tokenizer.json"):
+        if same_tokenizer(old.folder, new.folder):
             found.harmless.append("tokenizer.json, written anew with the same content")
         else:
             found.grave.append("tokenizer.json")
@@ -71,9 +69,10 @@ def _compare(name: str, old: Path, new: Path, found: Changes) -> None:
         return
     if name in FREE or name.startswith("flexo/"):
         found.harmless.append(f"{name}{'' if new.exists() else ' is gone'}{'' if old.exists() else ' is new'}")
-    elif name in HARMLESS and old.exists() and new.exists():
-        changed = _settings(old, new)
-        grave = sorted(changed - HARMLESS[name])
+    elif name in ("config.json", "tokenizer_config.json") and old.exists() and new.exists():
+        before, after = read_json(old), read_json(new)
+        changed = _settings(before, after)
+        grave = sorted(_settings(_said(before), _said(after)) if name == "config.json" else changed - HARMLESS)
         if grave:
             found.grave.append(f"{name}: {', '.join(grave)}")
         else:
@@ -82,9 +81,14 @@ def _compare(name: str, old: Path, new: Path, found: Changes) -> None:
         found.grave.append(name)
 
 
-def _settings(old: Path, new: Path) -> set[str]:
-    """The settings of a JSON file that differ."""
-    before, after = read_json(old), read_json(new)
+def _said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checked `config.json` says beside its architecture, the same by whichever version it was written."""
+    made = merged_config(config, 1, 1)
+    return {name: made[name] for name in ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def _settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
+    """The settings that differ."""
     names = before.keys() | after.keys()
     return {name for name in names if _text(before, name) != _text(after, name)}
 
@@ -95,12 +99,11 @@ def _text(values: Mapping[str, Any], name: str) -> str:
 
 
 def _weights(folder: Path) -> dict[str, str]:
-    return {path.name: sha256_file(path) for path in folder.glob("*.safetensors")}
+    return {path.name: sha256_file(path) for path in weight_files(folder) if path.name != INDEX}
 
 
 def _others(folder: Path) -> set[str]:
     """All files but weights, tokenizer and what digests cover already."""
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    covered = {"tokenizer.json", "model.safetensors.index.json", "flexo/public_router.safetensors", "flexo/anchor.json"}
-    plain = {name for name in names if not any(part.startswith(".") for part in name.split("/"))}
-    return {name for name in plain - covered if not ("/" not in name and name.endswith(".safetensors"))}
+    covered = {"tokenizer.json", f"{SHARED}/{ROUTER}", f"{SHARED}/anchor.json"}
+    weights = {path.name for path in weight_files(folder)}
+    return anchor_files(folder).keys() - covered - weights

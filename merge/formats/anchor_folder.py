@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 from flexo.atomic_files import new_file, sha256_file
 from flexo.errors import ModelFolderError
 from merge.formats.architecture import ROUTER_WEIGHT, Architecture, Shapes, anchor_tensors, architecture_of
-from merge.formats.model_folder import ModelFolder, open_table
+from merge.formats.model_folder import ModelFolder
+from merge.model_files.kept_files import kept_files
+from merge.model_files.weight_files import open_table
 from merge.tensor_io.json_file import read_json, write_json
 from merge.tensor_io.stored_tensor import StoredTensor, combined_digest
 
@@ -37,6 +39,7 @@ SHARED = "flexo"
 ROUTER = "public_router.safetensors"
 MOMENTS = "public_moments.safetensors"
 REFERENCE = "public"
+README = "README.md"  # the coordinator's own words
 BIAS_DIRECTION = "layers.{n}.bias_direction"
 BIAS_ERROR = "layers.{n}.bias_error"
 
@@ -106,6 +109,13 @@ class Anchor:
         )
 
 
+def anchor_files(folder: Path) -> dict[str, Path]:
+    """The files of an anchor by their names in it: model, card, and what owners share. Others stay where they are."""
+    shared = (ROUTER, MOMENTS, "anchor.json", *(f"{REFERENCE}/{split}.jsonl.gz" for split in ("train", "test")))
+    paths = [*kept_files(folder), folder / README, *(folder / SHARED / name for name in shared)]
+    return {path.relative_to(folder).as_posix(): path for path in sorted(paths) if path.is_file()}
+
+
 def find_anchor(experts: list[ExpertFile]) -> Path:
     """The first folder that a header names and that exists, relative to the current folder or to an expert file's.
 
@@ -149,9 +159,12 @@ def open_anchor(folder: Path) -> Anchor:
     return Anchor(folder, weights, arch, shared)
 
 
-def open_olmo2(folder: Path) -> ModelFolder:
-    """Opens a model folder and checks names and shapes against its `config.json`; raises `ModelFolderError`."""
-    weights = ModelFolder(folder)
+def open_olmo2(folder: Path, config: dict[str, Any] | None = None) -> ModelFolder:
+    """Opens a model folder and checks names and shapes against `config`, by default that of its `config.json`.
+
+    Raises `ModelFolderError` unless it is a whole OLMo-2.
+    """
+    weights = ModelFolder(folder, config)
     arch = architecture_of(weights.config, str(folder))
     weights.require(anchor_tensors(arch), "a whole OLMo-2")
     return weights
@@ -204,6 +217,13 @@ def tokenizer_digest(folder: Path) -> str:
     if not path.exists():
         raise ModelFolderError(f"{path}: no such file. An anchor comes with its tokenizer.")
     return sha256_file(path)
+
+
+def same_tokenizer(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same tokenizer: `tokenizer.json` saved again with the same content is no change."""
+    if tokenizer_digest(one) == tokenizer_digest(other):
+        return True
+    return read_json(one / "tokenizer.json") == read_json(other / "tokenizer.json")
 
 
 def _router_tensors(arch: Architecture) -> Shapes:

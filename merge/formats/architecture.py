@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from flexo.errors import ModelFolderError
+from merge.model_files.config_keys import MIXTURE, carried, check_settings, plain_rope
 
 FFN = ("gate_proj", "up_proj", "down_proj")
 ROUTER_WEIGHT = "layers.{n}.router.weight"
 ROUTER_BIAS = "layers.{n}.router.bias"
 
 # what Olmo2Config means by leaving a value out; FlexOlmoConfig has other defaults, so they are written out
-ROPE_THETA = 10000.0
 RMS_NORM_EPS = 1e-5
 MAX_POSITIONS = 2048
 
@@ -50,7 +50,8 @@ class Architecture:
 def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
     """Reads the numbers from a `config.json` of an OLMo-2 model.
 
-    Raises `ModelFolderError`, with `where` in the message, for any other architecture or an incomplete configuration.
+    Raises `ModelFolderError`, with `where` in the message, for any other architecture, an incomplete configuration, and
+    settings that are not known to leave the model's function alone.
     """
     found = config.get("model_type")
     if found != "olmo2":
@@ -59,14 +60,13 @@ def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
             "allenai/OLMo-2-0425-1B, OLMo-2-1124-7B, OLMo-2-1124-13B, or one made with train_anchor.py). No other "
             "architecture has a FlexOlmo counterpart that a merge could load."
         )
-    if config.get("attention_bias"):
-        raise ModelFolderError(f"{where}: attention_bias is true, and FlexOlmo has no biases in attention.")
+    check_settings(config, where)
     given = dict(config)
     if given.get("num_key_value_heads") is None:
         given["num_key_value_heads"] = given.get("num_attention_heads")
     given.setdefault("tie_word_embeddings", False)
     given.setdefault("rms_norm_eps", RMS_NORM_EPS)
-    given["rope_theta"] = _rope(config, where)["rope_theta"]
+    given["rope_theta"] = plain_rope(config, where)["rope_theta"]
     values: dict[str, Any] = {}
     for field in fields(Architecture):
         value: Any = given.get(field.name)
@@ -133,8 +133,9 @@ def merged_router(n: int) -> str:
 def merged_config(anchor: Mapping[str, Any], experts: int, top_k: int) -> dict[str, Any]:
     """`config.json` of the merged model: the anchor's own values, under the names that transformers and vLLM read."""
     arch = architecture_of(anchor, "config.json")
-    dropped = {"transformers_version", "rope_scaling"}
-    config = {key: value for key, value in anchor.items() if key not in dropped}
+    config = carried(anchor)
+    for name in ("transformers_version", "rope_scaling"):
+        config.pop(name, None)
     for name in ("bos_token_id", "pad_token_id", "eos_token_id"):
         config.setdefault(name, None)  # the class defaults are ids of another vocabulary
     config.setdefault("max_position_embeddings", MAX_POSITIONS)
@@ -147,25 +148,20 @@ def merged_config(anchor: Mapping[str, Any], experts: int, top_k: int) -> dict[s
         "output_router_logits": False,
         "tie_word_embeddings": arch.tie_word_embeddings,
         "rms_norm_eps": arch.rms_norm_eps,
-        "rope_parameters": _rope(anchor, "config.json"),
+        "rope_parameters": plain_rope(anchor, "config.json"),
         "rope_theta": arch.rope_theta,
     }
+
+
+def anchor_config(merged: Mapping[str, Any]) -> dict[str, Any]:
+    """A merged model's `config.json` without its experts: the part that `architecture_of` reads."""
+    plain = {name: value for name, value in merged.items() if name not in MIXTURE and name != "architectures"}
+    return plain | {"model_type": "olmo2"}
 
 
 def with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """`config` for weights in another dtype, by PyTorch's name, under the key of transformers 5 and the older one."""
     return {**config, "dtype": name} | ({"torch_dtype": name} if "torch_dtype" in config else {})
-
-
-def _rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Rotary settings under the names of transformers 5, whichever of its three generations of names was used."""
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(given, dict):
-        raise ModelFolderError(f"{where}: rope_parameters is {str(given)[:60]!r}, expected a JSON object.")
-    rope = {key: value for key, value in given.items() if key != "type"}
-    rope.setdefault("rope_type", given.get("type", "default"))
-    rope.setdefault("rope_theta", config.get("rope_theta", ROPE_THETA))
-    return rope
 
 
 def _ffn(arch: Architecture) -> Shapes:

@@ -34,7 +34,7 @@ _hints = functools.cache(typing.get_type_hints)  # it evaluates annotations, whi
 class AnchorReference:
     """Which anchor the expert belongs to. Digests decide; the name only helps to find it."""
 
-    name: str  # folder or hub id, as the owner gave it
+    name: str  # folder or hf://OWNER/NAME, as the owner gave it
     digest: str  # sha256 over all weights, see ModelFolder.digest
     tokenizer_digest: str  # sha256 of tokenizer.json
     router_digest: str  # sha256 over the public router rows that the expert was trained beside

@@ -9,12 +9,14 @@ from typing import Any
 
 from flexo.errors import ModelFolderError
 from merge.formats.anchor_folder import tokenizer_digest
-from merge.formats.architecture import Architecture, architecture_of
+from merge.formats.architecture import Architecture, anchor_config, architecture_of
 from merge.formats.expert_header import SHA256
 from merge.formats.manifest import MANIFEST, public_weight_of, read_manifest
 from merge.formats.model_card import model_card
-from merge.formats.model_folder import ABOUT, DENSE, ModelFolder, copy_tokenizer
+from merge.formats.model_folder import ABOUT, DENSE, ModelFolder
 from merge.formats.quantization import Scheme, packed_tensors, scheme_of
+from merge.model_files.config_keys import QUANTISED, check_settings, without_left_out
+from merge.model_files.kept_files import copy_beside
 from merge.tensor_io.json_file import write_json
 from merge.tensor_io.stored_tensor import FLOATS, StoredTensor
 
@@ -87,7 +89,9 @@ def open_merged(folder: Path, quantised: bool = False) -> Merged:
         raise ModelFolderError(f"{where}: expected the expert 'public' first and each domain once, got {domains[:20]}.")
     if dtype not in (None, *FLOATS):
         raise ModelFolderError(f"{where}: converted_from is {str(dtype)[:80]!r}, expected one of {', '.join(FLOATS)}.")
-    arch = _same_architecture(folder, weights.config, architecture_of(given, str(where)), len(domains))
+    own = {QUANTISED} if manifest.get("quantised") else set()  # it repeats the scheme
+    config = {name: value for name, value in weights.config.items() if name not in own}
+    arch = _same_architecture(folder, config, architecture_of(given, str(where)), len(domains))
     scheme = scheme_of(manifest, arch, str(where))
     if scheme and not quantised:
         raise ModelFolderError(f"{folder}: its experts are quantised. Take the model that it was made from.")
@@ -104,7 +108,8 @@ def _same_architecture(folder: Path, config: Mapping[str, Any], stated: Architec
     """The model's numbers, if config.json and manifest agree on them."""
     if config.get("model_type") != "flex_olmo":
         raise ModelFolderError(f"{folder}: model_type is {config.get('model_type')!r}, expected 'flex_olmo'.")
-    arch = architecture_of({**config, "model_type": "olmo2"}, str(folder))
+    check_settings(config, str(folder))
+    arch = architecture_of(anchor_config(config), str(folder))
     for name, size in stated.to_dict().items():
         if (found := arch.to_dict()[name]) != size:
             raise ModelFolderError(f"{folder}: {name} is {found} in config.json, {size} in {MANIFEST}. Merge it again.")
@@ -136,8 +141,8 @@ def finish(folder: Path, output: Path, config: Mapping[str, Any], tokenizer: Pat
         tokenizer: the folder whose tokenizer files are copied.
         record: a manifest, which brings a model card with it, or what `flexo.json` says of a dense model.
     """
-    write_json(folder / "config.json", config)
-    copy_tokenizer(tokenizer, folder)
+    write_json(folder / "config.json", without_left_out(config))
+    copy_beside(tokenizer, folder)
     if record["format"] == DENSE:
         write_json(folder / ABOUT, record)
         return

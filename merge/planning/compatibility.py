@@ -96,11 +96,14 @@ def check_belongs(expert: ExpertFile, base: Base) -> None:
         ("public router", reference.router_digest, base.about["router_digest"]),
         ("anchor", reference.digest, base.about["digest"]),
     )
+    others = [what for what, theirs_hex, ours_hex in digests if theirs_hex != ours_hex]
     for what, theirs_hex, ours_hex in digests:
         if theirs_hex != ours_hex:
+            advice = " If tokenizer.json was only saved again, put the one that owners have in its place."
             raise ExpertFileError(
                 f"{expert.path}: trained against the {what} {theirs_hex[:12]}, {base.folder} has {ours_hex[:12]}. "
                 f"Experts only fit the anchor that they were trained with (theirs was called {reference.name!r})."
+                + (advice if others == ["tokenizer"] else "")
             )
     for n in range(base.architecture.num_hidden_layers):
         for part in FFN:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,6 @@ from merge.tensor_io.shard_writer import MAX_SHARD_SIZE, write_tensors
 from merge.tensor_io.stored_tensor import OutputTensor
 from merge.tensor_io.torch_tensors import computed_tensor
 
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-
 
 def write_rows(
     merged: Merged,
@@ -32,7 +29,7 @@ def write_rows(
     Args:
         merged: the model.
         rows: layer -> router [E, D], rounded here to the dtype of the model's own.
-        output: the folder to make, whole or not at all; config, tokenizer and other files are copied.
+        output: the folder to make, whole or not at all; config and tokenizer are copied.
         manifest: of the new folder.
         advance: told the bytes written.
 
@@ -48,13 +45,8 @@ def write_rows(
             tensors.append(computed_tensor(name, shape, old.dtype(name), partial(new.__getitem__, name)))
         else:
             tensors.append(OutputTensor.copied(name, merged.stored(name)))
-    left = {path for pattern in WEIGHTS for path in merged.folder.glob(pattern)}
     with new_folder(output) as folder:
         digests = write_tensors(folder, tensors, manifest.get("max_shard_size") or MAX_SHARD_SIZE, advance)
         if manifest.get("tensors"):
             manifest = manifest | {"tensors": digests.written}
         finish(folder, output, old.config, merged.folder, manifest)
-        for path in merged.folder.iterdir():
-            new_place = folder / path.name
-            if path.is_file() and path not in left and not path.name.startswith(".") and not new_place.exists():
-                shutil.copyfile(path, new_place)

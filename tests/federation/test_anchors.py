@@ -70,8 +70,31 @@ def test_what_is_harmless_is_told_apart(tiny_anchor: Path, other: Path) -> None:
     tokenizer["model"]["vocab"]["zz"] = 5
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert compared()[1] == [
-        "the architecture", "tokenizer.json", "config.json: rope_parameters", "tokenizer_config.json: add_bos_token",
+        "the architecture", "tokenizer.json", "tokenizer_config.json: add_bos_token",
     ]  # fmt: skip
+
+
+def test_a_configuration_written_by_another_version_is_the_same(tiny_anchor: Path, other: Path) -> None:
+    config = json.loads((other / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config |= {"rope_theta": rope["rope_theta"], "rope_scaling": None, "torch_dtype": config.pop("dtype")}
+    (other / "config.json").write_text(json.dumps(config))
+    found = compare_anchors(open_anchor(tiny_anchor), open_anchor(other))
+    assert found.grave == [] and found.harmless == [
+        "config.json: dtype, rope_parameters, rope_scaling, rope_theta, torch_dtype"
+    ]
+    changed(other / "config.json", eos_token_id=[0, 5])
+    assert compare_anchors(open_anchor(tiny_anchor), open_anchor(other)).grave == ["config.json: eos_token_id"]
+
+
+def test_what_is_no_part_of_an_anchor_is_not_published(world: World, other: Path) -> None:
+    for name in ("optimizer.pt", "flexo/notes.txt", "second.safetensors"):
+        (other / name).write_text("private")
+    changed(other / "generation_config.json", temperature=0.5)
+    assert publish_anchor(world.coordinator, other).harmless == ["generation_config.json"]
+    published = {path.name.partition(".")[2] for path in world.store.joinpath("targets").rglob("*") if path.is_file()}
+    assert "generation_config.json" in published
+    assert published.isdisjoint({"optimizer.pt", "notes.txt", "second.safetensors"})
 
 
 def test_an_anchor_saved_again_keeps_its_experts(world: World, other: Path) -> None:

@@ -26,6 +26,8 @@ def test_a_tokenizer_that_starts_texts_itself_is_left_to_it(merged: Path) -> Non
     )
     ids = encode_prompt(model, tokenizer, "The cat")["input_ids"][0].tolist()
     assert ids[0] == tokenizer.eos_token_id != ids[1]
+    model.config.eos_token_id = [tokenizer.eos_token_id, 5]  # training starts documents with the first of them
+    assert encode_prompt(model, AutoTokenizer.from_pretrained(merged), "cat")["input_ids"][0, 0] == ids[0]
     model.config.eos_token_id = None
     tokenizer = AutoTokenizer.from_pretrained(merged)
     assert encode_prompt(model, tokenizer, "cat")["input_ids"].tolist() == [tokenizer("cat")["input_ids"]]

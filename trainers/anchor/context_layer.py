@@ -39,7 +39,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -126,7 +125,6 @@ def add_context_layer(model: PreTrainedModel, heads: int, batches: Iterable[Batc
     wide.model.norm.weight[:D] *= math.sqrt(1 + used * (STRENGTH * sizes.state) ** 2 / (D * sizes.last))
     if not old.tie_word_embeddings and features_VK[:, 1:].any():
         _let_speak(wide, first, features_VK[:, 1:], D)
-    wide.generation_config = deepcopy(model.generation_config)
     nn.Module.train(wide, model.training)
     return wide
 

@@ -6,7 +6,6 @@ Either way the result is a plain Hugging Face folder plus `flexo/`: what all own
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from flexmix.documents.corpus import copy_sample, find_split, read_documents
 from flexmix.documents.hub import local_folder
@@ -24,7 +23,11 @@ from flexmix.tokens.train_tokenizer import END_OF_TEXT, PAD, train_tokenizer
 from flexo.atomic_files import new_folder
 from flexo.console import progress
 from flexo.errors import InputError
-from merge.formats.anchor_folder import REFERENCE, SHARED, open_olmo2, write_shared
+from merge.formats.anchor_folder import REFERENCE, SHARED, write_shared
+from merge.formats.model_folder import name_of
+from merge.model_files.kept_files import copy_beside
+from merge.model_files.weight_files import weight_files
+from trainers.anchor.adoption import open_adopted
 from trainers.anchor.context_layer import add_context_layer, held_out_loss
 from trainers.data import packed_windows, plain_windows
 from trainers.distributed import is_first, measuring_device
@@ -33,6 +36,7 @@ from trainers.loop.run import Run
 from trainers.loop.trainer import Metrics
 from trainers.router.row_init import moment_tensors, public_router, router_input_moments
 
+CONTEXT_HEADS = 8  # of an anchor that is trained here, unless it is said
 FEATURE_WINDOWS = 16_384  # of public text, from which features of tokens are learned, at most
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}"
 
@@ -41,15 +45,15 @@ CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n\n{% end
 class AnchorOptions:
     """An existing model, or the numbers of a new one."""
 
-    path: str | None = None  # a local OLMo-2 folder or hub id to take as it is
-    revision: str | None = None
+    path: str | None = None  # a local OLMo-2 folder, or hf://OWNER/NAME, to take as it is
+    revision: str | None = None  # of a hub repository
     vocab_size: int = 4096
     hidden_size: int = 128
     intermediate_size: int = 512
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int = 4
-    context_heads: int = 0  # of a context layer that the finished model gets (`trainers.anchor.context_layer`); 0: none
+    context_heads: int | None = 0  # of a context layer that the finished model gets; None: 8, none with `path`
     max_position_embeddings: int = 1024
     rope_theta: float = 10_000.0
     tie_word_embeddings: bool = False
@@ -57,8 +61,15 @@ class AnchorOptions:
     reference_bytes: int = 4_000_000  # of public text to ship with the anchor; held-out text comes to a tenth
 
     def __post_init__(self) -> None:
-        if self.context_heads < 0:
-            raise InputError(f"anchor.context_heads={self.context_heads}: expected 0 or a positive number.")
+        if self.heads < 0:
+            raise InputError(f"anchor.context_heads={self.heads}: expected 0 or a positive number.")
+
+    @property
+    def heads(self) -> int:
+        """Of a context layer (`trainers.anchor.context_layer`); 0 if the model gets none."""
+        if self.context_heads is None:
+            return CONTEXT_HEADS if self.path is None else 0
+        return self.context_heads
 
 
 def train_anchor(anchor: AnchorOptions, data_path: Path, run: Run) -> Metrics:
@@ -112,43 +123,47 @@ class _Writer:
     def adopt(self) -> None:
         """Takes an existing OLMo-2 byte for byte, or with a context layer."""
         assert self.anchor.path is not None
-        given = local_folder(self.anchor.path, self.anchor.revision)
-        open_olmo2(given)
-        model = AutoModelForCausalLM.from_pretrained(given, dtype="auto")
-        about = {"taken_from": self.anchor.path, "revision": self.anchor.revision}
-        self.write(model, given, about, as_it_is=not self.anchor.context_heads)
+        folder = local_folder(self.anchor.path, self.anchor.revision)
+        given = open_adopted(folder)
+        from_hub = not Path(self.anchor.path).is_dir()  # its commit is the name of its folder in the cache
+        about: dict[str, Any] = {"taken_from": self.anchor.path if from_hub else name_of(folder)}
+        about["revision"] = name_of(folder) if from_hub else None
+        with new_folder(self.run.output) as output:
+            model, made = given.model(), []
+            if self.anchor.heads:
+                model = self._with_context_layer(model, folder, about)
+                model.save_pretrained(output)
+                made = [path.name for path in [*output.iterdir(), *weight_files(folder)]]
+            given.copy(output, self.run.say, but=set(made) - {"generation_config.json"})
+            self._share(output, model, about)
 
-    def write(self, model: PreTrainedModel, given: Path, about: dict[str, Any], as_it_is: bool = False) -> None:
-        """Writes the model, the files beside it and `flexo/`.
-
-        The files come from the folder `given`; so do the weights, byte for byte, if the model is written `as_it_is`.
-        """
+    def write(self, model: PreTrainedModel, blank: Path, about: dict[str, Any]) -> None:
+        """Writes a model that was trained here, the tokenizer of the folder `blank`, and `flexo/`."""
         with new_folder(self.run.output) as folder:
-            if self.anchor.context_heads:
-                model, changed = self._with_context_layer(model, given)
-                self.run.say(
-                    "a context layer of {heads} heads: width {width_before} -> {width_after}, loss on public text "
-                    "{loss_before:.4f} -> {loss_after:.4f} nats per token".format(**changed)
-                )
-                about["context_heads"] = changed
-            if not as_it_is:
-                model.save_pretrained(folder)
-            _copy_files(given, folder, without_weights=not as_it_is)
+            if self.anchor.heads:
+                model = self._with_context_layer(model, blank, about)
+            model.save_pretrained(folder)
+            copy_beside(blank, folder)
             self._share(folder, model, about)
 
-    def _with_context_layer(self, model: PreTrainedModel, given: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """The model with a context layer, and what that changes on held-out text; `given` has its tokenizer."""
-        data, heads = self.run.data, self.anchor.context_heads
+    def _with_context_layer(self, model: PreTrainedModel, given: Path, about: dict[str, Any]) -> PreTrainedModel:
+        """The model with a context layer; notes what that changes on held-out text. `given` has its tokenizer."""
+        data, heads = self.run.data, self.anchor.heads
         public = EvalLoader(plain_windows(self.text["train"], given, data), data.batch_size, FEATURE_WINDOWS)
         held_out = EvalLoader(plain_windows(self.text["test"], given, data), data.batch_size, data.eval_windows)
         wide = add_context_layer(model, heads, public)
-        return wide, {
+        changed = about["context_heads"] = {
             "heads": heads,
             "width_before": model.config.hidden_size,
             "width_after": wide.config.hidden_size,
             "loss_before": held_out_loss(model, held_out),
             "loss_after": held_out_loss(wide, held_out),
         }
+        self.run.say(
+            "a context layer of {heads} heads: width {width_before} -> {width_after}, loss on public text "
+            "{loss_before:.4f} -> {loss_after:.4f} nats per token".format(**changed)
+        )
+        return wide
 
     def _share(self, folder: Path, model: PreTrainedModel, about: dict[str, Any]) -> None:
         """Adds `flexo/` to an anchor folder: the reference text, and the rows and moments measured on it."""
@@ -172,15 +187,6 @@ class _Writer:
             moments = router_input_moments(model, loader, advance, measuring_device(self.run.trainer.accelerator))
         about["router"] = {"init": "mean", "tokens": moments[0].count}
         write_shared(folder, public_router(moments), moment_tensors(moments) if self.anchor.moments else None, about)
-
-
-def _copy_files(given: Path, folder: Path, without_weights: bool) -> None:
-    """Copies the files of a model folder that are not there yet."""
-    for path in given.iterdir():
-        if without_weights and ".safetensors" in path.name:
-            continue
-        if path.is_file() and not path.name.startswith(".") and not (folder / path.name).exists():
-            shutil.copyfile(path, folder / path.name)
 
 
 def _blank(anchor: AnchorOptions, train: Path, folder: Path) -> Path:

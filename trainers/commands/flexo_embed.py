@@ -29,7 +29,7 @@ def main() -> None:
 )
 def embed(
     text: Annotated[Path, typer.Argument(help="A .jsonl or .jsonl.gz file, or a folder with a `train` one in it.")],
-    anchor: Annotated[str, typer.Option(help="The anchor folder, or a hub id of one.")],
+    anchor: Annotated[str, typer.Option(help="The anchor folder, or `hf://OWNER/NAME` of one on the hub.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to make, .safetensors.")],
     domain: Annotated[str | None, typer.Option(help="Its name. [default: that of the folder or file]")] = None,
     model: Annotated[

@@ -1,7 +1,7 @@
 """A cost plan: what training an expert will need, before it is paid for. Parameters, memory per device, FLOPs, hours.
 
-    python train_expert.py +domain=math anchor.path=allenai/OLMo-2-1124-7B data.tokens=5_000_000_000 data.length=4096 \
-        run.devices=8 run.strategy=fsdp run.activation_checkpointing=true plan=true hardware.name=h100
+    python train_expert.py +domain=math anchor.path=hf://allenai/OLMo-2-1124-7B data.tokens=5_000_000_000 \
+        data.length=4096 run.devices=8 run.strategy=fsdp run.activation_checkpointing=true plan=true hardware.name=h100
 
 No weights are needed: the numbers follow from the architecture and the settings. Memory is what the formulas below say
 must be there at once; an allocator's fragmentation and the framework itself come on top.
@@ -29,12 +29,12 @@ GIB = 1 << 30
 USABLE = 0.92  # of a device's memory; the framework and fragmentation take the rest
 
 
-# hub id -> D, F, L, H, G; V is 100352 and the embeddings are not tied in all of them
+# repository on the hub -> D, F, L, H, G; V is 100352 and the embeddings are not tied in all of them
 PUBLISHED = {
-    "allenai/OLMo-2-0425-1B": (2048, 8192, 16, 16, 16),
-    "allenai/OLMo-2-1124-7B": (4096, 11008, 32, 32, 32),
-    "allenai/OLMo-2-1124-13B": (5120, 13824, 40, 40, 40),
-    "allenai/OLMo-2-0325-32B": (5120, 27648, 64, 40, 8),
+    "hf://allenai/OLMo-2-0425-1B": (2048, 8192, 16, 16, 16),
+    "hf://allenai/OLMo-2-1124-7B": (4096, 11008, 32, 32, 32),
+    "hf://allenai/OLMo-2-1124-13B": (5120, 13824, 40, 40, 40),
+    "hf://allenai/OLMo-2-0325-32B": (5120, 27648, 64, 40, 8),
 }
 
 
@@ -89,7 +89,7 @@ class HardwareOptions:
 
 
 def published(name: str) -> Architecture | None:
-    """The architecture of a published anchor by its hub id, without a network."""
+    """The architecture of a published anchor by its repository on the hub, without a network."""
     if name not in PUBLISHED:
         return None
     hidden, ffn, layers, heads, groups = PUBLISHED[name]
@@ -97,7 +97,7 @@ def published(name: str) -> Architecture | None:
 
 
 def architecture_for(anchor: str) -> Architecture:
-    """The architecture of an anchor folder, or of a published one by its hub id; reads `config.json` at most.
+    """The architecture of an anchor folder, or of a published one by its repository; reads `config.json` at most.
 
     Raises `InputError` if it is neither, or no OLMo-2.
     """
@@ -106,8 +106,8 @@ def architecture_for(anchor: str) -> Architecture:
     folder = Path(anchor)
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"anchor.path={anchor}: no folder with config.json. A cost plan needs one, or the hub id of a published "
-            f"anchor: {', '.join(PUBLISHED)}."
+            f"anchor.path={anchor}: no folder with config.json. A cost plan needs one, or a published anchor on "
+            f"the hub: {', '.join(PUBLISHED)}."
         )
     return architecture_of(read_json(folder / "config.json"), anchor)
 
@@ -244,7 +244,7 @@ def whole_flops_per_token(arch: Architecture, length: int, active: int = 1) -> f
 def cost_of(anchor: str, model: PairOptions, run: Run, hardware: HardwareOptions) -> str:
     """What training an expert with these settings needs, as text.
 
-    Raises `InputError` if `anchor` is neither a folder nor the hub id of a published one.
+    Raises `InputError` if `anchor` is neither a folder nor a published one on the hub.
     """
     architecture = architecture_for(anchor)
     model.check_layers(architecture.num_hidden_layers)

@@ -10,10 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from flexo.atomic_files import new_file
 from flexo.errors import InputError
+from flexo.locks import hold
 from merge.tensor_io.json_file import read_json, write_json
 from trainers.privacy.accounting import Release, spent
 from trainers.privacy.guarantee import Guarantee, PrivacyOptions
@@ -66,7 +65,7 @@ def enter(path: Path, digest: str, name: str, output: str, made: Guarantee) -> s
     """
     unit, budget = made.options.unit, made.options.budget
     try:
-        with FileLock(f"{path}.lock"):
+        with hold(path.with_name(f"{path.name}.lock")):
             runs = read_ledger(path, digest)
             runs.pop(name, None)
             earlier = [one for run in runs.values() if run["unit"] == unit for one in _releases(run)]

@@ -48,8 +48,8 @@ class PoissonUnits:
     def batch(self, step: int) -> Batch:
         """A step's windows, unit by unit, then the public ones: `input_ids`, `labels`, `position_ids` [W, T] int64.
 
-        `unit` [W] numbers the units of the step from 0, or is `PUBLIC`; `window` [W] is the number among the owner's, or
-        `PUBLIC`; `own` [W] bool; `balance` [W] as of `flexmix.packing.loaders.TrainLoader`, from the expected share.
+        `unit` [W] numbers the units of the step from 0, or is `PUBLIC`; `window` [W] is the number among the owner's,
+        or `PUBLIC`; `own` [W] bool; `balance` [W] as of `flexmix.packing.loaders.TrainLoader`, from the expected share.
         """
         drawn = self.drawn(step)
         chosen = [self._chosen(step, int(unit)) for unit in drawn]

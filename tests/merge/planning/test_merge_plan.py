@@ -228,7 +228,7 @@ def test_values_of_the_anchors_configuration_are_carried(
         "pad_token_id": 7,
         "max_position_embeddings": 99,
     }
-    rope = {"rope_type": "linear", "rope_theta": 777.0, "factor": 2.0}
+    rope = {"rope_type": "default", "rope_theta": 777.0}
     anchor = make_anchor(tie_word_embeddings=tied, rope_parameters=rope, num_key_value_heads=1, **given)
     folder = merged([make_expert("math", anchor=anchor)], tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())

@@ -242,7 +242,7 @@ def test_an_anchor_with_context_heads_is_trained_against_and_merged(
     made = train_expert(**arguments)
     assert made is not None and made.header.anchor.architecture.hidden_size == D + NEW
     assert [open_anchor(path).first_layer for path in (small_anchor, wide)] == [0, 1]
-    assert [first_layer_for(str(path)) for path in (small_anchor, wide, "allenai/OLMo-2-1124-7B")] == [0, 1, 0]
+    assert [first_layer_for(str(path)) for path in (small_anchor, wide, "hf://allenai/OLMo-2-1124-7B")] == [0, 1, 0]
     expert = open_expert(made.path)
     changed = [any(expert.tensor(expert_ffn(n, part)).any() for part in FFN) for n in range(3)]
     assert changed == [False, True, True]  # in the context layer it is the anchor's network, which is zero

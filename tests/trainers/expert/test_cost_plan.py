@@ -131,7 +131,7 @@ def test_parameters_and_optimiser_state_are_what_the_run_has(rank: int | None, k
     ("name", "billions"), [("OLMo-2-0425-1B", 1.48), ("OLMo-2-1124-7B", 7.30), ("OLMo-2-1124-13B", 13.7)]
 )
 def test_published_shapes_have_their_published_sizes(name: str, billions: float) -> None:
-    arch = published(f"allenai/{name}")
+    arch = published(f"hf://allenai/{name}")
     assert arch is not None
     assert plan_cost(arch, LOAD).frozen / 1e9 == pytest.approx(billions, rel=0.01)
     with torch.device("meta"):
@@ -144,7 +144,7 @@ def test_published_shapes_have_their_published_sizes(name: str, billions: float)
 
 
 def test_sharding_divides_what_is_held_and_adds_what_is_gathered() -> None:
-    arch = published("allenai/OLMo-2-1124-7B")
+    arch = published("hf://allenai/OLMo-2-1124-7B")
     assert arch is not None
     alone = plan_cost(arch, replace(LOAD, bf16=True))
     shared = plan_cost(arch, replace(LOAD, bf16=True, devices=8, sharded=True))
@@ -154,7 +154,7 @@ def test_sharding_divides_what_is_held_and_adds_what_is_gathered() -> None:
 
 
 def test_a_plan_that_does_not_fit_says_what_to_change() -> None:
-    arch = published("allenai/OLMo-2-1124-7B")
+    arch = published("hf://allenai/OLMo-2-1124-7B")
     assert arch is not None
     text = render("7B", arch, Load(10**9, 4096, 8), HardwareOptions())
     assert "does not fit" in text and "try          also optimizer.kind=adafactor" in text
