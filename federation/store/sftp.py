@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from federation.store.place import BUFFER, TAIL, WAIT, Advance, NotThereError, Place, StoreError
+from federation.store.place import BUFFER, WAIT, Advance, NotThereError, Place, StoreError, begin_at
 
 
 class SftpPlace(Place):
@@ -74,32 +74,27 @@ class SftpPlace(Place):
         self._try(name, lambda: self._sftp.posix_rename(written, self._at(name)))
 
     def upload(self, name: str, source: Path, advance: Advance) -> None:
-        hidden = self._hidden(name, "partial")
         self._folder_of(name)
-        there = min(self._size_of(hidden), source.stat().st_size)
-        file = self._try(name, lambda: self._sftp.open(hidden, "r+b" if there else "wb"))
+        there = self.size(name) or 0
+        file = self._try(name, lambda: self._sftp.open(self._at(name), "r+b" if there else "wb"))
         try:
+            at = begin_at(source, there, lambda count, begin: self._try(name, partial(file.read, count, begin)))
+            advance(at)
             with source.open("rb") as local:
-                begin = max(0, there - TAIL)
-                local.seek(begin)
-                if there and self._try(name, lambda: file.read(there - begin, begin)) != local.read(there - begin):
-                    there = 0
-                local.seek(there)
-                advance(there)
+                local.seek(at)
                 while data := local.read(2 * BUFFER):
-                    self._try(name, partial(file.write, data, there), most=20 * WAIT)
-                    there += len(data)
+                    self._try(name, partial(file.write, data, at), most=20 * WAIT)
+                    at += len(data)
                     advance(len(data))
-            self._try(name, lambda: file.truncate(there))
+            self._try(name, lambda: file.truncate(at))
             self._sync(name, file)
         finally:
             with suppress(StoreError):
                 self._try(name, file.close)
-        try:
-            self._try(name, lambda: self._sftp.posix_rename(hidden, self._at(name)))
-        except NotThereError:  # somebody with the same file was faster
-            if self.size(name) is None:
-                raise
+
+    def move(self, name: str, to: str) -> None:
+        self._folder_of(to)
+        self._try(to, lambda: self._sftp.posix_rename(self._at(name), self._at(to)))
 
     def remove(self, name: str) -> None:
         with suppress(NotThereError):
@@ -107,7 +102,8 @@ class SftpPlace(Place):
 
     def _written(self, name: str, data: bytes) -> str:
         """The path of a hidden neighbour that holds `data`."""
-        hidden = self._hidden(name, f"partial-{secrets.token_hex(8)}")
+        folder, base = posixpath.split(self._at(name))
+        hidden = posixpath.join(folder, f".{base}.partial-{secrets.token_hex(8)}")
         self._folder_of(name)
         file = self._try(name, lambda: self._sftp.open(hidden, "wb"))
         try:
@@ -129,16 +125,6 @@ class SftpPlace(Place):
     def _folder_of(self, name: str) -> None:
         folder = posixpath.dirname(self._at(name))
         self._try(name, lambda: self._sftp.makedirs(folder, exist_ok=True))
-
-    def _size_of(self, path: str) -> int:
-        try:
-            return int(self._try(path, lambda: self._sftp.stat(path)).size)
-        except NotThereError:
-            return 0
-
-    def _hidden(self, name: str, suffix: str) -> str:
-        folder, base = posixpath.split(self._at(name))
-        return posixpath.join(folder, f".{base}.{suffix}")
 
     def _at(self, name: str) -> str:
         return posixpath.join(self._root, name)
