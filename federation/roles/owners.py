@@ -13,7 +13,6 @@ from typing import Any
 
 from tuf.api.metadata import TargetFile, Targets
 
-from federation.policy.admission import digest_of
 from federation.roles.home import Home
 from federation.roles.signed import (
     MOST_OWNER,
@@ -41,7 +40,7 @@ class Submission:
 
     @property
     def digest(self) -> str:
-        return digest_of(self.header)
+        return self.header.digest
 
     @property
     def sha256(self) -> str:
