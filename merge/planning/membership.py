@@ -86,7 +86,7 @@ def replan(
     }
     if forget:
         history = forgetting(history, drop)
-    return lay_out(base, members, anchor, options, vouchers, history)
+    return lay_out(base, members, anchor, options, vouchers, history, said.get("left", []))
 
 
 def opt_out(

@@ -168,8 +168,12 @@ def lay_out(
     options: MergeOptions,
     vouchers: dict[str, Voucher],
     history: dict[str, Any] | None = None,
+    left: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
-    """The plan of a merge of `members`, which belong to `base` and were admitted; `history` is for its manifest."""
+    """The plan of a merge of `members`, which belong to `base` and were admitted; `history` is for its manifest.
+
+    `left` is the base's own list of who has left before, and does not come back by itself.
+    """
     total, top_k = len(members), options.top_k
     if top_k is not None and not 1 <= top_k <= total:
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
@@ -181,7 +185,7 @@ def lay_out(
     moved = moved_by_training(base, joining)
     sketches = {domain: sketch_of(one) for domain, one in moved.items()}
     history = dict(history or {})
-    gone = [(one, str(base.folder)) for one in history.get("left", [])]
+    gone = [(one, str(base.folder)) for one in left]
     if options.listed:
         gone += [({"sketch": one, "domain": "listed there"}, options.listed.where) for one in options.listed.sketches]
     if back := readmissions(gone, joining, sketches, options.readmit, options.reason):
