@@ -124,9 +124,8 @@ def large(folder: Path, mb: int, sftp: str) -> None:
     routes = {"folder": str(folder / "store")} | ({"sftp": f"{sftp}{folder}/store"} if sftp else {})
     for name, url in routes.items():
         home = make_home(folder / f"owner-{name}", url, url, root)
-        plain = timed(copied if name == "folder" else partial(put, sftp, expert, folder / "copy"))
-        ours = timed(partial(sent, home))
-        report(f"submit, {name}", size, ours, plain)
+        plain = copied if name == "folder" else partial(put, sftp, expert, folder / "copy")
+        compare(f"submit, {name}", size, partial(sent, home), plain)
     refresh(coordinator)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder / "store")))
     server.daemon_threads = True
@@ -142,10 +141,10 @@ def large(folder: Path, mb: int, sftp: str) -> None:
 
         if name == "http":
             command = ["curl", "-sS", "-o", str(folder / "copy"), f"{web}/{one.stored_as}"]
-            plain = timed(partial(subprocess.run, command, check=True))
+            plain = partial(subprocess.run, command, check=True)
         else:
-            plain = timed(copied if name == "folder" else partial(get, sftp, folder / "copy", expert))
-        report(f"fetch, {name}", size, timed(fetched), plain)
+            plain = copied if name == "folder" else partial(get, sftp, folder / "copy", expert)
+        compare(f"fetch, {name}", size, fetched, plain)
     server.shutdown()
     chosen, _ = choose(coordinator)
     assemble(coordinator, chosen, folder / "model", lambda _a: None, lambda _f, _a: None)
@@ -159,8 +158,7 @@ def large(folder: Path, mb: int, sftp: str) -> None:
 
     found = read_federation(coordinator.home)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ours, plain = timed(lambda: verify_model(found, folder / "model")), timed(hashed)
-    report("verify, beside sha256", weights.stat().st_size, ours, plain)
+    compare("verify, beside sha256", weights.stat().st_size, lambda: verify_model(found, folder / "model"), hashed)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(f"| peak memory of verify, beyond what was there | {grown / 1e3:.0f} MB |")
 
@@ -182,11 +180,13 @@ def batch(sftp: str, line: str) -> None:
     subprocess.run(words, input=line.encode(), check=True, stdout=subprocess.DEVNULL)
 
 
-def report(what: str, size: int, ours: float, plain: float) -> None:
-    print(
-        f"| {what} | {size / ours / 1e6:.0f} MB/s | plain {size / plain / 1e6:.0f} MB/s | {plain / ours:.2f} |",
-        flush=True,
-    )
+def compare(what: str, size: int, ours: Callable[[], object], plain: Callable[[], object], pairs: int = 5) -> None:
+    """Runs both in turn and prints the median speeds and the median ratio, with the load of the machine."""
+    seconds = [(timed(plain, 1), timed(ours, 1)) for _ in range(pairs)]
+    ratio = median(before / after for before, after in seconds)
+    speeds = [size / median(one) / 1e6 for one in zip(*seconds, strict=True)]
+    load = f"{os.getloadavg()[0]:.1f}"
+    print(f"| {what} | {speeds[1]:.0f} MB/s | {speeds[0]:.0f} MB/s | {ratio:.2f} | {load} |", flush=True)
 
 
 def main() -> None:

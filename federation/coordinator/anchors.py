@@ -6,6 +6,7 @@ and submit to both; `promote` makes the next the one in force, and what was trai
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from tuf.api.metadata import TargetFile
 from federation.history.commit import Coordinator, Draft
 from federation.history.events import event
 from federation.reader.fetch import kept_anchor
-from federation.roles.signed import ours
+from federation.roles.signed import ours, stored_as
 from federation.roles.trust import latest
 from federation.store.place import Advance
-from federation.store.transfer import send
+from federation.store.transfer import holds, send
 from flexo.atomic_files import sha256_file
 from flexo.errors import InputError
 from merge.formats.anchor_changes import Changes, compare_anchors
@@ -55,8 +56,12 @@ def publish_anchor(
         files |= {path.name: path for path in (kept / "tokenizer.json", *weight_files(kept))}
     targets = {}
     for name, path in files.items():
-        target = TargetFile(path.stat().st_size, {"sha256": sha256_file(path)}, f"{where}/{name}")
-        send(coordinator.place, f"targets/{target.get_prefixed_paths()[0]}", path, target.hashes["sha256"], advance)
+        sha256 = sha256_file(path)
+        target = TargetFile(path.stat().st_size, {"sha256": sha256}, f"{where}/{name}")
+        if holds(coordinator.place, stored_as(target), target.length, sha256):
+            advance(target.length)
+        else:
+            send(coordinator.place, f"anchor/{sha256}", path, partial(_as_signed, target), advance=advance)
         targets[target.path] = target
     _put_in_force(coordinator, anchor, digest, where, targets, as_next, changes)
     return changes
@@ -108,3 +113,7 @@ def _put_in_force(
         draft.events.append(event(what, digest=digest, harmless=changes.harmless))
 
     coordinator.commit(change)
+
+
+def _as_signed(target: TargetFile, _sha256: str) -> str:
+    return stored_as(target)

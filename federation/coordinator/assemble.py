@@ -77,6 +77,7 @@ def changes(chosen: Chosen, lines: list[str]) -> list[str]:
 
 def record(coordinator: Coordinator, chosen: Chosen, output: Path, manifest: dict[str, Any]) -> None:
     """Notes a model in the signed history, so that owners see where they are, and `verify` knows it."""
+    sketches = {one["domain"]: one.get("sketch", "") for one in manifest["experts"]}
     small = ("config.json", *TOKENIZER_FILES)
     one = event(
         "assembled",
@@ -86,7 +87,10 @@ def record(coordinator: Coordinator, chosen: Chosen, output: Path, manifest: dic
         files={name: sha256_file(output / name) for name in small if (output / name).exists()},
         anchor=chosen.anchor["digest"],
         policy=chosen.policy.version,
-        experts=[{"role": o.role, "serial": o.serial, "digest": one.digest} for o, one in chosen.experts],
+        experts=[
+            {"role": owner.role, "serial": owner.serial, "digest": one.digest, "sketch": sketches[owner.domain]}
+            for owner, one in chosen.experts
+        ],
     )
 
     def change(draft: Draft) -> None:

@@ -19,6 +19,7 @@ from federation.roles.owners import role_of
 from federation.roles.signed import MOST, name_of, ours, sign, verified, versions_there
 from federation.roles.trust import latest
 from federation.store.opening import open_place
+from federation.store.transfer import INCOMING
 from flexo.errors import InputError
 from merge.formats.expert_header import check_domain
 
@@ -164,8 +165,9 @@ def sweep(coordinator: Coordinator, role: str, events: Sequence[str]) -> None:
     place, state = coordinator.place, latest(coordinator.home)
     for one in events:
         place.remove(f"events/{one}.json")
-    for name in place.names(f"targets/experts/{role}") or []:
-        place.remove(f"targets/experts/{role}/{name}")
+    for folder in (f"targets/experts/{role}", f"{INCOMING}/{role}"):
+        for name in place.names(folder) or []:
+            place.remove(f"{folder}/{name}")
     kept = {name_of("targets", state.targets.version), name_of("snapshot", state.snapshot.version)}
     names = [(name.partition(".")[2], f"metadata/{name}") for name in place.names("metadata") or []]
     gone = [path for rest, path in names if rest in ("targets.json", "snapshot.json") and path not in kept]

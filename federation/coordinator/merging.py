@@ -11,13 +11,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from federation.coordinator.choose import Chosen, key_of
+from federation.history.notice import sketches_of
 from federation.roles.owners import Owner
 from federation.roles.signed import ours
 from federation.store.place import Advance
+from flexo.errors import InputError
 from merge.formats import signatures
 from merge.formats.signing import write_signature_file
 from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import Plan, execute, plan
+from merge.planning.revocation import same_expert
 
 
 def merge(
@@ -55,12 +58,30 @@ def _planned(chosen: Chosen, files: list[Path], anchor: Path, keys: Path) -> Pla
         },
     }
     present = {owner.domain for owner, _ in chosen.experts}
-    left: list[dict[str, Any]] = [
-        {"domain": domain, "digest": digest} if domain and domain not in present else {"digest": digest}
-        for digest, domain in sorted(chosen.found.left.items())
-    ]
+    sketches = sketches_of(chosen.found.events, chosen.found.left)
+    left: list[dict[str, Any]] = []
+    for digest, domain in sorted(chosen.found.left.items()):
+        known_by = {"digest": digest} | ({"sketch": sketches[digest]} if digest in sketches else {})
+        left.append(known_by | ({"domain": domain} if domain and domain not in present else {}))
+        _refuse_alike(chosen, made, domain, sketches.get(digest))
     made.history["left"] = left
     return made
+
+
+def _refuse_alike(chosen: Chosen, made: Plan, domain: str, sketch: str | None) -> None:
+    """Raises `InputError` for an expert that is, but for little changes, one of `domain` that was withdrawn.
+
+    Its own owner may bring it back, saying why; the domain is empty where nobody may.
+    """
+    for owner, _ in chosen.experts:
+        again = owner.domain == domain and owner.signed and ours(owner.signed).get("readmit")
+        if same_expert(made.sketches.get(owner.domain), sketch) and not again:
+            raise InputError(
+                f"{owner.domain}: but for little changes, its expert is one that was withdrawn"
+                f"{f' by the owner of {domain!r}' if domain else ''}, and comes back under no name. Take it out: "
+                f"flexo-federation withdraw {owner.domain} --keys KEYS/. If its owner had withdrawn it and changed "
+                "their mind, they say so with submit --readmit REASON"
+            )
 
 
 def _write_key(folder: Path, chosen: Chosen, owner: Owner) -> None:

@@ -28,7 +28,18 @@ def left_digests(state: State, events: Iterable[Event]) -> dict[str, str]:
     return withdrawn(events) | dict.fromkeys(ours(state.targets)["revoked"]["digests"], "")
 
 
+def sketches_of(events: Iterable[Event], digests: Collection[str]) -> dict[str, str]:
+    """Digest -> sketch of those of some experts that were ever in a model, by which they are known when changed."""
+    return {
+        one["digest"]: one["sketch"]
+        for model in models(events)
+        for one in model["experts"]
+        if one["digest"] in digests and one.get("sketch")
+    }
+
+
 def notice_of(events: Iterable[Event], domain: str, digests: Collection[str], by: str, reason: str) -> dict[str, Any]:
     """The notice of withdrawal of a domain's experts."""
     events = list(events)
-    return notice(domain, digests, by, reason, (one["model"] for one in models_with(events, digests)))
+    sketches = sketches_of(events, digests).values()
+    return notice(domain, digests, sketches, by, reason, (one["model"] for one in models_with(events, digests)))

@@ -8,8 +8,9 @@ finds the file there and goes on.
 from __future__ import annotations
 
 import base64
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,21 @@ from federation.history.notice import left_digests
 from federation.policy.admission import audit, can_audit, objections
 from federation.roles.home import Home
 from federation.roles.keys import refuse_foreign, signer
-from federation.roles.owners import Owner, Submission, read_owner, read_submissions, role_of, withdrawal_of
-from federation.roles.signed import MOST_OWNER, name_of, ours, read_if_there, set_ours, sign, verified, versions_there
+from federation.roles.owners import Owner, read_owner, read_submissions, role_of, withdrawal_of
+from federation.roles.signed import (
+    MOST_OWNER,
+    name_of,
+    ours,
+    read_if_there,
+    set_ours,
+    sign,
+    stored_as,
+    verified,
+    versions_there,
+)
 from federation.roles.trust import State, follow
 from federation.store.place import Advance, StoreError
-from federation.store.transfer import send
+from federation.store.transfer import holds, send
 from flexo.atomic_files import sha256_file
 from flexo.errors import InputError
 from merge.formats.expert_file import ExpertFile, open_expert
@@ -57,7 +68,8 @@ def submit(
         advance: told the bytes read and sent, twice the size of the file.
 
     Raises:
-        InputError: the federation would refuse it, in words for its owner; nothing was uploaded.
+        InputError: the federation would refuse it, in words for its owner, before anything is uploaded; or its values
+            are damaged, which is found on the way, and nothing is left of the upload.
     """
     state, expert = follow(home), open_expert(file)
     domain = expert.domain
@@ -72,10 +84,6 @@ def submit(
     why = objections(expert.header, policy, anchors, left)
     if why:
         raise InputError(f"{file}: this federation would refuse it: {'; '.join(why)}. Nothing was uploaded.")
-    with ThreadPoolExecutor(1) as hasher:
-        hashed = hasher.submit(sha256_file, file)
-        expert.verify(advance)
-        sha256 = hashed.result()
     if policy.audit and anchor and can_audit():
         if why := audit([file], anchor, policy):
             raise InputError(f"{file}: the policy's audit refuses it: {'; '.join(why)}. Nothing was uploaded.")
@@ -83,9 +91,7 @@ def submit(
         notes.append("the coordinator will audit it; --anchor FOLDER does that here, before anything is uploaded")
     private = read_private_key(keys[0])
     signature = base64.b64encode(private.sign(statement(header_digest(expert.header)))).decode()
-    target = _target(expert, role, sha256, signature)
-    one = Submission(target, expert.header, signature)
-    sent = send(home.writable, one.stored_as, file, sha256, advance)
+    target, sent = _sent(home, owner, expert, signature, advance)
     kept = _other_anchors(owner, expert.header.anchor.digest, anchors)
     made = Targets(targets={one.path: one for one in [*kept, target]})
     set_ours(made, {"readmit": readmit} if readmit else {})
@@ -167,11 +173,27 @@ def _signers(state: State, role: str, domain: str, keys: list[Path]) -> list[Cry
     return found
 
 
-def _target(expert: ExpertFile, role: str, sha256: str, signature: str) -> TargetFile:
-    header = expert.header
-    path = f"experts/{role}/{header.anchor.digest[:12]}{expert.path.suffix}"
+def _sent(home: Home, owner: Owner, expert: ExpertFile, signature: str, advance: Advance) -> tuple[TargetFile, bool]:
+    """Checks the values of an expert while it is uploaded; says what to sign, and whether it had to be uploaded."""
+    header, about = expert.header, expert.path.stat()
     custom: dict[str, Any] = {"header": header.to_json(), "signature": signature}
-    return TargetFile(expert.path.stat().st_size, {"sha256": sha256}, path, {"custom": custom})
+
+    def target(sha256: str) -> TargetFile:
+        path = f"experts/{owner.role}/{header.anchor.digest[:12]}{expert.path.suffix}"
+        return TargetFile(about.st_size, {"sha256": sha256}, path, {"custom": custom})
+
+    before = owner.submissions.get(header.anchor.digest)
+    if before and before.header == header and before.sha256 == sha256_file(expert.path):
+        again = target(before.sha256)
+        if holds(home.writable, stored_as(again), again.length, before.sha256):
+            advance(2 * again.length)
+            return again, False
+    this = hashlib.sha256(f"{header_digest(header)} {about.st_size} {about.st_mtime_ns}".encode()).hexdigest()
+    check = partial(expert.verify, advance)
+    sha256 = send(
+        home.writable, f"{owner.role}/{this}", expert.path, lambda sha256: stored_as(target(sha256)), check, advance
+    )
+    return target(sha256), True
 
 
 def _other_anchors(owner: Owner, anchor: str, anchors: list[str]) -> list[TargetFile]:

@@ -17,12 +17,6 @@ from flexo.errors import InputError
 from flexo.rooms import module_name
 from merge.formats.expert_header import Header
 from merge.planning.compatibility import privacy_objection
-from merge.tensor_io.stored_tensor import combined_digest
-
-
-def digest_of(header: Header) -> str:
-    """The digest of an expert, over all its tensors, as a model's manifest has it."""
-    return combined_digest((name, info.sha256) for name, info in header.tensors.items())
 
 
 def objections(header: Header, policy: Policy, anchors: Collection[str], left: Collection[str]) -> list[str]:
@@ -35,7 +29,7 @@ def objections(header: Header, policy: Policy, anchors: Collection[str], left: C
         left: digests of experts that were withdrawn.
     """
     found = []
-    if digest_of(header) in left:
+    if header.digest in left:
         found.append(
             "this very expert was withdrawn from the federation, and comes back under no name. Train another, or, if "
             "you withdrew it yourself and changed your mind: submit --readmit"

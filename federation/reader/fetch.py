@@ -9,7 +9,7 @@ from tuf.api.metadata import TargetFile
 
 from federation.roles.home import Home
 from federation.roles.owners import Submission
-from federation.roles.signed import ours
+from federation.roles.signed import ours, stored_as
 from federation.roles.trust import State
 from federation.store.place import Advance
 from federation.store.transfer import fetch
@@ -54,8 +54,7 @@ def fetch_anchor(
         if _is(incoming / name, target):
             advance(target.length)
         else:
-            stored = f"targets/{target.get_prefixed_paths()[0]}"
-            fetch(home.place, stored, incoming / name, target.length, target.hashes["sha256"], advance)
+            fetch(home.place, stored_as(target), incoming / name, target.length, target.hashes["sha256"], advance)
     for path in [path for path in incoming.rglob("*") if path.is_file()]:
         if path.relative_to(incoming).as_posix() not in files:  # of another version of it
             path.unlink()

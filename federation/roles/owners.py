@@ -13,9 +13,17 @@ from typing import Any
 
 from tuf.api.metadata import TargetFile, Targets
 
-from federation.policy.admission import digest_of
 from federation.roles.home import Home
-from federation.roles.signed import MOST_OWNER, by_roles, name_of, ours, read_if_there, verified, versions_there
+from federation.roles.signed import (
+    MOST_OWNER,
+    by_roles,
+    name_of,
+    ours,
+    read_if_there,
+    stored_as,
+    verified,
+    versions_there,
+)
 from federation.roles.trust import State, expired
 from federation.store.place import Place, StoreError
 from flexo.errors import InputError
@@ -32,7 +40,7 @@ class Submission:
 
     @property
     def digest(self) -> str:
-        return digest_of(self.header)
+        return self.header.digest
 
     @property
     def sha256(self) -> str:
@@ -40,8 +48,7 @@ class Submission:
 
     @property
     def stored_as(self) -> str:
-        """Where the file lies in the store, its sha256 before its name, as TUF's clients look for it."""
-        return f"targets/{self.target.get_prefixed_paths()[0]}"
+        return stored_as(self.target)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
@@ -24,6 +24,11 @@ S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 def name_of(role: str, version: int | None) -> str:
     """Where a version of a role's metadata lies; None for the newest timestamp."""
     return f"metadata/{role}.json" if version is None else f"metadata/{version}.{role}.json"
+
+
+def stored_as(target: TargetFile) -> str:
+    """Where a signed file lies in the store, its sha256 before its name, as TUF's clients look for it."""
+    return f"targets/{target.get_prefixed_paths()[0]}"
 
 
 def sign(signed: Root | Timestamp | Snapshot | Targets, signers: Iterable[CryptoSigner], days: float) -> bytes:

@@ -75,6 +75,14 @@ class CloudPlace(Place):
             raise self._refusal(name, error) from None
         advance(source.stat().st_size)
 
+    def move(self, name: str, to: str) -> None:
+        try:
+            self._fs.mv(self._at(name), self._at(to))
+        except FileNotFoundError:
+            raise NotThereError(f"{self._at(name)}: no such file in this store.") from None
+        except OSError as error:
+            raise self._refusal(to, error) from None
+
     def remove(self, name: str) -> None:
         if self.size(name) is not None:
             self._fs.rm_file(self._at(name))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from federation.store.place import BUFFER, Advance, NotThereError, Place, StoreError
+from federation.store.place import BUFFER, Advance, NotThereError, Place, StoreError, begin_at
 from flexo.atomic_files import CHUNK, FULL, new_file, partial_of, sync
 
 
@@ -44,44 +44,47 @@ class FolderPlace(Place):
         final = self.folder / name
         with self._refusals(name):
             final.parent.mkdir(parents=True, exist_ok=True)
-            partial = partial_of(final)
+            hidden = partial_of(final)
             try:
-                with partial.open("wb") as file:
+                with hidden.open("wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.link(partial, final)  # fails if somebody was faster
+                os.link(hidden, final)  # fails if somebody was faster
             except FileExistsError:
                 return False
             finally:
-                partial.unlink(missing_ok=True)
+                hidden.unlink(missing_ok=True)
             sync(final.parent)
         return True
 
     def replace(self, name: str, data: bytes) -> None:
-        with self._refusals(name), new_file(self.folder / name, replace=True) as partial:
-            partial.write_bytes(data)
+        with self._refusals(name), new_file(self.folder / name, replace=True) as hidden:
+            hidden.write_bytes(data)
 
     def upload(self, name: str, source: Path, advance: Advance) -> None:
-        final = self.folder / name
-        partial = final.with_name(f".{final.name}.partial")  # the name holds the sha256: whoever writes it, same bytes
+        path = self.folder / name
         with self._refusals(name):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            with os.fdopen(descriptor, "r+b", 0) as to, source.open("rb", 0) as file:
-                there = os.fstat(descriptor).st_size
-                begin = _same_prefix(file, to, there, advance) if there else 0
-                file.seek(begin), to.seek(begin)
-                to.truncate()
-                buffer = memoryview(bytearray(BUFFER))
-                while count := file.readinto(buffer):
-                    written = 0
-                    while written < count:
-                        written += to.write(buffer[written:count])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with os.fdopen(descriptor, "r+b", 0), source.open("rb", 0) as file:
+                at = begin_at(source, os.fstat(descriptor).st_size, partial(os.pread, descriptor))
+                advance(at)
+                os.lseek(descriptor, at, os.SEEK_SET)
+                while count := os.sendfile(descriptor, file.fileno(), at, BUFFER):
+                    at += count
                     advance(count)
+                os.ftruncate(descriptor, at)  # last: whoever sends the same file at the same time loses nothing
                 os.fsync(descriptor)
-            with suppress(FileNotFoundError):  # somebody with the same file was faster
-                partial.replace(final)
+
+    def move(self, name: str, to: str) -> None:
+        final = self.folder / to
+        with self._refusals(to):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                (self.folder / name).replace(final)
+            except FileNotFoundError:
+                raise NotThereError(f"{self.folder / name}: no such file in this store.") from None
             sync(final.parent)
 
     def remove(self, name: str) -> None:
@@ -107,16 +110,3 @@ class _Refusals:
             raise StoreError(
                 f"{self.what}: {why}. Nothing half-written is visible; make room and run it again."
             ) from error
-
-
-def _same_prefix(file: object, to: object, size: int, advance: Advance) -> int:
-    """How many of the first `size` bytes are the same in both files, in whole buffers."""
-    assert hasattr(file, "read") and hasattr(to, "read")
-    begin = 0
-    while begin < size:
-        ours, theirs = file.read(BUFFER), to.read(BUFFER)
-        if ours != theirs or not ours:
-            break
-        begin += len(ours)
-        advance(len(ours))
-    return begin

@@ -59,7 +59,11 @@ class Place(ABC):
 
     @abstractmethod
     def upload(self, name: str, source: Path, advance: Advance) -> None:
-        """Copies a file of any size, which appears whole; goes on where an interrupted upload of this name ended."""
+        """Copies a file of any size to a name that nobody reads yet; goes on where an interrupted upload ended."""
+
+    @abstractmethod
+    def move(self, name: str, to: str) -> None:
+        """Gives a file another name, in the place of one that may be there; raises `NotThereError`."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -71,6 +75,19 @@ class Place(ABC):
         for chunk in watched(self.chunks(name), f"{self.url}: {name}", most, SMALL_FILE):
             found += chunk
         return bytes(found)
+
+
+def begin_at(source: Path, there: int, read: Callable[[int, int], bytes]) -> int:
+    """The byte at which an upload of `source` goes on, of which `there` bytes arrived before an interruption.
+
+    `read(count, at)` gives back what has arrived, of which the last MB is compared; all else is compared by whoever
+    fetches the file.
+    """
+    there = min(there, source.stat().st_size)
+    begin = max(0, there - TAIL)
+    with source.open("rb") as file:
+        file.seek(begin)
+        return there if there and file.read(there - begin) == read(there - begin, begin) else 0
 
 
 def watched(chunks: Iterator[bytes], what: str, most: int, seconds: float | None = None) -> Iterator[bytes]:

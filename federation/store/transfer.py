@@ -4,34 +4,75 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
-from federation.store.place import BUFFER, Advance, Place, StoreError, watched
-from flexo.atomic_files import CHUNK, FULL
+from federation.store.place import BUFFER, Advance, NotThereError, Place, StoreError, watched
+from flexo.atomic_files import CHUNK, FULL, sha256_file
 from flexo.errors import InputError
 
+INCOMING = "incoming"  # the folder of a store in which uploads grow, and which nobody reads
 
-def send(place: Place, name: str, source: Path, sha256: str, advance: Advance = lambda _amount: None) -> bool:
-    """Copies `source` to the store as `name`, unless it is there already; says whether it had to.
 
-    A file of that name is read back: one that was damaged or exchanged there is sent again.
+def holds(place: Place, name: str, length: int, sha256: str) -> bool:
+    """Whether a store has a file and gives it back as it should be; reads it."""
+    if place.size(name) != length:
+        return False
+    digest = hashlib.sha256()
+    for chunk in watched(place.chunks(name), f"{place.url}: {name}", length):
+        digest.update(chunk)
+    return digest.hexdigest() == sha256
+
+
+def send(
+    place: Place,
+    incoming: str,
+    source: Path,
+    stored_as: Callable[[str], str],
+    check: Callable[[], None] = lambda: None,
+    advance: Advance = lambda _amount: None,
+) -> str:
+    """Uploads a file while it is hashed and checked, all three at once, and returns its sha256.
+
+    Args:
+        place: the store.
+        incoming: a name for this file and no other, under which an interrupted upload goes on.
+        source: the file.
+        stored_as: its name in the store, by its sha256; it appears there whole.
+        check: raises if the file is not to be sent; it ends an upload that has begun, and nothing is left of that.
+        advance: told the bytes that were sent.
     """
-    length = source.stat().st_size
-    if place.size(name) == length:
-        digest = hashlib.sha256()
-        for chunk in watched(place.chunks(name), f"{place.url}: {name}", length):
-            digest.update(chunk)
-        if digest.hexdigest() == sha256:
-            advance(length)
-            return False
+    before, name = source.stat(), f"{INCOMING}/{incoming}"
+    with ThreadPoolExecutor(2) as others:
+        hashed, checked = others.submit(sha256_file, source), others.submit(check)
+
+        def sent(amount: float) -> None:
+            if checked.done():
+                checked.result()
+            advance(amount)
+
+        try:
+            place.upload(name, source, sent)
+            checked.result()
+        except BaseException:
+            if checked.done() and checked.exception():
+                place.remove(name)
+            raise
+        sha256 = hashed.result()
+    if (after := source.stat()).st_mtime_ns != before.st_mtime_ns or after.st_size != before.st_size:
         place.remove(name)
-    place.upload(name, source, advance)
-    if (found := place.size(name)) != length:
+        raise InputError(f"{source}: was written to while it was sent. Wait until it is finished, then send it again.")
+    final = stored_as(sha256)
+    with suppress(NotThereError):  # somebody with the same file was faster
+        place.move(name, final)
+    if (found := place.size(final)) != before.st_size:
         raise StoreError(
-            f"{place.url}: {name} has {found} bytes after {length} were written. The store lost a part; run it again."
+            f"{place.url}: {final} has {found} bytes after {before.st_size} were written. The store lost a part; run "
+            "it again."
         )
-    return True
+    return sha256
 
 
 def fetch(

@@ -68,6 +68,9 @@ class WebPlace(Place):
     def upload(self, name: str, source: Path, advance: Advance) -> None:
         self._refuse()
 
+    def move(self, name: str, to: str) -> None:
+        self._refuse()
+
     def remove(self, name: str) -> None:
         self._refuse()
 

@@ -20,7 +20,7 @@ from typing import Any
 from flexo.errors import ExpertFileError
 from merge.formats.architecture import Architecture
 from merge.tensor_io.json_file import MAX_HEADER, parse_json
-from merge.tensor_io.stored_tensor import DTYPES
+from merge.tensor_io.stored_tensor import DTYPES, combined_digest
 
 MAX_TEXT = 2000
 MAX_LAYERS = 1000
@@ -140,6 +140,11 @@ class Header:
     def version(self) -> int:
         """The lowest version of the expert file that can hold this."""
         return 2 if isinstance(self.privacy, StatedPrivacy) else 1
+
+    @property
+    def digest(self) -> str:
+        """The digest of the expert, over all its tensors, by which manifests and lists know it."""
+        return combined_digest((name, info.sha256) for name, info in self.tensors.items())
 
     def with_tensors(self, tensors: dict[str, TensorInfo]) -> Header:
         return replace(self, tensors=tensors)

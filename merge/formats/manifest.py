@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from flexo.errors import ModelFolderError
 from merge.formats.expert_header import DOMAIN
 from merge.tensor_io.json_file import read_json
-from merge.tensor_io.stored_tensor import combined_digest
 
 if TYPE_CHECKING:
     from merge.formats.anchor_folder import Anchor
@@ -69,11 +68,10 @@ def anchor_entry(anchor: Anchor, name: str, digest: str) -> dict[str, Any]:
     }
 
 
-def expert_entry(expert: ExpertFile, voucher: Voucher | None) -> dict[str, Any]:
+def expert_entry(expert: ExpertFile, voucher: Voucher | None = None, sketch: str = "") -> dict[str, Any]:
     """What the manifest says of an expert that joins, without its index."""
     about = expert.header.to_dict()
-    tensors = about.pop("tensors")
-    about.pop("anchor")
-    digest = combined_digest((name, info["sha256"]) for name, info in tensors.items())
+    del about["tensors"], about["anchor"]
+    known_by = {"digest": expert.header.digest} | ({"sketch": sketch} if sketch else {})
     vouched = {"vouched": voucher.to_dict()} if voucher else {}
-    return {"file": expert.path.name, "digest": digest} | about | {"router_bias": expert.has_bias} | vouched
+    return {"file": expert.path.name} | known_by | about | {"router_bias": expert.has_bias} | vouched

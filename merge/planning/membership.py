@@ -19,7 +19,7 @@ from merge.planning.base_model import MergedBase
 from merge.planning.compatibility import admit, check_belongs, refuse_repeats, refuse_twins
 from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import Member, Plan, execute, lay_out
-from merge.planning.revocation import forgetting, readmissions
+from merge.planning.revocation import forgetting
 
 
 def replan(
@@ -75,19 +75,18 @@ def replan(
         _refuse_unsigned(merged, staying, options)
     anchor = _anchor_for(base, joining, anchor_path)
     said = merged.manifest
-    back = readmissions(said.get("left", []), joining, options.readmit, options.reason, str(folder))
     history = {
         "how": said.get("how"),
         "router_training": said.get("router_training"),
         "router_bias_folding_rms": said.get("router_bias_folding_rms"),
         "left": [*said.get("left", []), *_farewell(merged, drop)],
         "replaced": [*said.get("replaced", []), *_farewell(merged, newer)],
-        "readmitted": [*said.get("readmitted", []), *back],
+        "readmitted": said.get("readmitted", []),
         "priors": said.get("priors", {}),
     }
     if forget:
         history = forgetting(history, drop)
-    return lay_out(base, members, anchor, options, vouchers, history)
+    return lay_out(base, members, anchor, options, vouchers, history, said.get("left", []))
 
 
 def opt_out(
@@ -145,7 +144,9 @@ def refuse_output(model: Path, output: Path) -> None:
 def _farewell(merged: Merged, domains: Iterable[str]) -> list[dict[str, Any]]:
     """What the new manifest keeps of experts that the folder had."""
     entries = [merged.manifest["experts"][merged.domains.index(domain)] for domain in domains]
-    kept = [{name: entry[name] for name in ("domain", "digest", "vouched") if name in entry} for entry in entries]
+    kept = [
+        {name: entry[name] for name in ("domain", "digest", "sketch", "vouched") if name in entry} for entry in entries
+    ]
     return [entry | {"when": made_at()} for entry in kept]
 
 

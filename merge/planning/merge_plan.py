@@ -30,8 +30,9 @@ from merge.formats.signatures import Voucher
 from merge.planning.base_model import AnchorBase, Base
 from merge.planning.compatibility import admit, check_belongs, refuse_repeats, refuse_twins
 from merge.planning.merge_options import MergeOptions
+from merge.planning.revocation import readmissions
 from merge.planning.router_screening import folded_row, screen_rows
-from merge.planning.twins import twin_warnings
+from merge.planning.twins import moved_by_training, sketch_of, twin_warnings
 from merge.tensor_io.float_formats import all_finite, rounded, to_float32
 from merge.tensor_io.shard_writer import Digests, write_tensors
 from merge.tensor_io.stored_tensor import DTYPES, FLOATS, OutputTensor, StoredTensor
@@ -52,7 +53,8 @@ class Plan:
     tensors: list[OutputTensor]
     history: dict[str, Any]  # what the manifest keeps of earlier merges, and of this one
     vouchers: dict[str, Voucher]  # domain -> its verified signature, where signatures were checked
-    warnings: list[str]  # about router rows, see `router_screening`
+    sketches: dict[str, str]  # domain -> by what each expert that joins is known again, see `twins`
+    warnings: list[str]  # about router rows, see `router_screening`, and twins
     dtype: str | None  # what all weights are rounded to, such as BF16; None keeps the base's
     scheme: Scheme | None  # how experts are quantised
     public_weight: float  # prior weight of the public expert, in units of one domain
@@ -80,7 +82,9 @@ class Plan:
     def entries(self) -> list[dict[str, Any]]:
         """What the manifest says of each expert, without its index."""
         return [
-            self.base.experts[m] if isinstance(m, int) else expert_entry(m, self.vouchers.get(m.domain))
+            self.base.experts[m]
+            if isinstance(m, int)
+            else expert_entry(m, self.vouchers.get(m.domain), self.sketches.get(m.domain, ""))
             for m in self.members
         ]
 
@@ -164,8 +168,12 @@ def lay_out(
     options: MergeOptions,
     vouchers: dict[str, Voucher],
     history: dict[str, Any] | None = None,
+    left: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
-    """The plan of a merge of `members`, which belong to `base` and were admitted; `history` is for its manifest."""
+    """The plan of a merge of `members`, which belong to `base` and were admitted; `history` is for its manifest.
+
+    `left` is the base's own list of who has left before, and does not come back by itself.
+    """
     total, top_k = len(members), options.top_k
     if top_k is not None and not 1 <= top_k <= total:
         raise ExpertFileError(f"--top-k {top_k}: this merge has {total} experts, public included; give 1 to {total}.")
@@ -174,7 +182,14 @@ def lay_out(
     joining = [member for member in members if isinstance(member, ExpertFile)]
     priors = {one.domain: options.priors[one.domain] for one in joining if options.priors.get(one.domain, 1) != 1}
     weights = {one.domain: weight / priors.get(one.domain, 1) for one in joining}
+    moved = moved_by_training(base, joining)
+    sketches = {domain: sketch_of(one) for domain, one in moved.items()}
     history = dict(history or {})
+    gone = [(one, str(base.folder)) for one in left]
+    if options.listed:
+        gone += [({"sketch": one, "domain": "listed there"}, options.listed.where) for one in options.listed.sketches]
+    if back := readmissions(gone, joining, sketches, options.readmit, options.reason):
+        history["readmitted"] = [*history.get("readmitted", []), *back]
     history["priors"] = {**history.get("priors", {}), **priors}
     return Plan(
         base=base,
@@ -185,7 +200,8 @@ def lay_out(
         tensors=_tensors(base, members, anchor, dtype, weights),
         history=history,
         vouchers=vouchers,
-        warnings=[*screen_rows(base, anchor, joining), *twin_warnings(base, joining)],
+        sketches=sketches,
+        warnings=[*screen_rows(base, anchor, joining), *twin_warnings(moved, joining)],
         dtype=dtype,
         scheme=base.scheme,
         public_weight=weight,

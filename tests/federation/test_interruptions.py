@@ -93,7 +93,7 @@ def interrupted(world: World, step: Step, count: int, how: str) -> bool:
 
             return stopped
 
-        for name in ("link", "replace", "rename", "write", "mkdir", "unlink"):
+        for name in ("link", "replace", "rename", "write", "sendfile", "mkdir", "unlink"):
             setattr(os, name, stopping(getattr(os, name)))
         step(world)
     except InputError as error:

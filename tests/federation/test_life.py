@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from federation.coordinator.assemble import assemble
 from federation.coordinator.choose import choose
@@ -19,6 +21,7 @@ from federation.reader.fetch import anchor_entry, fetch_anchor
 from federation.reader.status import status_of
 from federation.reader.verify import verify_model
 from flexo.errors import InputError
+from merge.formats.expert_file import open_expert, write_expert
 from merge.formats.manifest import read_manifest
 from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import execute, plan
@@ -150,12 +153,34 @@ def test_an_owner_who_withdrew_may_come_back_saying_why_and_nobody_else(world: W
 
 def rename(expert: Path, path: Path, domain: str) -> None:
     """The same tensors under another domain."""
-    from dataclasses import replace
-
-    from merge.formats.expert_file import open_expert, write_expert
-
     opened = open_expert(expert)
     write_expert(path, replace(opened.header, domain=domain), {name: opened.tensor(name) for name in opened.tensors})
+
+
+def test_a_withdrawn_expert_that_was_changed_a_little_is_refused(world: World) -> None:
+    """Under a new name, by another owner, in other bits; its own owner may bring it back, saying why."""
+    make_model(world, "model")
+    withdraw(world.home("math"), "math", [world.key("math")], "sold", False)
+    refresh(world.coordinator)
+    world.owner("sums")
+    submit(world.home("sums"), altered(world.expert("math"), world.folder / "sums.pt", "sums"), [world.key("sums")])
+    refresh(world.coordinator)
+    with pytest.raises(InputError, match=r"sums: but for little changes, its expert is one that was withdrawn by the"):
+        make_model(world, "second")
+    remove_owner(world.coordinator, "sums", "a copy")
+    back = altered(world.expert("math"), world.folder / "back.pt", "math", 2)
+    submit(world.home("math"), back, [world.key("math")], readmit="a mistake")
+    make_model(world, "third")
+
+
+def altered(expert: Path, path: Path, domain: str, bit: int = 1) -> Path:
+    """The same tensors under another domain, the first value of each one bit away."""
+    opened = open_expert(expert)
+    tensors = {name: opened.tensor(name).clone() for name in opened.tensors}
+    for tensor in tensors.values():
+        tensor.view(torch.int32).view(-1)[0] ^= bit
+    write_expert(path, replace(opened.header, domain=domain), tensors)
+    return path
 
 
 def test_who_is_forgotten_leaves_digests_alone(world: World) -> None:

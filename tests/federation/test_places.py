@@ -14,7 +14,7 @@ from federation.store import place as place_module
 from federation.store.folder import FolderPlace
 from federation.store.opening import open_place
 from federation.store.place import NotThereError, Place, StoreError, watched
-from federation.store.transfer import fetch, send
+from federation.store.transfer import fetch, holds, send
 from flexo.errors import InputError
 from tests.federation.web import hostile, served
 
@@ -71,8 +71,13 @@ def test_a_large_file_goes_there_and_back(place: Place, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(os.urandom(9_000_001))
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
-    assert send(place, "targets/x/y.pt", source, sha256)
-    assert not send(place, "targets/x/y.pt", source, sha256), "it is there"
+    assert not holds(place, "targets/x/y.pt", 9_000_001, sha256)
+    assert send(place, "this", source, lambda found: f"targets/x/{found[:1]}.pt") == sha256
+    place.move(f"targets/x/{sha256[:1]}.pt", "targets/x/y.pt")
+    assert holds(place, "targets/x/y.pt", 9_000_001, sha256)
+    assert place.names("incoming") == []
+    with pytest.raises(NotThereError):
+        place.move("targets/x/z.pt", "targets/x/y.pt")
     moved: list[float] = []
     fetch(place, "targets/x/y.pt", target, 9_000_001, sha256, moved.append)
     assert target.read_bytes() == source.read_bytes()
@@ -85,8 +90,29 @@ def test_a_file_that_was_exchanged_on_the_store_is_sent_again(place: Place, tmp_
     source.write_bytes(b"right")
     sha256 = hashlib.sha256(b"right").hexdigest()
     place.replace("targets/y.pt", b"wrong")
-    assert send(place, "targets/y.pt", source, sha256)
+    assert not holds(place, "targets/y.pt", 5, sha256)
+    send(place, "this", source, lambda _sha256: "targets/y.pt")
     assert place.read("targets/y.pt", 5) == b"right"
+
+
+def test_a_check_that_fails_ends_the_upload_and_leaves_nothing(place: Place, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(9_000_000))
+
+    def refuse() -> None:
+        raise InputError("bad values")
+
+    with pytest.raises(InputError, match="bad values"):
+        send(place, "this", source, lambda _sha256: "targets/y.pt", refuse)
+    assert place.names("incoming") == [] and place.names("targets") == []
+
+
+def test_a_file_that_changes_while_it_is_sent_is_not_believed(place: Place, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(1000))
+    with pytest.raises(InputError, match="was written to while it was sent"):
+        send(place, "this", source, lambda _sha256: "targets/y.pt", lambda: os.utime(source, (1, 1)))
+    assert place.names("incoming") == [] and place.names("targets") == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "sftp"])
@@ -97,7 +123,7 @@ def test_an_upload_goes_on_where_it_was_interrupted(kind: str, request: pytest.F
     source.write_bytes(data)
     root.mkdir()
     for before in (data[:17_000_000], b"rubbish" * 2_000_000, data + b"more"):
-        (root / ".y.pt.partial").write_bytes(before)
+        (root / "y.pt").write_bytes(before)
         seen: list[float] = []
         place.upload("y.pt", source, seen.append)
         assert (root / "y.pt").read_bytes() == data
@@ -170,7 +196,7 @@ def test_a_full_disk_keeps_what_was_whole(small_disk: Path, tmp_path: Path) -> N
     for write in (
         lambda: place.create("metadata/2.root.json", bytes(100_000)),
         lambda: place.replace("metadata/1.root.json", bytes(100_000)),
-        lambda: place.upload("metadata/y.pt", source, lambda _amount: None),
+        lambda: place.upload("incoming/y.pt", source, lambda _amount: None),
     ):
         with pytest.raises(InputError, match=r"the disk"):
             write()

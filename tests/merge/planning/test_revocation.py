@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from flexo.errors import ExpertFileError, InputError, UsageError
 from merge.commands.flexo_merge import app
 from merge.commands.flexo_optout import optout_app
+from merge.formats.expert_file import open_expert, write_expert
 from merge.formats.manifest import read_manifest
 from merge.formats.signing import make_key, sign
 from merge.planning.membership import replan
@@ -55,7 +58,7 @@ def test_it_is_taken_back_with_a_reason_that_the_manifest_keeps(left: tuple[Path
 
 def test_readmitting_who_does_not_come_is_a_mistake(left: tuple[Path, Path], make_expert: MakeExpert) -> None:
     model, _ = left
-    with pytest.raises(InputError, match=r"--readmit legal: no expert of that name that has left .* is joining"):
+    with pytest.raises(InputError, match=r"--readmit legal: no expert of that name that has left is joining"):
         replan(model, MergeOptions(readmit=("legal",), reason="x"), join=[make_expert("legal")])
     with pytest.raises(UsageError, match="say why"):
         MergeOptions(readmit=("news",), reason=" ")
@@ -66,8 +69,8 @@ def test_forgetting_keeps_a_digest_alone(left: tuple[Path, Path], tmp_path: Path
     words = [str(tmp_path / "model"), "--drop", "news", "-o", str(tmp_path / "forgot"), "--forget"]
     assert CliRunner().invoke(optout_app, words).exit_code == 0
     manifest = read_manifest(tmp_path / "forgot")
-    digest = read_manifest(model)["left"][0]["digest"]
-    assert manifest["left"] == [{"digest": digest}]
+    entry = read_manifest(model)["left"][0]
+    assert manifest["left"] == [{name: entry[name] for name in ("digest", "sketch")}]
     for path in (tmp_path / "forgot").iterdir():
         assert path.suffix == ".safetensors" or "news" not in path.read_text(), path
     for shard in model.glob("*.safetensors"):
@@ -80,7 +83,7 @@ def test_a_list_refuses_digests_and_keys(tmp_path: Path, make_expert: MakeExpert
     math, code = make_expert("math", path=tmp_path / "math.pt"), make_expert("code")
     digest = read_manifest(left[0])["experts"][1]["digest"]
     listed = tmp_path / "revoked.json"
-    listed.write_text(json.dumps(notice("math", [digest], "owner", "sold", [])))
+    listed.write_text(json.dumps(notice("math", [digest], [], "owner", "sold", [])))
     with pytest.raises(ExpertFileError, match=rf"{math}: revoked by {listed} \(digest {digest[:16]}\)"):
         plan([math, code], options=MergeOptions(revoked=listed))
     with pytest.raises(ExpertFileError, match=r"holds the expert for 'math', which .* revokes. Take it out first"):
@@ -88,9 +91,65 @@ def test_a_list_refuses_digests_and_keys(tmp_path: Path, make_expert: MakeExpert
     _, fingerprint = make_key(tmp_path / "alice.pem")
     sign([math], tmp_path / "alice.pem")
     listed.write_text(json.dumps({"format": "flexo.revoked", "version": 1, "digests": [], "keys": [fingerprint]}))
+    trusted = MergeOptions(trusted_keys=tmp_path / "keys", revoked=listed)
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "alice.pub").rename(tmp_path / "keys" / "alice.pub")
     with pytest.raises(ExpertFileError, match=rf"signed by the key {fingerprint[:16]}, which {listed} revokes"):
-        plan([math, code], options=MergeOptions(revoked=listed))
-    plan([code], options=MergeOptions(revoked=listed))
+        plan([math], options=trusted)
+
+
+def test_a_revoked_key_is_not_believed_about_itself(
+    tmp_path: Path, make_expert: MakeExpert, left: tuple[Path, Path]
+) -> None:
+    """Another fingerprint written into the signature, or none there: nobody can say whose it is, so it is refused."""
+    math = make_expert("math", path=tmp_path / "math.pt")
+    _, fingerprint = make_key(tmp_path / "thief.pem")
+    _, other = make_key(tmp_path / "alice.pem")
+    sign([math], tmp_path / "thief.pem")
+    listed, signed = tmp_path / "revoked.json", tmp_path / "math.pt.sig"
+    listed.write_text(json.dumps({"format": "flexo.revoked", "version": 1, "digests": [], "keys": [fingerprint]}))
+    signed.write_text(signed.read_text().replace(fingerprint, other))
+    for _ in range(2):
+        with pytest.raises(ExpertFileError, match=r"revokes keys, and no signature of this expert was verified"):
+            plan([math], options=MergeOptions(revoked=listed))
+        signed.unlink(missing_ok=True)
+    with pytest.raises(ExpertFileError, match=r"whose signature nobody verified, and .* revokes keys"):
+        replan(left[0], MergeOptions(revoked=listed), drop=["math"])
+
+
+@pytest.mark.parametrize("change", ["one bit", "noise", "half the precision"])
+def test_who_left_is_known_again_when_changed_a_little(
+    left: tuple[Path, Path], tmp_path: Path, make_expert: MakeExpert, change: str
+) -> None:
+    model, news = left
+    (entry,) = read_manifest(model)["left"]
+    changed, listed = altered(news, tmp_path / "gnus.pt", change), tmp_path / "list.json"
+    said = merge(model, changed, "-o", tmp_path / "again", fails=True)
+    assert "gnus.pt: but for little changes, an expert that has left" in said and "as news" in said
+    listed.write_text(json.dumps(notice("news", [], [entry["sketch"]], "owner", "sold", [])))
+    words = (changed, make_expert("math"), "-o", tmp_path / "again", "--no-check", "--revoked", listed)
+    assert "but for little changes, an expert that has left" in merge(*words, fails=True)
+    merge(*words, "--readmit", "gnus", "--reason", "asked back")
+    assert read_manifest(tmp_path / "again")["readmitted"][0]["reason"] == "asked back"
+    (tmp_path / "list.json").write_text(json.dumps(notice("gnus", [], [entry["sketch"]], "owner", "sold", [])))
+    with pytest.raises(ExpertFileError, match=r"holds the expert for 'gnus', which .* revokes"):
+        replan(tmp_path / "again", MergeOptions(revoked=listed), drop=["math"])
+
+
+def altered(expert: Path, path: Path, how: str) -> Path:
+    """The same expert under the name `gnus`, changed in every tensor."""
+    opened, dice, tensors = open_expert(expert), torch.Generator().manual_seed(1), {}
+    for name in opened.tensors:
+        value = opened.tensor(name).clone()
+        if how == "one bit":
+            value.view(torch.int32).view(-1)[0] ^= 1
+        elif how == "noise":  # a third of what `make_expert` changes
+            value += 0.03 * torch.randn(value.shape, generator=dice)
+        else:
+            value = value.to(torch.bfloat16).to(value.dtype)
+        tensors[name] = value
+    write_expert(path, replace(opened.header, domain="gnus"), tensors)
+    return path
 
 
 @pytest.mark.parametrize(
