@@ -15,7 +15,7 @@ from flexo.errors import InputError
 Ranked = list[tuple[int, float]]  # tokens and their log-probabilities, the likeliest first
 
 
-class NotEntitled(InputError):
+class NotEntitledError(InputError):
     """A job names no expert, one twice, or one that the model does not have."""
 
 
@@ -79,7 +79,7 @@ class Engine(Protocol):
     """What runs a model. Methods may be called from any thread."""
 
     def submit(self, job: Job) -> None:
-        """Takes a job; raises `NotEntitled`, or `InputError` if it is longer than the engine can hold."""
+        """Takes a job; raises `NotEntitledError`, or `InputError` if it is longer than the engine can hold."""
 
     def cancel(self, job: str) -> None:
         """Ends a job, which is not heard of any more; unknown ones are ignored."""
@@ -104,9 +104,9 @@ class EngineOptions:
 
 
 def entitled(job: Job, known: Sequence[str]) -> list[bool]:
-    """Which of the `known` experts a job may use; raises `NotEntitled`. An empty set never means all."""
+    """Which of the `known` experts a job may use; raises `NotEntitledError`. An empty set never means all."""
     if not job.experts or len(set(job.experts)) != len(job.experts) or not set(job.experts) <= set(known):
-        raise NotEntitled(
+        raise NotEntitledError(
             f"experts {', '.join(map(repr, job.experts)) or '(none)'}: expected one or more of {', '.join(known)}, each "
             "named once."
         )

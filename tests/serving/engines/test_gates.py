@@ -11,7 +11,7 @@ import torch
 from transformers.generation.continuous_batching.requests import RequestState
 
 from flexo.errors import InputError
-from serving.engines.engine import Failed, Job, NotEntitled
+from serving.engines.engine import Failed, Job, NotEntitledError
 from tests.serving.asked import ENGINES, SETS, SMALL, Alone, Asked, renamed, requests
 
 KINDS = pytest.mark.parametrize("kind", ENGINES)
@@ -35,7 +35,7 @@ def test_in_chunks_and_with_a_cache_that_is_too_small(
     monkeypatch.setattr(
         RequestState, "create_equivalent_initial_request", lambda state: preempted.append(state) or again(state)
     )
-    with Asked(served, options=replace(SMALL, pass_tokens=8, blocks=16, at_once=6)) as asked:
+    with Asked(served, options=replace(SMALL, pass_tokens=8, blocks=9, at_once=6)) as asked:
         asked.ask(requests())
         for one in expected:
             asked.agrees(one)
@@ -150,7 +150,7 @@ def test_what_cannot_be_answered_is_refused_with_a_sentence(served: Path, kind: 
     job = Job("a", "alice", ["public"], [5, 6, 7], 12)
     with Asked(served, kind) as asked:
         for experts in ([], ["secret"], ["public", "public"], ["Public"]):
-            with pytest.raises(NotEntitled, match="expected one or more of public, math, news, code"):
+            with pytest.raises(NotEntitledError, match="expected one or more of public, math, news, code"):
                 asked.engine.submit(replace(job, experts=experts))
         for changes in ({"tokens": []}, {"max_tokens": 10**6}):
             with pytest.raises(InputError, match=r"at most \d+ in all"):
