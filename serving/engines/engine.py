@@ -1,7 +1,7 @@
 """What every engine understands and says, so that a gateway need not know which one it has.
 
 engine.submit(Job("a", "alice", ["public", "math"], tokens, max_tokens=20))
-# the engine's sink is told: [("a", Made(...)), ...] after each pass, and at last ("a", Ended(...)) or ("a", Failed(...))
+# its sink is told [("a", Made(...)), ...] after each pass, and at last ("a", Ended(...)) or ("a", Failed(...))
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def entitled(job: Job, known: Sequence[str]) -> list[bool]:
     """Which of the `known` experts a job may use; raises `NotEntitledError`. An empty set never means all."""
     if not job.experts or len(set(job.experts)) != len(job.experts) or not set(job.experts) <= set(known):
         raise NotEntitledError(
-            f"experts {', '.join(map(repr, job.experts)) or '(none)'}: expected one or more of {', '.join(known)}, each "
-            "named once."
+            f"experts {', '.join(map(repr, job.experts)) or '(none)'}: expected one or more of {', '.join(known)}, "
+            "each named once."
         )
     return [name in job.experts for name in known]

@@ -8,6 +8,7 @@ the requests in it, and the engine goes on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
@@ -24,6 +25,8 @@ from serving.engines.engine import EngineOptions, Job, Sink
 from serving.engines.local import LocalEngine
 from serving.engines.prefixes import Owner, PrivatePrefixes
 from serving.engines.routing import EntitledBlock, Rows
+
+LOG = logging.getLogger("flexo.serve")
 
 
 class PackedEngine(LocalEngine):
@@ -66,7 +69,7 @@ class PackedEngine(LocalEngine):
         self.model.set_attn_implementation(self._attention)
 
     def run_pass(self, forward: Callable[[torch.Tensor], torch.Tensor], requests: list[Any]) -> list[int]:
-        """One pass over the tokens of `requests`: runs the model, and returns the tokens of those whose prompt was read.
+        """Runs the model on the tokens of `requests`; returns the next token of those whose prompt was read.
 
         Args:
             forward: from places in the row of tokens to their logits [places, V].
@@ -85,7 +88,7 @@ class PackedEngine(LocalEngine):
                 wanted += range(end - count, end - count + length)
                 scored.append((answer, first + 1, length))
         with self.rows.prepared([answer.allowed if answer else public for answer in answers], counts):
-            logits_PV = forward(torch.tensor(wanted, device=self.model.device))
+            logits_PV = forward(torch.tensor(wanted, dtype=torch.long, device=self.model.device))
         start = len(at)
         for answer, first, length in scored:
             self.record_prompt(answer, first, logits_PV[start : start + length])
@@ -145,6 +148,7 @@ class PackedManager(ContinuousBatchingManager):
         try:
             going = super()._generation_loop_body(batch_processor, bootstrapping)
         except Exception as error:  # of any kind: strangers' requests must not end with this one
+            LOG.exception("a pass failed")
             why = RuntimeError(f"a pass failed ({type(error).__name__}).")
             if runner.in_pass:
                 batch_processor.handle_batch_error(why)

@@ -6,6 +6,7 @@ A batch is done when its longest answer is. On uneven work that takes longer tha
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from typing import Any
@@ -18,6 +19,8 @@ from inference.select import select_experts
 from serving.engines.answering import Answering
 from serving.engines.engine import EngineOptions, Job, Sink
 from serving.engines.local import LocalEngine
+
+LOG = logging.getLogger("flexo.serve")
 
 
 class PaddedEngine(LocalEngine):
@@ -56,6 +59,7 @@ class PaddedEngine(LocalEngine):
                 if batch:
                     self._answer(batch)
             except Exception as error:  # of any kind: the next batch has other requests in it
+                LOG.exception("a pass failed")
                 for answer in batch:
                     self.fail(answer.job.id, f"a pass failed ({type(error).__name__}).", again=True)
             if None in names:
