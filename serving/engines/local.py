@@ -36,6 +36,15 @@ class LocalEngine:
         self._answering: dict[str, Answering] = {}
         self._events: list[tuple[str, Event]] = []  # of this pass
 
+    def cancel(self, job: str) -> None:
+        """Ends a job, which is not heard of any more; unknown ones are ignored."""
+        self.forget(job)
+
+    def close(self) -> None:
+        """Stops, and fails what is unfinished."""
+        for job in list(self._answering):
+            self.fail(job, "the engine was stopped.", again=True)
+
     def capacity(self) -> float:
         """Tokens that one job may have, its answer included."""
         return float("inf")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig
@@ -62,8 +62,7 @@ class PackedEngine(LocalEngine):
         if self.manager.is_running():
             self.manager.stop(block=True, hard_stop=True)
         self.manager.destroy()
-        for job in list(self._answering):
-            self.fail(job, "the engine was stopped.", again=True)
+        super().close()
         for layer, block in zip(self.model.model.layers, self._blocks, strict=True):
             layer.mlp = block
         self.model.set_attn_implementation(self._attention)
@@ -127,7 +126,7 @@ class PackedManager(ContinuousBatchingManager):
             use_cuda_graph=False,
             max_blocks_per_request=0,
         )
-        settings = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1)
+        settings = cast(Any, GenerationConfig)(do_sample=False, eos_token_id=-1, max_new_tokens=1)
         super().__init__(engine.model, settings, config)
         self.output_router = Failures(engine)
 
@@ -169,7 +168,7 @@ class PackedRunner(ModelRunner):
 
     def compute_batch(self, model: Any, batch_data: dict[str, Any]) -> None:
         self.in_pass = True
-        io = self.inputs_and_outputs
+        io: Any = self.inputs_and_outputs
 
         def forward(places: torch.Tensor) -> torch.Tensor:
             logits: torch.Tensor = model(**batch_data | {"logits_to_keep": places}).logits

@@ -39,15 +39,11 @@ class PaddedEngine(LocalEngine):
         if self._closing:
             self.fail(job.id, "the engine has stopped.", again=True)
 
-    def cancel(self, job: str) -> None:
-        self.forget(job)
-
     def close(self) -> None:
         self._closing = True
         self._waiting.put(None)
         self._thread.join()
-        for job in list(self._answering):
-            self.fail(job, "the engine was stopped.", again=True)
+        super().close()
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None and not self._closing:

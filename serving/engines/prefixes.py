@@ -32,7 +32,8 @@ class PrivatePrefixes:
 
     def search(self, request: str, tokens: list[int]) -> int:
         """The number of tokens at the beginning that need not be computed; their blocks are the request's now."""
-        size, ledger, matched = self._blocks.tokens_per_page, self._blocks.ledger, []
+        size: int = self._blocks.tokens_per_page
+        ledger, matched = self._blocks.ledger, list[int]()
         if (owner := self._owner(request)) is None:
             return 0
         digest = self._start(owner)
@@ -51,7 +52,7 @@ class PrivatePrefixes:
         table, ledger = self._blocks.block_table.get(state.request_id), self._blocks.ledger
         if not complete or table is None or (owner := self._owner(state.request_id)) is None:
             return
-        tokens, size, digest = state.initial_tokens + state.generated_tokens, self._blocks.tokens_per_page, b""
+        tokens, size = state.initial_tokens + state.generated_tokens, self._blocks.tokens_per_page
         left = max(complete.values())
         digest = self._start(owner)
         for place, block in enumerate(table):
