@@ -42,6 +42,7 @@ class Response:
         self.asked, self.created = asked, int(time.time())
         self.choices = [Choice(index, job) for index, job in enumerate(asked.jobs)]
         self._decoded: dict[int, str] = {}
+        self._places = [asked.served.names.index(name) for name in asked.experts]
 
     @property
     def completion_tokens(self) -> int:
@@ -54,11 +55,9 @@ class Response:
 
     def shares(self) -> dict[str, float]:
         """Each expert's part in the answers that were told, by tokens; sums to 1. Empty before the first token."""
-        sums, count = [0.0] * len(self.asked.served.names), self.completion_tokens
-        for choice in self.choices:
-            for made in choice.made:
-                sums = [total + share for total, share in zip(sums, made.shares, strict=True)]
-        return dict(zip(self.asked.served.names, [total / count for total in sums], strict=True)) if count else {}
+        made = [made for choice in self.choices for made in choice.made]
+        sums = [sum(one.shares[place] for one in made) for place in self._places]
+        return dict(zip(self.asked.experts, [total / len(made) for total in sums], strict=True)) if made else {}
 
     def usage(self) -> dict[str, Any]:
         cached = sum(choice.ended.cached for choice in self.choices[:: self.asked.body.n or 1] if choice.ended)
@@ -137,8 +136,9 @@ class Response:
         return str(self.asked.served.tokenizer.decode(tokens, skip_special_tokens=False))
 
     def _shares(self, tokens: Iterable[Made]) -> list[dict[str, Any]]:
-        names = self.asked.served.names
-        return [{"text": made.text, "shares": dict(zip(names, made.shares, strict=True))} for made in tokens]
+        """Of the experts that the request may use; names of others are nobody's business."""
+        mine = list(zip(self.asked.experts, self._places, strict=True))
+        return [{"text": made.text, "shares": {name: made.shares[place] for name, place in mine}} for made in tokens]
 
     def _logprobs(self, choice: Choice, tokens: Sequence[Made], scored: Scored | None) -> dict[str, Any] | None:
         if not self.asked.logprobs:

@@ -23,10 +23,13 @@ class Metrics:
             "flexo_expert_tokens", "Tokens of answers, times the expert's share.", ["expert"], registry=self.registry
         )
         self.first = Histogram(
-            "flexo_first_token_seconds", "From a request to its first token.", registry=self.registry, buckets=SECONDS
+            "flexo_first_token_seconds",
+            "To the first token of a stream.",
+            registry=self.registry,
+            buckets=SECONDS,
         )
         self.whole = Histogram(
-            "flexo_answer_seconds", "From a request to the end of its answer.", registry=self.registry, buckets=SECONDS
+            "flexo_answer_seconds", "To the end of an answer.", registry=self.registry, buckets=SECONDS
         )
         for name, about, value in (
             ("flexo_engines", "Engines that answer.", lambda: pool.served.alive if pool.served else 0),

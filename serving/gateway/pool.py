@@ -107,34 +107,37 @@ class ServedModel:
         finally:
             self.active -= 1
 
-    async def run(self, job: Job) -> AsyncGenerator[Event]:
-        """What becomes of a job; leaving the loop early cancels it. Raises `RequestError` if it cannot be done."""
+    async def run(self, job: Job, streamed: bool) -> AsyncGenerator[Event]:
+        """What becomes of a job, as it comes if it is to be streamed, and else when it has ended.
+
+        Leaving the loop early cancels it. It is tried again elsewhere unless something of it has been told, and
+        raises `RequestError` if it cannot be done.
+        """
+        failed = Failed("no engine is running.", again=True)
         for attempt in range(TRIES):
+            engine = min((one for one in self._engines if one and one.alive), key=lambda one: one.load, default=None)
+            if engine is None:
+                break
             if self.load >= MOST_JOBS * len(self._engines):
                 raise unavailable("too many requests are waiting.")
-            engine = min(
-                (engine for engine in self._engines if engine and engine.alive), key=lambda one: one.load, default=None
-            )
-            if engine is None:
-                raise unavailable("no engine is running.")
             name = f"{job.id}.{attempt}"
             queue = self._queues[name] = asyncio.Queue()
-            told, failed = False, Failed("", again=False)
+            events: list[Event] = []
             try:
                 engine.submit(replace(job, id=name))
-                while True:
-                    event = await queue.get()
-                    if isinstance(event, Failed):
-                        failed = event
-                        break
-                    told = True
-                    yield event
-                    if isinstance(event, Ended):
-                        return
+                while not events or not isinstance(events[-1], Ended | Failed):
+                    events.append(await queue.get())
+                    if streamed and not isinstance(events[-1], Failed):
+                        yield events[-1]
             finally:
                 del self._queues[name]
                 engine.cancel(name)
-            if told or not failed.again:
+            if not isinstance(events[-1], Failed):
+                for event in () if streamed else events:
+                    yield event
+                return
+            failed = events[-1]
+            if not failed.again or (streamed and len(events) > 1):
                 break
         raise RequestError(503, failed.why, code="unavailable", wait=5 if failed.again else None)
 

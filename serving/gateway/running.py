@@ -124,7 +124,7 @@ class Running:
 
         async def follow(choice: Choice) -> None:
             try:
-                async with aclosing(self.asked.served.run(choice.job)) as events:
+                async with aclosing(self.asked.served.run(choice.job, bool(self.asked.body.stream))) as events:
                     async for event in events:
                         queue.put_nowait((choice, event))
                 queue.put_nowait(None)
@@ -167,7 +167,7 @@ class EventStream(HTTPResponse):
     """A response that sends the events of a request, and ends it when the client leaves."""
 
     def __init__(self, running: Running, events: AsyncGenerator[str], first: str) -> None:
-        super().__init__()
+        super().__init__(status_code=200)
         self._running, self._events, self._first = running, events, first
 
     async def __call__(self, _scope: Any, receive: Receive, send: Send) -> None:

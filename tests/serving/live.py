@@ -66,7 +66,9 @@ class Here:
 class Live:
     """A server that runs."""
 
-    def __init__(self, settings: Settings, server: uvicorn.Server, engines: list[Here], secrets: dict[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, server: uvicorn.Server, engines: list[Here], secrets: dict[str, str]
+    ) -> None:
         self.settings, self.server, self.engines, self.secrets = settings, server, engines, secrets
         port = server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"

@@ -8,9 +8,10 @@ from typing import Any
 import openai
 import pytest
 
-from tests.serving.asked import Alone, close
+from tests.serving.asked import Alone, alone, close, renamed
 from tests.serving.live import Live, events, until
 
+NAMES = ["public", "math", "news", "code"]
 GREEDY: dict[str, Any] = {"prompt": "The cat", "max_tokens": 8, "temperature": 0}
 
 
@@ -21,8 +22,6 @@ def body_of(one: Alone) -> dict[str, Any]:
 
 def test_thirty_requests_at_once_get_what_each_gets_alone(server: Live, expected: list[Alone]) -> None:
     """Those whose prompts begin with the token that the server puts in front of all others."""
-    from tests.serving.asked import alone, renamed
-
     jobs = [renamed(one.job, one.job.id, tokens=[0, *one.job.tokens]) for one in expected]
     theirs = alone(server.settings.model, jobs)
     with ThreadPoolExecutor(30) as pool:
@@ -35,12 +34,14 @@ def test_thirty_requests_at_once_get_what_each_gets_alone(server: Live, expected
         logprobs = choice["logprobs"]["token_logprobs"]
         close(logprobs[-len(one.tokens) :], one.logprobs, 2e-5)
         assert answer["usage"]["completion_tokens"] == len(one.tokens)
-        close(list(answer["usage"]["shares"].values()), one.shares, 1e-6)
+        shares = answer["usage"]["shares"]
+        assert list(shares) == [name for name in NAMES if name in one.job.experts]
+        close([shares.get(name, 0.0) for name in NAMES], one.shares, 1e-6)
         if one.job.score:
             assert logprobs[0] is None and len(logprobs) == len(one.job.tokens) + len(one.tokens)
             close(logprobs[1 : len(one.job.tokens)], one.prompt, 2e-5)
         line = answers[answer["id"]]
-        close([line["shares"].get(name, 0.0) for name in answer["usage"]["shares"]], one.shares, 1e-6)
+        close([line["shares"].get(name, 0.0) for name in NAMES], one.shares, 1e-6)
         receipt = server.get(f"/v1/receipts/{answer['id']}").json()
         assert receipt["log"] == response.headers["x-flexo-log"] and receipt["experts"] == line["experts"]
 
@@ -55,10 +56,12 @@ def test_a_key_is_narrowed_and_never_widened(server: Live) -> None:
     for experts in (["code"], ["gone"], ["public", "secret"], [], ["public", "public"]):
         refused = server.post(GREEDY | {"experts": experts}, "two")
         assert refused.status_code == 403
-        assert refused.json()["error"]["code"] == "not_entitled" and "public, math" in refused.json()["error"]["message"]
+        assert (
+            refused.json()["error"]["code"] == "not_entitled" and "public, math" in refused.json()["error"]["message"]
+        )
         assert "news" not in refused.text
     assert server.post(GREEDY, "gone").status_code == 403
-    for key in ("wrong", ""):
+    for key in ("wrong", "flexo-"):
         assert server.post(GREEDY, key).json()["error"]["code"] == "invalid_api_key"
     assert server.http.post("/v1/completions", json=GREEDY).status_code == 401
     for path in ("/v1/models", "/v1/receipts/x"):
@@ -98,7 +101,9 @@ def test_several_prompts_and_answers(server: Live) -> None:
 
 def test_seeds_repeat_and_differ(server: Live) -> None:
     def text(**given: Any) -> str:
-        return str(server.post({"prompt": "The", "max_tokens": 12, "temperature": 1.5} | given).json()["choices"][-1]["text"])
+        return str(
+            server.post({"prompt": "The", "max_tokens": 12, "temperature": 1.5} | given).json()["choices"][-1]["text"]
+        )
 
     assert text(seed=1) == text(seed=1) != text(seed=2) == text(seed=1, n=2)
 
