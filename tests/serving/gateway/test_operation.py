@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def test_a_model_changes_without_a_failing_request_and_who_left_answers_no_more(
     (tmp_path / "models").mkdir()
     first, second = tmp_path / "models/1", tmp_path / "models/2"
     shutil.copytree(served, first)
-    opt_out(first, ["news"], second)
+    opt_out(first, second, drop=["news"])
     link = tmp_path / "model"
     link.symlink_to(first)
     with live(tmp_path, link, ALL, watch_seconds=0.05) as server, ThreadPoolExecutor(4) as pool:
@@ -191,7 +190,7 @@ def test_paths_of_a_settings_file_are_beside_it(tmp_path: Path) -> None:
     assert found.tls and found.tls.certificate == tmp_path / "c.pem"
     for text in ("- 1", "model: [", "\0"):
         path.write_text(text)
-        with pytest.raises(InputError, match="serve.yaml"):
+        with pytest.raises(InputError, match=r"serve\.yaml"):
             read_settings(path)
 
 
@@ -203,9 +202,6 @@ def test_a_padded_engine_serves_the_same(served: Path, tmp_path: Path) -> None:
                 [server.post(ASK | {"experts": experts}).json()["choices"] for experts in (["public"], ["math"])]
             )
     assert texts[0] == texts[1]
-
-
-Maker = Callable[..., Path]
 
 
 def test_a_chat_template_is_used(served: Path, tmp_path: Path) -> None:

@@ -13,10 +13,14 @@ import pytest
 from tests.serving.live import Live
 
 GOOD: dict[str, Any] = {"model": "model", "prompt": "The cat", "max_tokens": 2, "temperature": 0}
-VALUES: list[Any] = [None, True, False, 0, 1, -1, 0.5, -0.0, 1e400, 10**30, "", "x", "\ud800", "\0", [], [[]], [0], [0, "x"],
-                     {}, {"a": 1}, ["x"] * 5, [[1], [2]], [95], [96], "The " * 200, [True], [None]]  # fmt: skip
-FIELDS = [*GOOD, "experts", "stop", "n", "seed", "logprobs", "echo", "stream", "top_p", "stream_options", "best_of", "suffix",
-          "logit_bias", "presence_penalty", "vllm_xargs", "cache_salt", "shares", "user", "messages", "tools"]  # fmt: skip
+VALUES: list[Any] = [
+    None, True, False, 0, 1, -1, 0.5, -0.0, 1e400, 10**30, "", "x", "\ud800", "\0", [], [[]], [0], [0, "x"], {},
+    {"a": 1}, ["x"] * 5, [[1], [2]], [95], [96], "The " * 200, [True], [None],
+]  # fmt: skip
+FIELDS = [
+    *GOOD, "experts", "stop", "n", "seed", "logprobs", "echo", "stream", "top_p", "stream_options", "best_of", "suffix",
+    "logit_bias", "presence_penalty", "vllm_xargs", "cache_salt", "shares", "user", "messages", "tools",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_any_change_shows(tmp_path: Path, change: str) -> None:
     paths[0].write_bytes(b"".join(lines))
     if change == "file":
         paths[0].unlink()
-    with pytest.raises(LogError, match="chain is broken|is missing"):
+    with pytest.raises(LogError, match=r"chain is broken|is missing"):
         list(read_log(tmp_path))
 
 
@@ -99,10 +99,10 @@ def test_receipts_are_found_or_the_log_is_wrong(tmp_path: Path) -> None:
     assert check_receipts(read_log(tmp_path / "log"), path) == 3
     for changes in ({"shares": {"public": 1.0}}, {"id": "other"}, {"log": "0" * 64}):
         path.write_text(json.dumps(receipts[0] | changes))
-        with pytest.raises(LogError, match="mine.jsonl:1: the log says otherwise"):
+        with pytest.raises(LogError, match=r"mine\.jsonl:1: the log says otherwise"):
             check_receipts(read_log(tmp_path / "log"), path)
     path.write_text("{}")
-    with pytest.raises(InputError, match="mine.jsonl:1: not a receipt"):
+    with pytest.raises(InputError, match=r"mine\.jsonl:1: not a receipt"):
         check_receipts(read_log(tmp_path / "log"), path)
     with pytest.raises(LogError, match="no log there"):
         list(read_log(tmp_path))
