@@ -24,14 +24,13 @@ def attend_per_request(
     k_1HTD: torch.Tensor,
     v_1HTD: torch.Tensor,
     attention_mask: None,
-    *,
-    cache: Any,
-    scaling: float | None = None,
     **given: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in each layer of a packed pass; the cache is theirs."""
     assert attention_mask is None
-    k_1HTD, v_1HTD = cache.update(key_states=k_1HTD, value_states=v_1HTD, layer_idx=module.layer_idx, kwargs=given)
+    k_1HTD, v_1HTD = given["cache"].update(
+        key_states=k_1HTD, value_states=v_1HTD, layer_idx=module.layer_idx, kwargs=given
+    )
     ends_q, ends_k = given["cu_seq_lens_q"].tolist(), given["cu_seq_lens_k"].tolist()
     y_1HTD = torch.empty_like(q_1HTD)
     for (q, q_end), (k, k_end) in zip(pairwise(ends_q), pairwise(ends_k), strict=True):
@@ -44,7 +43,7 @@ def attend_per_request(
             k_1HTD[:, :, k:k_end],
             v_1HTD[:, :, k:k_end],
             attn_mask=mask,
-            scale=scaling,
+            scale=given["scaling"],
             enable_gqa=module.num_key_value_groups > 1,
         )
     return y_1HTD.transpose(1, 2).contiguous(), None
