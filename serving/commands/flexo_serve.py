@@ -7,7 +7,6 @@ flexo-serve report serve-log/ -o statement.html
 
 from __future__ import annotations
 
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +16,9 @@ from typer.core import TyperGroup
 from flexo.atomic_files import new_file
 from flexo.console import new_app, run
 from flexo.errors import InputError
+from serving.commands import key_commands
 
 OURS = ("-h", "--help", "--install-completion", "--show-completion")
-KeysFile = Annotated[Path, typer.Option("--keys", help="The file of API keys.")]
 LogFolder = Annotated[Path, typer.Argument(help="The log of a server.")]
 PublicKey = Annotated[Path | None, typer.Option("--public", help="Public key that closed files are signed with.")]
 
@@ -35,8 +34,7 @@ class ModelOrCommand(TyperGroup):
 
 app = new_app("Serve a merged model; each request uses the experts that its key allows.")
 app.info.cls = ModelOrCommand
-keys = new_app("Make, list and revoke API keys, also while a server runs.")
-app.add_typer(keys, name="keys")
+app.add_typer(key_commands.app, name="keys")
 
 
 def main() -> None:
@@ -56,7 +54,7 @@ def run_command(
     log: Annotated[Path | None, typer.Option(help="Folder of the log. [default: serve-log]")] = None,
 ) -> None:
     """Serve until it is stopped with Ctrl-C or SIGTERM; SIGHUP loads the model anew."""
-    _needs_extra()
+    key_commands.needs_extra()
     from inference.load import quiet
     from serving.gateway.server import run as serve
     from serving.gateway.settings import read_settings
@@ -67,53 +65,6 @@ def run_command(
         if missing:
             raise InputError(f"{' and '.join(missing)}: not given. Type: flexo-serve model/ --keys keys.yaml")
     serve(read_settings(config, model=model, keys=keys, host=host, port=port, log=log))
-
-
-@keys.command("add", epilog="Examples:\n\n`flexo-serve keys add alice --experts public,math --expires 2027-01-01`")
-def add(
-    name: Annotated[str, typer.Argument(help="Whose key it is.")],
-    experts: Annotated[str | None, typer.Option(help="What it may use, separated by commas.")] = None,
-    role: Annotated[str | None, typer.Option(help="Or a role of the file, which stands for a list of experts.")] = None,
-    file: KeysFile = Path("keys.yaml"),
-    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    tokens_per_day: Annotated[int | None, typer.Option(min=1, help="Prompts and answers together.")] = None,
-    at_once: Annotated[int | None, typer.Option(min=1, help="Requests at the same time.")] = None,
-    expires: Annotated[str | None, typer.Option(help="The first day on which it is not taken any more.")] = None,
-) -> None:
-    """Make a key, and print it this once: the file keeps its hash."""
-    _needs_extra()
-    from serving.access.keys import add_key
-
-    try:
-        last = date.fromisoformat(expires) if expires else None
-    except ValueError:
-        raise InputError(f"--expires {expires}: expected a day such as 2027-01-01.") from None
-    chosen = experts.split(",") if experts is not None else None
-    limits = {"requests_per_minute": requests_per_minute, "tokens_per_day": tokens_per_day, "at_once": at_once}
-    typer.echo(add_key(file, name, experts=chosen, role=role, expires=last, **limits))
-
-
-@keys.command("list", epilog="Examples:\n\n`flexo-serve keys list`")
-def list_command(file: KeysFile = Path("keys.yaml")) -> None:
-    """Show whose keys there are, and what they allow."""
-    _needs_extra()
-    from serving.access.keys import KeyStore
-
-    found = KeyStore(file).read()
-    for key in found.keys:
-        until = "expired" if key.expired() else f"until {key.expires}" if key.expires else "no end"
-        limits = f"{key.requests_per_minute}/min, {key.tokens_per_day} tokens/day, {key.at_once} at once"
-        typer.echo(f"{key.name:16} {','.join(found.experts(key)):24} {limits}; {until}")
-
-
-@keys.command("revoke", epilog="Examples:\n\n`flexo-serve keys revoke alice`")
-def revoke(name: Annotated[str, typer.Argument(help="Whose key it is.")], file: KeysFile = Path("keys.yaml")) -> None:
-    """Take a key away, from a server that runs, too."""
-    _needs_extra()
-    from serving.access.keys import revoke_key
-
-    revoke_key(file, name)
-    typer.echo(f"revoked {name}")
 
 
 @app.command(epilog="Examples:\n\n`flexo-serve report serve-log/`\n\n`flexo-serve report serve-log/ -o statement.html`")
@@ -154,19 +105,6 @@ def check(
     typer.echo(f"{len(lines)} lines, and the chain is whole")
     if receipts:
         typer.echo(f"{check_receipts(lines, receipts)} receipts, all in the log as they are")
-
-
-def _needs_extra() -> None:
-    """Raises `InputError` where the extra is not installed."""
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-        import yaml  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"flexo-serve needs the package {error.name}. Install it: pip install -c constraints.txt 'flexo[serve]'"
-        ) from None
 
 
 if __name__ == "__main__":
