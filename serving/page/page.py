@@ -20,7 +20,7 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-
 header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .25rem 1rem; }
 h1 { font-size: 1.25rem; margin: 0; } h2 { font-size: 1rem; margin: 0 0 .4rem; }
 #status { font-size: .9rem; }
-#status::before { content: "\\25CF "; color: #b00; } #status.ready::before { color: #080; }
+#status::before { content: "\\25CF"; color: #c22; margin-right: .3rem; } #status.ready::before { color: #292; }
 main { display: grid; grid-template-columns: minmax(0, 19rem) minmax(0, 1fr); gap: 1rem 1.5rem; margin-top: 1rem; }
 label { display: block; } input, textarea, button { font: inherit; color: inherit; }
 input:not([type=checkbox]), textarea { width: 100%; padding: .4rem .5rem; border: 1px solid var(--line);
@@ -82,7 +82,7 @@ def page() -> tuple[str, str]:
     colours = "".join(f".e{n} {{ --c: {' '.join(map(str, colour(n)))}; }}\n" for n in range(MOST_COLOURS))
     style = STYLE + colours
     policy = (
-        f"default-src 'none'; connect-src 'self'; script-src {_source(SCRIPT)}; style-src {_source(style)}; "
+        f"default-src 'none'; connect-src 'self'; img-src data:; script-src {_source(SCRIPT)}; style-src {_source(style)}; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     text = f"""<!doctype html>
