@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
 from typing import Any
 
@@ -69,7 +69,7 @@ class Running:
         self.asked, self.key, self.response = response.asked, key, response
         self._books, self._place = books, place
         began = time.monotonic()
-        self._first = lambda: books.metrics.first.observe(time.monotonic() - began)
+        self._first: Callable[[], None] = lambda: books.metrics.first.observe(time.monotonic() - began)
         place.callback(lambda: books.metrics.whole.observe(time.monotonic() - began))
 
     def leave(self) -> None:

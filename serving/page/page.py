@@ -82,8 +82,8 @@ def page() -> tuple[str, str]:
     colours = "".join(f".e{n} {{ --c: {' '.join(map(str, colour(n)))}; }}\n" for n in range(MOST_COLOURS))
     style = STYLE + colours
     policy = (
-        f"default-src 'none'; connect-src 'self'; img-src data:; script-src {_source(SCRIPT)}; style-src {_source(style)}; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; connect-src 'self'; img-src data:; script-src {_source(SCRIPT)}; "
+        f"style-src {_source(style)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     text = f"""<!doctype html>
 <html lang="en">
