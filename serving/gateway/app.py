@@ -150,13 +150,13 @@ class Gateway:
 
     async def ready(self) -> JSONResponse:
         """Whether requests can be answered now."""
-        faults = [self.books.fault] if self.books.fault else []
+        faults = ["the log cannot be written"] if self.books.fault else []  # where it is, is nobody's business
+        if not (self.pool.served and self.pool.served.alive):
+            faults.append("no engine is running")
         try:
             self.keys.read()
-            if not self.pool.now.alive:
-                faults.append("no engine is running")
-        except InputError as error:
-            faults.append(str(error))
+        except InputError:
+            faults.append("the keys cannot be read")
         return JSONResponse({"ready": not faults, "faults": faults}, 503 if faults else 200)
 
     async def metrics(self, request: Request) -> HTTPResponse:

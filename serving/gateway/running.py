@@ -7,6 +7,7 @@ with the tokens told until then; one of which nothing was told does not count, a
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
@@ -22,13 +23,15 @@ from serving.gateway.metrics import Metrics
 from serving.receipts.log import Log, LogError
 from serving.receipts.store import Receipts
 
+LOG = logging.getLogger("flexo.serve")
+
 
 class Books:
     """Where answers are written down."""
 
     def __init__(self, log: Log, receipts: Receipts, metrics: Metrics) -> None:
         self.log, self.receipts, self.metrics = log, receipts, metrics
-        self.fault = ""  # why nothing can be written
+        self.fault = False  # whether nothing can be written
 
     def answered(self, key: str, response: Response, whole: bool) -> dict[str, Any]:
         """Writes an answer's line, before its end is sent, and returns its receipt; `RequestError` if it cannot."""
@@ -45,9 +48,10 @@ class Books:
         }
         try:
             line = self.log.append("answer", **about)
-            self.fault = ""
+            self.fault = False
         except LogError as error:
-            self.fault = str(error)
+            self.fault = True
+            LOG.error("%s", error)
             raise RequestError(503, "the server cannot write its log, and answers nothing without it.") from error
         receipt = about | {"log": line}
         self.receipts.add(key, receipt)

@@ -131,7 +131,7 @@ def test_nothing_is_answered_that_cannot_be_logged(
         assert refused.status_code == 503 and "choices" not in refused.json() and "disk" not in refused.text
         text = server.post(ASK | {"stream": True}).text
         assert "cannot write its log" in text and "[DONE]" not in text
-        assert server.http.get("/ready").json()["faults"] == ["the disk is full"]
+        assert server.http.get("/ready").json()["faults"] == ["the log cannot be written"]
         monkeypatch.setattr(Log, "append", append)
         assert server.post(ASK).status_code == 200 and server.http.get("/ready").status_code == 200
 
