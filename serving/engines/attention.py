@@ -8,7 +8,7 @@ H heads, T positions, D head size.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -31,22 +31,31 @@ def attend_per_request(
     k_1HTD, v_1HTD = given["cache"].update(
         key_states=k_1HTD, value_states=v_1HTD, layer_idx=module.layer_idx, kwargs=given
     )
-    ends_q, ends_k = given["cu_seq_lens_q"].tolist(), given["cu_seq_lens_k"].tolist()
-    y_1HTD = torch.empty_like(q_1HTD)
-    for (q, q_end), (k, k_end) in zip(pairwise(ends_q), pairwise(ends_k), strict=True):
-        length, seen = q_end - q, k_end - k
+    lengths, seens = (given[name].diff().tolist() for name in ("cu_seq_lens_q", "cu_seq_lens_k"))
+    y_1HTD, q, k = torch.empty_like(q_1HTD), 0, 0
+    # neighbours of the same lengths are a batch of B, whose products do not meet either
+    for (length, seen), alike in groupby(zip(lengths, seens, strict=True)):
+        count = len(list(alike))
+        q_end, k_end = q + count * length, k + count * seen
         mask = None
         if length > 1:  # the last query sees all keys
             mask = torch.ones(length, seen, dtype=torch.bool, device=q_1HTD.device).tril(seen - length)
-        y_1HTD[:, :, q:q_end] = scaled_dot_product_attention(
-            q_1HTD[:, :, q:q_end],
-            k_1HTD[:, :, k:k_end],
-            v_1HTD[:, :, k:k_end],
+        y_BHTD = scaled_dot_product_attention(
+            _batch(q_1HTD[:, :, q:q_end], count),
+            _batch(k_1HTD[:, :, k:k_end], count),
+            _batch(v_1HTD[:, :, k:k_end], count),
             attn_mask=mask,
             scale=given["scaling"],
             enable_gqa=module.num_key_value_groups > 1,
         )
+        y_1HTD[:, :, q:q_end] = y_BHTD.transpose(0, 1).flatten(1, 2)
+        q, k = q_end, k_end
     return y_1HTD.transpose(1, 2).contiguous(), None
+
+
+def _batch(x_1HTD: torch.Tensor, count: int) -> torch.Tensor:
+    """A row of `count` sequences of the same length as a batch."""
+    return x_1HTD[0].unflatten(1, (count, -1)).transpose(0, 1)
 
 
 ALL_ATTENTION_FUNCTIONS.register(PER_REQUEST, attend_per_request)
