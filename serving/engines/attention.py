@@ -55,7 +55,8 @@ def attend_per_request(
 
 def _batch(x_1HTD: torch.Tensor, count: int) -> torch.Tensor:
     """A row of `count` sequences of the same length as a batch."""
-    return x_1HTD[0].unflatten(1, (count, -1)).transpose(0, 1)
+    heads, positions, size = x_1HTD.shape[1:]
+    return x_1HTD.reshape(heads, count, positions // count, size).transpose(0, 1)
 
 
 ALL_ATTENTION_FUNCTIONS.register(PER_REQUEST, attend_per_request)
