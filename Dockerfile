@@ -19,7 +19,7 @@ WORKDIR /flexo
 COPY . .
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 
-FROM python:${PYTHON}-slim
+FROM python:${PYTHON}-slim AS base
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=sample,sign
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
@@ -35,3 +35,11 @@ RUN useradd --no-create-home --uid 1000 flexo
 USER 1000
 WORKDIR /work
 CMD ["flexo"]
+
+# docker build --target serve --build-arg EXTRAS=serve -t flexo-serve .; settings in /work/serve.yaml, see docs/serving.md
+FROM base AS serve
+STOPSIGNAL SIGTERM
+HEALTHCHECK --start-period=300s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8080/ready')"]
+CMD ["flexo-serve", "--config", "serve.yaml"]
+
+FROM base

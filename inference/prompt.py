@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from flexo.model_config import start_token
@@ -13,11 +14,13 @@ def encode_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
     The end-of-text token comes first, as before every document in training: without it, the model is asked to go on
     with a beginning that it has never seen. A tokenizer that puts a token of its own there is left to do so.
     """
-    inputs: BatchEncoding = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+    ids_1S = torch.tensor([prompt_tokens(tokenizer, text, model.config.eos_token_id)])
+    return BatchEncoding({"input_ids": ids_1S, "attention_mask": torch.ones_like(ids_1S)}).to(model.device)
+
+
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str, end: object) -> list[int]:
+    """The tokens of `encode_prompt`, for a model whose end-of-text token is `end`."""
+    tokens: list[int] = tokenizer(text)["input_ids"]
     plain = tokenizer(text, add_special_tokens=False)["input_ids"]
-    end = start_token(model.config.eos_token_id)
-    if end is not None and inputs["input_ids"][0].tolist() == plain:
-        for name, first in (("input_ids", end), ("attention_mask", 1)):
-            part_1S = inputs[name]
-            inputs[name] = part_1S.new_tensor([[first, *part_1S[0].tolist()]])
-    return inputs.to(model.device)
+    first = start_token(end)
+    return [first, *tokens] if first is not None and tokens == plain else tokens

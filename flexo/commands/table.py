@@ -67,6 +67,7 @@ COMMANDS = (
     Command(COORDINATOR, "train-router", "trainers", "train the router on public text and proxies", "train_router"),
     Command(COORDINATOR, "quantize", "merge", "write the model again with its experts in 8 or 4 bits"),
     Command(APPLICATION, "generate", "inference", "generate text, and show which expert made what"),
+    Command(APPLICATION, "serve", "serving", "answer over HTTP, each request with the experts that its key allows"),
     Command(RESEARCHER, "eval", "evals", "measure models on held-out text"),
     Command(RESEARCHER, "report", "evals", "show what `flexo eval` measured, with pictures"),
     Command(RESEARCHER, "tasks", "evals", "make task files for lm-eval"),

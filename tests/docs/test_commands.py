@@ -22,7 +22,7 @@ PAGES = [
 ]
 SCRIPTS = ("train_anchor.py", "train_expert.py", "train_router.py", "run_study.py")
 PROGRAMS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-ROOMS = ("merge", "federation", "flexmix", "trainers", "inference", "evals")
+ROOMS = ("merge", "federation", "flexmix", "trainers", "inference", "serving", "evals")
 
 
 def calls(block: Block) -> Iterator[list[str]]:

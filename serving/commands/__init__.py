@@ -1,0 +1,1 @@
+"""The commands of this room, each in a file called after it."""

@@ -1,0 +1,1 @@
+"""The gateway: keys, limits, OpenAI's interface over HTTP, and the engines behind it."""
