@@ -1,7 +1,7 @@
 """How long threads should wait for each other in loops: training steps on an idle machine and beside a busy core.
 
     python benchmarks/busy_machine.py                                  # every setting, two rounds (12 minutes)
-    python benchmarks/busy_machine.py --settings "as it is" ours --rounds 4
+    python benchmarks/busy_machine.py --settings "as it is" GOMP_SPINCOUNT=2000 --rounds 4
 
 Each measurement is a process of its own, for OpenMP reads its settings once, as it is loaded. Settings take turns, idle
 and busy, round after round. Busy is one endless loop, pinned to the last core. A ratio is that of tokens per second to

@@ -40,7 +40,7 @@ def readable(arguments: Sequence[str], usage: str) -> list[str]:
         name, _, value = word.partition("=")
         found = _parsed(word)
         if isinstance(found, HydraException) and HOME.search(word):
-            words[n] = HOME.sub(str(Path.home()), word)
+            words[n] = HOME.sub(lambda _tilde: str(Path.home()), word)
             found, value = _parsed(words[n]), words[n].partition("=")[2]
         if isinstance(found, HydraException):
             why = f"{word}: {' '.join(str(found).split())}. Hydra takes such a sign for its own unless it is in quotes"
