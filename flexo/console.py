@@ -264,6 +264,17 @@ class ProgressLines:
         return f"{amount:,.0f}" if amount >= 10 or amount == round(amount) else f"{amount:.2g}"
 
 
+def comma_list(text: str, option: str) -> list[str]:
+    """The names between commas, without the blanks around them.
+
+    Raises `InputError`, which names the `option`, where a name is missing.
+    """
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise InputError(f"{option} {text!r}: expected names with commas between them, like math,news; one is empty.")
+    return found
+
+
 def parse_size(text: str) -> int:
     """The bytes of `5GB`, `1.5 gb` or `5000000000`; raises `typer.BadParameter` for anything else, or under 1 MB."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper(), re.ASCII)

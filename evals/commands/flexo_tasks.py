@@ -12,8 +12,7 @@ from typing import Annotated
 
 import typer
 
-from flexo.comma_lists import comma_list
-from flexo.console import new_app, run
+from flexo.console import comma_list, new_app, run
 
 app = new_app("Make task files for lm-eval.")
 

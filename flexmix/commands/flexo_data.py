@@ -24,8 +24,7 @@ from flexmix.commands.domain_commands import (
     gain,
     proxies,
 )
-from flexo.comma_lists import comma_list
-from flexo.console import new_app, run
+from flexo.console import comma_list, new_app, run
 from flexo.overrides import override
 from flexo.verbosity import note
 

@@ -14,8 +14,7 @@ from typing import Annotated
 
 import typer
 
-from flexo.comma_lists import comma_list
-from flexo.console import new_app, run
+from flexo.console import comma_list, new_app, run
 from flexo.errors import InputError
 from inference.commands.options import Device, Dtype
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flexo.comma_lists import comma_list
-from flexo.console import new_app, progress, run
+from flexo.console import comma_list, new_app, progress, run
 from merge.commands.options import Models, Output
 
 app = new_app("Make a FlexOlmo model of dense specialists: their networks as experts, the rest averaged (BTX).")

@@ -67,7 +67,7 @@ def privacy_objection(header: Header, most: float | None, required: bool) -> str
     stated = header.privacy
     if stated is None:
         return (
-            "it gives no guarantee of differential privacy. Its owner can train it with privacy=dp" if required else ""
+            "it states no guarantee of differential privacy. Its owner can train it with privacy=dp" if required else ""
         )
     if stated.delta * header.data.documents > 1:
         return (

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flexo.comma_lists import comma_list
+from flexo.console import comma_list
 from flexo.errors import InputError
 
 

@@ -69,13 +69,13 @@ def test_a_tokenizer_may_be_a_hub_id(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     source = write_jsonl(tmp_path / "a.jsonl", [f"the sum of {n} and one" for n in range(40)])
     arguments = ["prepare", source, "-o", tmp_path / "out", "--tokenizer"]
-    assert call(flexmix.commands.flexo_data.main, *arguments, "other/anchor") == 1
-    assert capsys.readouterr().err == (
-        "error: --tokenizer other/anchor: no such folder, and not to be had from the hub (OSError: no network).\n"
-    )
+    assert call(flexmix.commands.flexo_data.main, *arguments, "hf://other/anchor") == 1
+    assert "other/anchor" in (said := capsys.readouterr().err) and "OSError: no network" in said
+    assert call(flexmix.commands.flexo_data.main, *arguments, "some/anchor") == 1
+    assert "say so: --tokenizer hf://some/anchor" in capsys.readouterr().err
     assert call(flexmix.commands.flexo_data.main, *arguments, "nowhere") == 1
     assert "--tokenizer nowhere: no such folder" in capsys.readouterr().err and listing(tmp_path) == {"a.jsonl"}
-    assert call(flexmix.commands.flexo_data.main, *arguments, "some/anchor") == 0
+    assert call(flexmix.commands.flexo_data.main, *arguments, "hf://some/anchor") == 0
     assert asked["some/anchor"] == [
             "tokenizer.json", "config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*",
         ]  # fmt: skip

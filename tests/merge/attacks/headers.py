@@ -53,7 +53,7 @@ ATTACKS = [
     _header("that calls itself public", "'public' is taken", _put("domain", to="public")),
     _header("that steers a terminal", r"header.title is '\\x1b", _put("title", to="\x1b[2J\x1b]0;x\x07")),
     _header("with a title without end", "header.title is", _put("title", to="x" * 1_000_000)),
-    _header("with private text", "'notes', which is not part of version 1", _put("notes", to="private")),
+    _header("with private text", "'notes', which is not part of it", _put("notes", to="private")),
     _header("of a billion layers", "1000000000 layers", _put("anchor", "architecture", "num_hidden_layers", to=10**9)),
     _header(
         "of an endless width",
@@ -85,7 +85,7 @@ ATTACKS = [
     ),
     _header("of another tokenizer", "trained against the tokenizer", _put("anchor", "tokenizer_digest", to="0" * 64)),
     _content("of another format", "not an expert file", format="other"),
-    _content("of a later version", "expert file version '2', this flexo reads version 1", version=2),
+    _content("of a later version", "expert file version '3', this flexo reads versions 1 and 2", version=3),
     _content("that is text for a version", "expert file version '1'", version="1"),
     _content("of an endless version", "expert file version '1000000000000", version=10**12),
     _content("that is no header", "header is a int, expected JSON text", header=5),
