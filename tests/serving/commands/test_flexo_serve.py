@@ -13,8 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from merge.formats.signing import make_key
+from serving.commands.flexo_serve import app
 from serving.receipts.log import read_log
 from tests.serving.live import until
 from tests.source_tree import ROOT
@@ -22,10 +24,10 @@ from tests.source_tree import ROOT
 COMMAND = [sys.executable, "-m", "serving.commands.flexo_serve"]
 
 
-def call(*words: str | Path, code: int = 0) -> str:
-    done = subprocess.run([*COMMAND, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
+def call(*words: str | Path, fails: bool = False) -> str:
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert bool(done.exit_code) == fails, done.output
+    return str(done.exception) if fails else done.output
 
 
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
@@ -33,10 +35,10 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     secret = call("keys", "add", "alice", "--experts", "public,math", "--keys", file, "--expires", "2999-01-01").strip()
     assert secret.startswith("flexo-") and secret not in file.read_text()
     assert "public,math" in (listed := call("keys", "list", "--keys", file)) and "until 2999-01-01" in listed
-    assert "expected a day" in call("keys", "add", "b", "--experts", "x", "--keys", file, "--expires", "soon", code=1)
+    assert "expected a day" in call("keys", "add", "b", "--experts", "x", "--keys", file, "--expires", "soon", fails=True)
     assert call("keys", "revoke", "alice", "--keys", file) == "revoked alice\n"
-    assert "MODEL and --keys: not given" in call("--port", "1", code=1)
-    assert "no log there" in call("report", tmp_path, code=1)
+    assert "MODEL and --keys: not given" in call("--port", "1", fails=True)
+    assert "no log there" in call("report", tmp_path, fails=True)
 
 
 @pytest.fixture

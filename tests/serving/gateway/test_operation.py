@@ -79,6 +79,7 @@ def test_a_model_changes_without_a_failing_request_and_who_left_answers_no_more(
         (tmp_path / "next").rename(link)
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_is_taken_out_and_comes_again(served: Path, tmp_path: Path) -> None:
     with live(tmp_path, served, ALL, engines=2) as server, ThreadPoolExecutor(8) as pool:
         expected = server.post(ASK | {"max_tokens": 60}).json()["choices"]
@@ -136,6 +137,7 @@ def test_nothing_is_answered_that_cannot_be_logged(
         assert server.post(ASK).status_code == 200 and server.http.get("/ready").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_slowly_is_refused_and_a_stop_is_graceful(served: Path, tmp_path: Path) -> None:
     public, _ = make_key(tmp_path / "server.pem")
     given = {"body_seconds": 0.2, "sign": tmp_path / "server.pem"}
@@ -194,6 +196,7 @@ def test_paths_of_a_settings_file_are_beside_it(tmp_path: Path) -> None:
             read_settings(path)
 
 
+@pytest.mark.slow
 def test_a_padded_engine_serves_the_same(served: Path, tmp_path: Path) -> None:
     texts = []
     for kind in ("packed", "padded"):
