@@ -35,7 +35,9 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     secret = call("keys", "add", "alice", "--experts", "public,math", "--keys", file, "--expires", "2999-01-01").strip()
     assert secret.startswith("flexo-") and secret not in file.read_text()
     assert "public,math" in (listed := call("keys", "list", "--keys", file)) and "until 2999-01-01" in listed
-    assert "expected a day" in call("keys", "add", "b", "--experts", "x", "--keys", file, "--expires", "soon", fails=True)
+    assert "expected a day" in call(
+        "keys", "add", "b", "--experts", "x", "--keys", file, "--expires", "soon", fails=True
+    )
     assert call("keys", "revoke", "alice", "--keys", file) == "revoked alice\n"
     assert "MODEL and --keys: not given" in call("--port", "1", fails=True)
     assert "no log there" in call("report", tmp_path, fails=True)
