@@ -17,7 +17,7 @@ from typing import Any
 from flexo.errors import InputError
 
 COARSE, FINE = 1e-2, 1e-3  # width of the bins of a privacy loss, for search and for what is claimed; both round up
-HIGHEST_NOISE = 1e4
+LOWEST_NOISE, HIGHEST_NOISE = 0.1, 1e4
 ACCOUNTANT = "dp-accounting PLD"
 
 
@@ -71,8 +71,8 @@ def with_noise_for(release: Release, epsilon: float, delta: float, others: Itera
 
 
 def _smallest(holds: Callable[[float], bool]) -> float:
-    """The smallest number, to a thousandth, from which on something holds."""
-    low, high = 0.0, 1.0
+    """The smallest number from `LOWEST_NOISE` on, to a thousandth, from which on something holds."""
+    low, high = LOWEST_NOISE, 1.0
     while not holds(high):
         low, high = high, 2 * high
     while high - low > 1e-3 * high:

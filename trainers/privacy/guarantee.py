@@ -16,6 +16,7 @@ DOCUMENT = "document"
 COUNTS, MOMENTS, GRADIENTS = "counts", "moments", "gradients"
 COUNTS_NOISE = 30.0  # over the sensitivity: counts of thousands come out right to two digits, at next to no epsilon
 HIGHEST_RATE = 0.5
+LEAST_UNITS = 500  # with fewer, the noise on their number would leave nothing of it, and of what they teach neither
 NOT_COVERED = "settings chosen by looking at results; anything sent besides this file, such as proxies or embeddings"
 
 

@@ -33,7 +33,7 @@ from trainers.expert.train import ExpertTraining
 from trainers.loop.run import Run
 from trainers.loop.trainer import Metrics
 from trainers.owner import OwnerOptions, find_owner
-from trainers.privacy.guarantee import DOCUMENT, Counts, PrivacyOptions, check_sizes, guarantee
+from trainers.privacy.guarantee import DOCUMENT, LEAST_UNITS, Counts, PrivacyOptions, check_sizes, guarantee
 from trainers.privacy.ledger import enter, ledger_of
 from trainers.privacy.module import GradientNoise, LitPrivateExpert
 from trainers.privacy.moments import private_moments, unit_means, usual_norm
@@ -182,8 +182,13 @@ def unit_windows(source: Path, anchor: Path, options: PrivacyOptions, length: in
         )
     unit_S = None if options.unit == DOCUMENT else units_of(source, options.unit)
     windows = UnitWindows(prepare_shard(source, anchor, cache), length, unit_S, str(source))
+    if windows.units < LEAST_UNITS:
+        raise InputError(
+            f"{source}: {windows.units:,} units by privacy.unit={options.unit}, at least {LEAST_UNITS} are needed: "
+            "noise that hides one of so few hides all that they say. Bring more text, or name a smaller unit."
+        )
     largest, total = int(windows.tokens_U.max()), int(windows.tokens_U.sum())
-    if windows.units < 2 or largest > total / 2:
+    if largest > total / 2:
         raise InputError(
             f"{source}: {windows.units:,} units by privacy.unit={options.unit}, and one has {largest / total:.0%} of "
             "the text. What privacy protects could not be learned; is it the right column?"

@@ -34,8 +34,16 @@ from trainers.privacy.training import planned, private_training
 Train = Callable[..., Result]
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Domain:
+    """Six hundred documents of math, and twenty held out."""
+    folder = tmp_path_factory.mktemp("math")
+    train, test = (shard(folder / f"{name}.jsonl.gz", "math", n) for name, n in (("train", 600), ("test", 20)))
+    return Domain("math", train=train, test=test)
+
+
 @pytest.fixture
-def private(train: Train, tmp_path: Path) -> Train:
+def private(train: Train, many: Domain, tmp_path: Path) -> Train:
     """`private(epsilon=4.0, output=..., ...)`: trains with privacy, the ledger in the folder of the test."""
 
     def run(key: bytes | None = None, /, **changes: Any) -> Result:
@@ -46,7 +54,7 @@ def private(train: Train, tmp_path: Path) -> Train:
         if key is not None:  # so that two runs have the same noise
             output.with_suffix(".run").mkdir()
             (output.with_suffix(".run") / KEY).write_bytes(key)
-        return train("math", kind=private_training(options), **changes)
+        return train("math", kind=private_training(options), **({"domain": many} | changes))
 
     return run
 
@@ -93,7 +101,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_is_entered_once(
 
 
 def test_a_unit_is_who_a_column_names(private: Train, tmp_path: Path) -> None:
-    rows = [{"text": f"one two three {n} plus " * 6, "patient": n % 60} for n in range(300)]
+    rows = [{"text": f"one two three {n} plus " * 6, "patient": n % 600} for n in range(1200)]
     text = tmp_path / "notes.jsonl"
     text.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said: list[str] = []
@@ -102,7 +110,11 @@ def test_a_unit_is_who_a_column_names(private: Train, tmp_path: Path) -> None:
     assert any("for one patient more or less" in line for line in said)
     with pytest.raises(InputError, match=r"document 1: .*author"):
         private(domain=Domain("math", train=text), unit="author", output=tmp_path / "b.pt")
-    rows += [{"text": "much from one " * 4000, "patient": 1}]
+    with pytest.raises(InputError, match=r"12 units by privacy\.unit=ward, at least 500"):
+        wards = tmp_path / "wards.jsonl"
+        wards.write_text("".join(json.dumps(row | {"ward": row["patient"] % 12}) + "\n" for row in rows))
+        private(domain=Domain("math", train=wards), unit="ward", output=tmp_path / "b.pt")
+    rows += [{"text": "much from one " * 20000, "patient": 1}]
     text.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match=r"one has \d\d% of the text"):
         private(domain=Domain("math", train=text), unit="patient", output=tmp_path / "b.pt", ledger=tmp_path / "b.json")
@@ -113,7 +125,7 @@ def test_a_unit_is_who_a_column_names(private: Train, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"data": {"packing": "best_fit"}}, r"data\.packing=best_fit: a window would hold text of several units"),
-        ({"data": {"batch_size": 400}}, "would read 300 of them .data.batch_size=400"),
+        ({"data": {"batch_size": 1200}}, "would read 900 of them .data.batch_size=1200"),
         ({"trainer": {"compile": True}}, "run.compile"),
         ({"trainer": {"strategy": "fsdp"}}, "run.strategy=fsdp"),
         ({"model": PairOptions(embedding="math.safetensors")}, "model.embedding: the embedding was measured without"),
@@ -148,25 +160,27 @@ def test_several_sources_and_the_start_of_an_expert_are_refused(
     assert private(model=PairOptions(start=plain, router_init="kept"), public_start=True).header.version == 2
 
 
-def test_a_plan_says_noise_and_cost_and_spends_nothing(small_anchor: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_plan_says_noise_and_cost_and_spends_nothing(
+    small_anchor: Path, shards: Path, many: Domain, tmp_path: Path
+) -> None:
     from tests.trainers.runs import expert_arguments
 
-    given = expert_arguments("math", small_anchor, shards, tmp_path)
+    given = expert_arguments("math", small_anchor, shards, tmp_path, domain=many)
     options = PrivacyOptions(4.0, ledger=tmp_path / "ledger.json")
     said = "\n".join(planned(given["owner"], given["model"], given["run"], options))
-    assert "epsilon 4 at delta" in said and "200 units" in said and "in 12 steps" in said
+    assert "epsilon 4 at delta" in said and "600 units" in said and "in 12 steps" in said
     assert not (tmp_path / "ledger.json").exists() and not (tmp_path / "math.run").exists()
 
 
 @pytest.mark.slow
-def test_two_devices_make_what_one_makes(small_anchor: Path, shards: Path, tmp_path: Path) -> None:
+def test_two_devices_make_what_one_makes(small_anchor: Path, many: Domain, tmp_path: Path) -> None:
     files = []
     for name, settings in (("one", []), ("two", ["run.devices=2", "run.strategy=ddp"])):
         output = tmp_path / f"{name}.pt"
         output.with_suffix(".run").mkdir()
         (output.with_suffix(".run") / KEY).write_bytes(bytes(range(KEY_BYTES)))
         command = [
-            sys.executable, str(ROOT / "train_expert.py"), "+domain=math", f"corpora={shards}", "privacy=dp",
+            sys.executable, str(ROOT / "train_expert.py"), "+domain=math", f"domain.train={many.train}", "privacy=dp",
             f"anchor.path={small_anchor}", f"output={output}", f"data.cache={tmp_path / 'tokens'}", *SETTINGS,
             "run.accumulate=1", f"privacy.ledger={tmp_path / name}.json", *settings,
         ]  # fmt: skip
