@@ -36,7 +36,7 @@ USER 1000
 WORKDIR /work
 CMD ["flexo"]
 
-# docker build --target serve --build-arg EXTRAS=serve -t flexo-serve .; settings in /work/serve.yaml, see docs/serving.md
+# docker build --target serve --build-arg EXTRAS=serve -t flexo-serve .; settings in serve.yaml of the mounted folder, see docs/serving.md
 FROM base AS serve
 STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=300s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8080/ready')"]

@@ -64,13 +64,18 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def add_over_devices(tensor: torch.Tensor) -> int:
+    """Turns a tensor that every device of the run has into the sum of them; returns how many devices there are."""
+    devices = dist.get_world_size() if dist.is_initialized() else 1
+    if devices > 1:
+        dist.all_reduce(tensor)
+    return devices
+
+
 def mean_over_devices(tensor: torch.Tensor) -> torch.Tensor:
     """The mean of a tensor that every device of the run has."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return tensor
     total = tensor.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return total / add_over_devices(total)
 
 
 class ShardedStrategy(ModelParallelStrategy):

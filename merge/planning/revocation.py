@@ -68,7 +68,7 @@ class Revoked:
         for entry in entries:
             vouched = entry.get("vouched")
             key = vouched.get("key") if isinstance(vouched, dict) else None
-            listed = entry.get("digest") in self.digests or key in self.keys
+            listed = str(entry.get("digest")) in self.digests or str(key) in self.keys  # it may hold anything
             if listed or any(same_expert(entry.get("sketch"), sketch) for sketch in self.sketches):
                 why = f"which {self.where} revokes"
             elif self.keys and not key:

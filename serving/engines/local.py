@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from flexo.errors import InputError
+from flexo.model_config import position_limit
 from inference.select import expert_names
 from serving.engines.answering import Answering
 from serving.engines.engine import Ended, EngineOptions, Event, Failed, Job, Sink, entitled
@@ -28,7 +29,7 @@ class LocalEngine:
     def __init__(self, model: Any, tokenizer: Any, sink: Sink, options: EngineOptions) -> None:
         self.model, self.tokenizer, self.options = model, tokenizer, options
         self.known = expert_names(model)
-        self.limit = int(min(model.config.max_position_embeddings, self.capacity()))
+        self.limit = int(min(position_limit(model.config.max_position_embeddings), self.capacity()))
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends]) - {None}
         self._sink = sink

@@ -7,7 +7,6 @@ been told, and fail otherwise. A new folder is loaded beside the old one; the ol
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -19,9 +18,9 @@ from typing import Any, Protocol
 from transformers import AutoTokenizer
 
 from flexo.errors import InputError
-from merge.formats.manifest import MANIFEST
+from flexo.model_config import start_token
 from merge.formats.merged_folder import open_merged
-from merge.tensor_io.stored_tensor import combined_digest
+from merge.planning.revocation import model_digest
 from serving.access.errors import RequestError, unavailable
 from serving.engines.engine import Ended, EngineOptions, Event, Failed, Job, Sink
 
@@ -67,10 +66,10 @@ class ServedModel:
         merged = open_merged(self.folder, quantised=True)
         self.experts: list[dict[str, Any]] = merged.manifest["experts"]
         self.names = merged.domains
-        self.digest = model_digest(self.folder, merged.digests)
+        self.digest = model_digest(merged.manifest)
         self.limit = 0  # tokens of a prompt and its answer, once an engine is ready
         self.vocabulary = int(merged.weights.config["vocab_size"])
-        self.end: int | None = merged.weights.config.get("eos_token_id")
+        self.end = start_token(merged.weights.config.get("eos_token_id"))
         self.tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         self.restarts = self.active = 0
         self.closing = False
@@ -232,10 +231,3 @@ class Pool:
         finally:
             await before.close()
         LOG.info("model %s has ended after %.1f s", before.digest[:16], time.monotonic() - began)
-
-
-def model_digest(folder: Path, tensors: dict[str, str] | None) -> str:
-    """What a model is called in receipts: a sha256 over its tensors' digests, or over a manifest that states none."""
-    if tensors:
-        return combined_digest(tensors.items())
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()

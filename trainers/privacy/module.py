@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from flexmix.packing.units import UnitWindows
 from flexmix.packing.windows import NO_LABEL, Batch
-from trainers.distributed import mean_over_devices
+from trainers.distributed import add_over_devices, mean_over_devices
 from trainers.expert.module import LitExpert
 from trainers.expert.paired import pairs
 from trainers.expert.unit_gradients import UnitGradients
@@ -80,8 +79,7 @@ class LitPrivateExpert(LitExpert):
 
     def _mine(self, batch: Batch) -> Iterator[Batch]:
         """This device's parts of a step."""
-        devices = dist.get_world_size() if dist.is_initialized() else 1
-        return parts(batch, self.noise.windows_at_once, self.global_rank, devices)
+        return parts(batch, self.noise.windows_at_once, self.global_rank, self.trainer.world_size)
 
     def _add(self, part: Batch) -> torch.Tensor:
         """Adds the bounded gradients of a part; returns sums over its units: loss, norm of gradients, and how many."""
@@ -107,8 +105,7 @@ class LitPrivateExpert(LitExpert):
         for name, parameter in self.trained():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            if dist.is_initialized() and dist.get_world_size() > 1:
-                dist.all_reduce(parameter.grad)
+            add_over_devices(parameter.grad)
             parameter.grad += self.noise.on(name, self.global_step, parameter.grad).to(parameter.grad.dtype)
 
 

@@ -12,17 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from flexmix.domains.moments import Moments
-from flexmix.packing.attention import model_inputs
 from flexmix.packing.windows import NO_LABEL, Batch
+from trainers.router.row_init import seeing_router_inputs
 
 RIDGE = 1e-3  # of each dimension's own variance
 
 
-class _Whitening:
+class Whitening:
     """To the coordinates of public text and back, layer by layer."""
 
     def __init__(self, public: Sequence[Moments]) -> None:
@@ -47,18 +46,17 @@ class _Whitening:
 
 
 def private_moments(
-    units: Iterable[torch.Tensor], public: Sequence[Moments], clip: float, expected: float, noise_LD: torch.Tensor
+    units: Iterable[torch.Tensor], white: Whitening, clip: float, expected: float, noise_LD: torch.Tensor
 ) -> list[Moments]:
     """The moments of own text that rows start from: a noised mean, and the covariance of public text.
 
     Args:
         units: of each unit that was drawn, the mean state of every layer [L, D].
-        public: moments of public text, layer by layer.
+        white: the coordinates of public text.
         clip: C, in the coordinates of public text; from public text alone.
         expected: how many units are drawn on average.
         noise_LD: deviation z C.
     """
-    white = _Whitening(public)
     total_LD = noise_LD.double()
     for mean_LD in units:
         z_LD = white.there(mean_LD.double())
@@ -66,9 +64,8 @@ def private_moments(
     return white.back(total_LD / expected)
 
 
-def usual_norm(units: Iterable[torch.Tensor], public: Sequence[Moments]) -> float:
+def usual_norm(units: Iterable[torch.Tensor], white: Whitening) -> float:
     """The median over units of public text of the norm that `private_moments` clips."""
-    white = _Whitening(public)
     return float(torch.stack([white.there(mean_LD.double()).norm() for mean_LD in units]).median())
 
 
@@ -80,25 +77,18 @@ def unit_means(
 
     A batch has all windows of its units; `unit` [B] numbers them in order.
     """
-    layers: list[nn.Module] = list(model.model.layers)
-    kept: dict[int, torch.Tensor] = {}
+    sums: dict[int, torch.Tensor] = {}
+    batch: Batch = {}
 
-    def keep(n: int) -> Callable[..., None]:
-        return lambda _module, inputs: kept.__setitem__(n, inputs[0])
+    def see(n: int, x_BTD: torch.Tensor) -> None:
+        sums[n] = (x_BTD * (batch["labels"] != NO_LABEL)[..., None]).sum(1)
 
-    hooks = [layer.mlp.register_forward_pre_hook(keep(n)) for n, layer in enumerate(layers)]  # type: ignore[union-attr]
-    was_training = model.training
-    model.train(False)
-    try:
+    with seeing_router_inputs(model, see) as read:
         for batch in batches:
-            model.model(**model_inputs(batch, model.config._attn_implementation), use_cache=False)
-            labelled_BT1 = (batch["labels"] != NO_LABEL)[..., None]
-            states_LBD = torch.stack([(kept[n] * labelled_BT1).sum(1) for n in range(len(layers))])
+            read(batch)
+            sums_LBD = torch.stack([sums[n] for n in sorted(sums)])
+            labelled_B = (batch["labels"] != NO_LABEL).sum(1)
             for unit in sorted(set(batch["unit"].tolist())):
                 mine = batch["unit"] == unit
-                yield states_LBD[:, mine].sum(1) / labelled_BT1[mine].sum()
+                yield sums_LBD[:, mine].sum(1) / labelled_B[mine].sum()
             advance(batch["input_ids"].numel())
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)

@@ -36,7 +36,7 @@ from trainers.owner import OwnerOptions, find_owner
 from trainers.privacy.guarantee import DOCUMENT, LEAST_UNITS, Counts, PrivacyOptions, check_sizes, guarantee
 from trainers.privacy.ledger import enter, ledger_of
 from trainers.privacy.module import GradientNoise, LitPrivateExpert
-from trainers.privacy.moments import private_moments, unit_means, usual_norm
+from trainers.privacy.moments import Whitening, private_moments, unit_means, usual_norm
 from trainers.privacy.randomness import KEY_BYTES, Secret, destroy
 from trainers.privacy.sampling import PoissonUnits, parts
 from trainers.router.row_init import ROW_INITS, public_moments
@@ -68,23 +68,20 @@ class PrivateTraining(ExpertTraining):
 
     def texts(self, work: Path) -> TextModule:
         """Steps of units, once the run has been entered in the ledger: from here on it costs."""
-        options, data, found = self.privacy, self.run.data, self.owner
-        source = found.text.train[0].path
-        windows = unit_windows(source, found.anchor.folder, options, data.length, data.cache)
+        options, data, found, windows = self.privacy, self.run.data, self.owner, self.windows()
         exact = Counts.of(windows, options.windows)
         check_sizes(options, exact, data)  # before the noise of counts is drawn, and anything is spent
         self._secret = Secret.of(work, is_first())
         self._made = guarantee(options, exact.noised(self._secret, options.windows), data, self.reads_text)
         if is_first():
-            digest = text_digest(source)
-            said = enter(ledger_of(source, options), digest, self._secret.name, self.run.output.name, self._made)
+            ledger, digest = ledger_of(self.source, options), text_digest(self.source)
+            said = enter(ledger, digest, self._secret.name, self.run.output.name, self._made)
             for line in [*self._made.table(), said]:
                 self.run.tell(line)
-        public = data.batch_size * data.public_share
-        stream = Stream(packed_windows(found.public["train"], found.anchor.folder, data), self.run.seed)
-        self._units = PoissonUnits(
-            windows, self._made.rate, options.windows, self._secret, stream if public else None, round(public)
-        )
+        public, count = None, round(data.batch_size * data.public_share)
+        if count:
+            public = Stream(packed_windows(found.public["train"], found.anchor.folder, data), self.run.seed)
+        self._units = PoissonUnits(windows, self._made.rate, options.windows, self._secret, public, count)
         measured = BatchOptions(data.batch_size, data.steps, self.run.seed, eval_windows=data.eval_windows)
         return _UnitTexts(self._units, found.held_out(data), measured)
 
@@ -93,7 +90,7 @@ class PrivateTraining(ExpertTraining):
         anchor, data, release = self.owner.anchor, self.run.data, self._made.moments
         assert release is not None, "planned with the guarantee"
         layers = range(anchor.architecture.num_hidden_layers)
-        public = [public_moments(anchor, n, "privacy=dp", "Or use model.router_init=public.") for n in layers]
+        white = Whitening([public_moments(anchor, n, "privacy=dp", "Or use model.router_init=public.") for n in layers])
         shard = prepare_shard(self.owner.public["train"], anchor.folder, data.cache)
         reference = UnitWindows(shard, data.length)
         # of public text, so its sample may be known
@@ -104,10 +101,10 @@ class PrivateTraining(ExpertTraining):
             def means(units: PoissonUnits) -> Any:
                 return unit_means(model, parts(units.batch(-1), self._at_once), advance)
 
-            clip = usual_norm(means(sample), public)
-            like = torch.zeros(len(public), anchor.architecture.hidden_size)
+            clip = usual_norm(means(sample), white)
+            like = torch.zeros(len(layers), anchor.architecture.hidden_size)
             noise = self._secret.normal("moments", 0, like, release.noise * clip)
-            return private_moments(means(own), public, clip, release.rate * self._made.counts.units, noise)
+            return private_moments(means(own), white, clip, release.rate * self._made.counts.units, noise)
 
     def module(self, paired: PreTrainedModel, held_out_names: list[str]) -> LitExpert:
         run, made = self.run, self._made
@@ -130,6 +127,16 @@ class PrivateTraining(ExpertTraining):
     def end(self, work: Path) -> None:
         """The key goes: with it, anybody could take the noise off again."""
         destroy(work)
+
+    @property
+    def source(self) -> Path:
+        """The owner's text."""
+        return self.owner.text.train[0].path
+
+    def windows(self) -> UnitWindows:
+        """The owner's text in windows, none with text of two units; raises `InputError` as `unit_windows` does."""
+        data = self.run.data
+        return unit_windows(self.source, self.owner.anchor.folder, self.privacy, data.length, data.cache)
 
     @property
     def reads_text(self) -> bool:
@@ -229,8 +236,7 @@ def planned(owner: OwnerOptions, model: PairOptions, run: Run, options: PrivacyO
     """
     found, data = find_owner(owner, run), run.data
     training = PrivateTraining(found, owner.anchor, model, run, None, options)
-    source = found.text.train[0].path
-    windows = unit_windows(source, found.anchor.folder, options, data.length, data.cache)
+    windows = training.windows()
     made = guarantee(options, Counts.of(windows, options.windows), data, training.reads_text)
     return [
         *made.table(),

@@ -19,10 +19,11 @@ the anchor, and their own; nobody sees another owner's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -57,30 +58,39 @@ def router_input_moments(
     home, movable = model.device, cast(nn.Module, model)  # transformers' own `to` has no types
     if device is not None:
         movable.to(device)
-    layers = model.model.layers
-    moments = [Moments.empty(model.config.hidden_size) for _ in layers]
+    moments = [Moments.empty(model.config.hidden_size) for _ in model.model.layers]
+    try:
+        with seeing_router_inputs(model, lambda n, x_BTD: moments[n].update(x_BTD.flatten(0, -2))) as read:
+            for batch in batches:
+                read({name: part.to(model.device) for name, part in batch.items()})
+                advance(batch["input_ids"].numel())
+    finally:
+        if device is not None:
+            movable.to(home)
+    return moments
 
-    def gather(n: int) -> Callable[..., None]:
-        def hook(_module: Any, inputs: tuple[torch.Tensor]) -> None:
-            moments[n].update(inputs[0].flatten(0, -2))
 
-        return hook
+@contextmanager
+def seeing_router_inputs(
+    model: PreTrainedModel, see: Callable[[int, torch.Tensor], None]
+) -> Iterator[Callable[[dict[str, torch.Tensor]], None]]:
+    """Gives a function that runs a model on a batch; `see` is told each layer's number and router input [B, T, D]."""
 
-    hooks = [layer.mlp.register_forward_pre_hook(gather(n)) for n, layer in enumerate(layers)]
+    def telling(n: int) -> Callable[..., None]:
+        return lambda _module, inputs: see(n, inputs[0])
+
+    def read(batch: dict[str, torch.Tensor]) -> None:
+        model.model(**model_inputs(batch, model.config._attn_implementation), use_cache=False)
+
+    hooks = [layer.mlp.register_forward_pre_hook(telling(n)) for n, layer in enumerate(model.model.layers)]
     was_training = model.training
     model.train(False)
     try:
-        for batch in batches:
-            batch = {name: part.to(model.device) for name, part in batch.items()}
-            model.model(**model_inputs(batch, model.config._attn_implementation), use_cache=False)
-            advance(batch["input_ids"].numel())
+        yield read
     finally:
         for hook in hooks:
             hook.remove()
         model.train(was_training)
-        if device is not None:
-            movable.to(home)
-    return moments
 
 
 def check_merged_on(merged: Merged, anchor: Anchor) -> None:

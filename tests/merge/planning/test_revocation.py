@@ -19,7 +19,7 @@ from merge.formats.signing import make_key, sign
 from merge.planning.membership import replan
 from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import execute, plan
-from merge.planning.revocation import model_digest, notice, read_revoked
+from merge.planning.revocation import Revoked, model_digest, notice, read_revoked
 from tests.conftest import MakeExpert
 
 
@@ -184,3 +184,10 @@ def test_an_owners_prior_moves_the_row_as_far_as_the_public_weight(tmp_path: Pat
     one, other = prior.weights.tensor(name), plain.weights.tensor(name)
     assert one[:2].equal(other[:2]) and not one[2].equal(other[2])
     assert prior.manifest["priors"] == {"math": 4.0} and "priors" not in plain.manifest
+
+
+def test_a_manifest_may_hold_anything_for_digests_and_keys() -> None:
+    listed = Revoked(frozenset({"a" * 64}), frozenset(), frozenset({"b" * 64}), "list.json")
+    listed.refuse_staying([{"domain": "math", "digest": [], "vouched": {"key": {"of": "somebody"}}}], "model")
+    with pytest.raises(ExpertFileError, match=r"which list\.json revokes"):
+        listed.refuse_staying([{"domain": "math", "digest": "a" * 64, "vouched": {"key": []}}], "model")

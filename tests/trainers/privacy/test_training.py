@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from trainers.data import WeightedText
 from trainers.expert.paired import PairOptions
 from trainers.expert.train import Result
 from trainers.loop import callbacks
-from trainers.owner import Domain
+from trainers.owner import Domain, OwnerOptions
 from trainers.privacy.guarantee import PrivacyOptions
 from trainers.privacy.randomness import KEY, KEY_BYTES
 from trainers.privacy.training import planned, private_training
@@ -158,6 +159,19 @@ def test_several_sources_and_the_start_of_an_expert_are_refused(
     with pytest.raises(InputError, match=r"model.start: .*privacy.public_start=true"):
         private(model=PairOptions(start=plain))
     assert private(model=PairOptions(start=plain, router_init="kept"), public_start=True).header.version == 2
+
+
+def test_without_public_text_rows_start_at_the_public_ones_and_no_moments_are_released(
+    private: Train, many: Domain, small_anchor: Path, tmp_path: Path
+) -> None:
+    bare = shutil.copytree(small_anchor, tmp_path / "bare")
+    shutil.rmtree(bare / "flexo/public")
+    owner = OwnerOptions(many, str(bare), tmp_path)
+    data = data_options(tmp_path / "tokens", public_share=0.0)
+    with pytest.raises(InputError, match=r"no public text.*data\.public_share=0 model\.router_init=public"):
+        private(owner=owner, data=data)
+    stated = private(owner=owner, data=data, model=PairOptions(router_init="public")).header.privacy
+    assert isinstance(stated, StatedPrivacy) and stated.released.keys() == {"counts", "gradients"}
 
 
 def test_a_plan_says_noise_and_cost_and_spends_nothing(
