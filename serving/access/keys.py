@@ -19,15 +19,17 @@ from __future__ import annotations
 import datetime
 import hashlib
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flexo.atomic_files import new_file
 from flexo.errors import InputError
+from flexo.locks import hold
 from merge.formats.expert_header import DOMAIN
 
 PREFIX = "flexo-"
@@ -145,23 +147,12 @@ def revoke_key(path: Path, name: str) -> None:
         write(path, file.model_copy(update={"keys": kept}).model_dump())
 
 
-class changing:  # noqa: N801 - read as a verb: with changing(path) as file
+@contextmanager
+def changing(path: Path) -> Iterator[KeyFile]:
     """Holds the key file for one who changes it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, FileLock(f"{path}.lock")
-
-    def __enter__(self) -> KeyFile:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock.acquire()
-        try:
-            return parsed(self._path) if self._path.exists() else KeyFile()
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with hold(path.with_name(f"{path.name}.lock")):
+        yield parsed(path) if path.exists() else KeyFile()
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

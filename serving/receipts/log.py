@@ -17,11 +17,13 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexo.atomic_files import new_file, sha256_file, sync
 from flexo.errors import InputError
+from flexo.locks import hold
 from merge.formats.manifest import made_at
 from merge.formats.signatures import fingerprint_of, read_public_key
 from merge.formats.signing import read_private_key
@@ -105,13 +107,11 @@ class Log:
 
     def _hold(self) -> None:
         """Two servers that write one chain would break it."""
-        import fcntl
-
-        self._lock = (self.folder / "lock").open("w")
+        self._lock, busy = ExitStack(), f"{self.folder}: another server writes this log. Give each its own folder."
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LogError(f"{self.folder}: another server writes this log. Give each its own folder.") from None
+            self._lock.enter_context(hold(self.folder / "lock", busy))
+        except InputError as error:
+            raise LogError(str(error)) from None
 
 
 def log_files(folder: Path) -> list[Path]:
@@ -157,19 +157,20 @@ def signature_of(path: Path) -> Path:
     return path.with_name(path.name + ".sig")
 
 
-def statement(path: Path) -> bytes:
+def statement(path: Path, sha256: str) -> bytes:
     """The bytes that are signed: a title, which no other use of the key shares, and the file's name and sha256."""
-    return f"flexo serving log, version 1\n{path.name} sha256 {sha256_file(path)}\n".encode("ascii")
+    return f"flexo serving log, version 1\n{path.name} sha256 {sha256}\n".encode("ascii")
 
 
 def sign_file(path: Path, key: Ed25519PrivateKey) -> None:
     """Writes the signature beside a file of a log."""
+    sha256 = sha256_file(path)
     content = {
         "format": FORMAT,
         "version": 1,
-        "file": sha256_file(path),
+        "file": sha256,
         "key": fingerprint_of(key.public_key()),
-        "signature": base64.b64encode(key.sign(statement(path))).decode("ascii"),
+        "signature": base64.b64encode(key.sign(statement(path, sha256))).decode("ascii"),
     }
     with new_file(signature_of(path), replace=True) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
@@ -181,7 +182,8 @@ def check_signature(path: Path, public: Path) -> None:
 
     try:
         content: Mapping[str, Any] = parse_json(signature_of(path).read_text(encoding="ascii"))
-        read_public_key(public).verify(base64.b64decode(content["signature"]), statement(path))
+        signature = base64.b64decode(content["signature"])
+        read_public_key(public).verify(signature, statement(path, sha256_file(path)))
     except (OSError, ValueError, KeyError, TypeError, InvalidSignature) as error:
         raise LogError(
             f"{signature_of(path)}: not this file's signature by {public} ({type(error).__name__}). Ask for both again."
