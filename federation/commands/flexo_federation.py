@@ -23,7 +23,7 @@ def about() -> None:
     from flexo.errors import InputError
 
     try:
-        import tuf.api.metadata  # noqa: F401
+        import tuf.api.metadata  # noqa: F401 - only whether it is installed
     except ImportError:
         raise InputError(
             "federations need the package tuf. Install it: pip install -c constraints.txt 'flexo[federation]'"

@@ -65,7 +65,7 @@ def python_rows(batch: Any, where: str) -> list[Row]:
     """The rows of a batch or table as objects; raises `InputError` for values that Python has no form for."""
     try:
         rows: list[Row] = batch.to_pylist()
-    except (ValueError, TypeError, OverflowError, NotImplementedError, LookupError) as error:
+    except (ValueError, TypeError, OverflowError, NotImplementedError, LookupError) as error:  # by the column's type
         raise InputError(
             f"{where}: a column of {', '.join(str(field.type) for field in batch.schema)} cannot be turned into values "
             f"({error}). Write the file again with the columns that are needed, as text."
