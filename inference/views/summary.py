@@ -1,6 +1,6 @@
 """Attribution for accounts: how many tokens each owner's experts made, rounded, and nothing of any single token.
 
-    summarise(record.answers(x_BS, prompt))          # {"owners": [{"owner": "math", "tokens": 60}], "others": None, ...}
+    summarise(record.answers(x_BS, prompt))          # {"owners": [{"owner": "math", "tokens": 60}], "others": None}
 
 The full attribution of a text is as sensitive as the text: from the router's weights of every token, much of it can be
 read back (docs/privacy.md). A summary has one rounded number for each owner with enough tokens.
