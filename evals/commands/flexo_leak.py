@@ -33,6 +33,12 @@ def leak(
         Path | None,
         typer.Option(help="The anchor. [default: the public expert of a merged folder]"),
     ] = None,
+    domains: Annotated[
+        Path | None, typer.Option(help="A folder with one corpus folder a domain, as flexo-data sample makes it.")
+    ] = None,
+    never: Annotated[
+        Path | None, typer.Option(help="A model that was merged without an expert, to compare with.")
+    ] = None,
     parts: Annotated[
         str | None, typer.Option(help="Which, separated by commas. [default: all that can be run]")
     ] = None,
@@ -41,6 +47,7 @@ def leak(
     device: Device = "auto",
 ) -> None:
     """Attack a model with the text of its owner at hand, and print what the attacks got."""
+    from evals.privacy.attacks.part import Extra
     from evals.privacy.leak import Texts
     from evals.privacy.leak import leak as attack
     from inference.load import quiet
@@ -49,7 +56,7 @@ def leak(
     wanted = comma_list(parts, "--parts") if parts else None
     found = attack(
         model,
-        Texts(members, non_members),
+        Texts(members, non_members, Extra(domains, never)),
         against=against,
         parts=wanted,
         max_bytes=max_bytes,

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from evals.matrix.model_loader import new_shelf
 from evals.privacy.attacks import membership
-from evals.privacy.attacks.part import Context, Need, Part, Row
+from evals.privacy.attacks.part import Context, Extra, Need, Part, Row
 from evals.privacy.attacks.targets import open_targets
+from evals.privacy.besides import access, leaving
 from evals.scoring.held_out import read_texts
 from flexo.errors import InputError
 
-PARTS: tuple[Part, ...] = (membership.PART,)
+PARTS: tuple[Part, ...] = (membership.PART, leaving.PART, access.PART)
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Texts:
 
     members: Path | None = None  # documents that were trained on
     non_members: Path | None = None  # documents of the same source that were not
+    extra: Extra = field(default_factory=Extra)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def leak(
         folder = given.tokenizer
         files = {"members": texts.members, "non-members": texts.non_members}
         read = read_texts({name: path for name, path in files.items() if path}, folder, max_bytes)
-        context = Context(given, target, reference, folder, read.get("members"), read.get("non-members"))
+        context = Context(given, target, reference, folder, read.get("members"), read.get("non-members"), texts.extra)
         found = Leak(target.name)
         for part in wanted:
             if lacks := part.lacks(context):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from evals.matrix.measurement_cache import Key
 from evals.matrix.model_loader import Given
 from evals.scoring.sliding_windows import TokenisedText
 
-Need = Literal["members", "canaries", "expert file", "merged folder"]
+Need = Literal["members", "canaries", "expert file", "merged folder", "domains", "never"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,17 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """What an attacker may have besides the model and the owner's text, and what the model is compared with."""
+
+    domains: Path | None = None  # a folder with one corpus folder a domain
+    never: Path | None = None  # a model that was merged without some of the experts
+    embedding: Path | None = None  # of the owner's text, by flexo-embed
+    proxies: Path | None = None  # the public documents that look like it, by flexo-data proxies
+    max_bytes: int = 200_000  # of the text of each domain
+
+
+@dataclass(frozen=True)
 class Context:
     """All that a part may use."""
 
@@ -54,6 +65,7 @@ class Context:
     tokenizer: Path  # a folder
     members: TokenisedText | None  # documents that were trained on
     non_members: TokenisedText | None  # documents of the same source that were not
+    extra: Extra = field(default_factory=Extra)
     seed: int = 0
 
 
@@ -72,5 +84,7 @@ class Part:
             "canaries": False,
             "expert file": context.given.kind == "pair",
             "merged folder": context.given.experts,
+            "domains": context.extra.domains,
+            "never": context.extra.never,
         }
         return [need for need in self.needs if not has[need]]
