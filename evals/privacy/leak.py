@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.matrix.model_loader import new_shelf
-from evals.privacy.attacks import canaries, membership
+from evals.privacy.attacks import canaries, extraction, membership
 from evals.privacy.attacks.documents import Texts
 from evals.privacy.attacks.part import Context, Need, Part, Row, Settings
 from evals.privacy.attacks.targets import open_targets
@@ -21,7 +21,7 @@ from flexo.errors import InputError
 from merge.tensor_io.json_file import read_json
 
 FORMAT, VERSION = "flexo.leak", 1
-PARTS: tuple[Part, ...] = (membership.PART, canaries.PART)
+PARTS: tuple[Part, ...] = (membership.PART, extraction.PART, canaries.PART)
 
 
 @dataclass(frozen=True)

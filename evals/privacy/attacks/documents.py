@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from evals.scoring.held_out import tokenised
 from evals.scoring.sliding_windows import TokenisedText
 from flexmix.canaries.manifest import Manifest
@@ -82,6 +85,14 @@ def tokenised_by(model: Path, texts: list[str]) -> TokenisedText:
     """Documents as tokens of a model folder's tokenizer."""
     tokenizer, end = load_tokenizer(model)
     return tokenised(texts, tokenizer, end, "")
+
+
+def groups(copies_N: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.bool_]]:
+    """All, and those that stand in the text equally often, if that differs: the places [N] of each group."""
+    found = {"all": np.ones(len(copies_N), bool)}
+    if len(times := np.unique(copies_N)) > 1:
+        found |= {f"{n} in the text": copies_N == n for n in times}
+    return found
 
 
 def _documents(place: Path, model: Path) -> Iterator[str]:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from evals.privacy.attacks.documents import groups
 from evals.privacy.attacks.part import Context, Part, Row
 from evals.privacy.attacks.token_scores import Floats, Scores, scores
 from evals.privacy.statistics.detection import Statistic, auc, bootstrap, found_at
@@ -47,7 +47,7 @@ def run(context: Context) -> list[Row]:
     for attack, statistic in ATTACKS.items():
         of_members, of_others = (statistic(own[n], anchor[n]) for n in (0, 1))
         known = [statistic(anchor[n], anchor[n]) for n in (0, 1)]  # what the anchor alone tells, who has seen neither
-        for group, which in _groups(np.array(members.copies)).items():
+        for group, which in groups(np.array(members.copies)).items():
             for figure, of in FIGURES.items():
                 found = bootstrap(of, of_members[which], of_others, seed=context.settings.seed)
                 chance = of(known[0][which], known[1])
@@ -74,13 +74,6 @@ def _words(context: Context) -> Row:
         "source, and the figures of membership mean nothing. Split one source by hash: flexo-data prepare does."
     )
     return Row(NAME, WORDS, found.value, found.low, found.high, warning=warning if found.value > TELL_APART else "")
-
-
-def _groups(copies_N: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.bool_]]:
-    groups = {"all": np.ones(len(copies_N), bool)}
-    if len(times := np.unique(copies_N)) > 1:
-        groups |= {f"{n} in the text": copies_N == n for n in times}
-    return groups
 
 
 PART = Part(NAME, ("members",), run)
