@@ -8,16 +8,17 @@ def run(context: Context) -> list[Row]: ...
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import PreTrainedModel
-
-from evals.matrix.measurement_cache import Key
+from evals.matrix.measurement_cache import Store
 from evals.matrix.model_loader import Given
-from evals.scoring.sliding_windows import TokenisedText
+from evals.privacy.attacks.documents import Sample
+from evals.privacy.attacks.targets import Target
+from evals.privacy.attacks.token_scores import Scores
+from flexmix.canaries.manifest import Manifest
 
 Need = Literal["members", "canaries", "expert file", "merged folder", "domains", "never"]
 
@@ -32,16 +33,19 @@ class Row:
     low: float | None = None  # a 95 % interval, or what `figure` says
     high: float | None = None
     reference: float | None = None  # of the anchor, which anybody has: what is over it is what the model gives away
-    group: str = "all"  # of documents, secrets or experts: `seen 3 times`
+    group: str = "all"  # of documents, secrets or experts: `4 in the text`
+    warning: str = ""  # what is wrong with the figures of this part, if something is
 
 
 @dataclass(frozen=True)
-class Target:
-    """A model that is attacked or compared with. `enter()` loads it, or finds it loaded, for the time of a `with`."""
+class Settings:
+    """How attacks are run."""
 
-    name: str
-    key: Key  # of the weights and experts that run, for the cache
-    enter: Callable[[], AbstractContextManager[PreTrainedModel]]
+    seed: int = 0  # of samples, resamples and what is drawn
+    cache: Path | None = None  # a folder: what models say is kept there, and a stopped command goes on
+    delta: float | None = None  # of the guarantee that an audit tests; None: that of the file, or 1e-5
+    dtype: str = "auto"  # as in `load_model`
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,10 @@ class Extra:
     """What an attacker may have besides the model and the owner's text, and what the model is compared with."""
 
     domains: Path | None = None  # a folder with one corpus folder a domain
+    max_bytes: int = 100_000  # of the text of each
     never: Path | None = None  # a model that was merged without some of the experts
     embedding: Path | None = None  # of the owner's text, by flexo-embed
     proxies: Path | None = None  # the public documents that look like it, by flexo-data proxies
-    max_bytes: int = 200_000  # of the text of each domain
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,16 @@ class Context:
     given: Given  # the model as it was given: `path`, `kind` (`pair` is an expert file), `experts`
     target: Target
     reference: Target  # the anchor
-    tokenizer: Path  # a folder
-    members: TokenisedText | None  # documents that were trained on
-    non_members: TokenisedText | None  # documents of the same source that were not
-    extra: Extra = field(default_factory=Extra)
-    seed: int = 0
+    members: Sample | None  # documents that were trained on
+    non_members: Sample | None  # documents of the same source that were not
+    canaries: Manifest | None
+    settings: Settings = Settings()
+    extra: Extra = Extra()
+
+    @cached_property
+    def scores(self) -> Store[Scores]:
+        """What models say of documents, kept."""
+        return Store(self.settings.cache, Scores)
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class Part:
         """What it needs and `context` does not have."""
         has: Mapping[Need, Any] = {
             "members": context.members is not None and context.non_members is not None,
-            "canaries": False,
+            "canaries": context.canaries,
             "expert file": context.given.kind == "pair",
             "merged folder": context.given.experts,
             "domains": context.extra.domains,

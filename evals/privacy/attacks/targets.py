@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from evals.matrix.measurement_cache import Key
 from evals.matrix.model_loader import Given, Shelf, plan_pairs, read_given
-from evals.privacy.attacks.part import Target
 from evals.scoring.held_out import PUBLIC
 from flexo.console import progress
 from flexo.errors import InputError
 from inference.select import select_experts
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model that is attacked or compared with. `enter()` loads it, or finds it loaded, for the time of a `with`."""
+
+    name: str
+    key: Key  # of the weights and experts that run, for the cache
+    enter: Callable[[], AbstractContextManager[PreTrainedModel]]
 
 
 def open_targets(model: str, against: Path | None, shelf: Shelf) -> tuple[Given, Target, Target]:

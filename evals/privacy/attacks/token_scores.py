@@ -15,9 +15,10 @@ import torch
 from transformers import PreTrainedModel
 
 from evals.matrix.measurement_cache import Store
-from evals.privacy.attacks.part import Target
+from evals.privacy.attacks.targets import Target
 from evals.scoring.measure import LENGTH, Advance, chunks, hidden_states, output_layer
 from evals.scoring.sliding_windows import TokenisedText, batches
+from flexo.model_config import position_limit
 
 SHARE = 0.2  # of a document's tokens, the least likely ones, that Min-K%++ looks at
 
@@ -35,7 +36,8 @@ class Scores:
     @property
     def loss_S(self) -> Floats:  # noqa: N802 - suffixes are shapes
         """Nats per token."""
-        return np.array(self.nats) / np.array(self.tokens)
+        loss_S: Floats = np.array(self.nats) / np.array(self.tokens)
+        return loss_S
 
     def to_dict(self) -> dict[str, Any]:
         return {"nats": self.nats, "tokens": self.tokens, "min_k": self.min_k}
@@ -66,11 +68,12 @@ def score_documents(model: PreTrainedModel, text: TokenisedText, advance: Advanc
     words under the model's own distribution, in standard deviations of it; then the mean over the lowest of them.
     """
     count, unembed = len(text.documents), output_layer(model)
+    length = int(min(LENGTH, position_limit(getattr(model.config, "max_position_embeddings", None))))
     numbered = replace(text, domain_ids=[[n] * len(ids) for n, ids in enumerate(text.documents)])
     logp: list[torch.Tensor] = []
     z: list[torch.Tensor] = []
     document: list[torch.Tensor] = []
-    for batch in batches(numbered, LENGTH, device=model.device):
+    for batch in batches(numbered, length, device=model.device):
         hidden_ND = hidden_states(model, batch.x_BT)[batch.predicts_BT]
         for part in chunks(len(hidden_ND), unembed):
             logp_NV = unembed(hidden_ND[part]).float().log_softmax(-1)

@@ -30,21 +30,21 @@ from inference.select import select_experts
 Losses = dict[str, dict[str, Floats]]  # right -> domain of the text -> nats per token of each document
 
 MEASURES = {
-    "domain distinguishability, AUC": auc,
-    "domain distinguishability, true positives at 1 %": found_at(0.01),
+    "distinguishability from others, mean and range: AUC": auc,
+    "distinguishability from others, mean and range: TPR at 1 % FPR": found_at(0.01),
 }
 UTILITIES: dict[str, Callable[[Measurement], float]] = {
-    "utility gap, accuracy": lambda found: found.accuracy,
-    "utility gap, nats per token": lambda found: found.nats_per_token,
+    "utility gap to other rights, mean and range: accuracy": lambda found: found.accuracy,
+    "utility gap to other rights, mean and range: nats per token": lambda found: found.nats_per_token,
 }
 
 
 def run(context: Context) -> list[Row]:
-    """Both measures of every expert whose text is there; low and high are the least and the most over j."""
+    """Both measures of every expert whose text is there: mean, least and most over j."""
     experts, reading = context.given.experts, context.extra.domains
     assert experts is not None and reading is not None, "Part.needs"
     train, test = (
-        Reading(reading, split=split, max_bytes=context.extra.max_bytes).texts(context.tokenizer, experts)
+        Reading(reading, split=split, max_bytes=context.extra.max_bytes).texts(context.given.tokenizer, experts)
         for split in ("train", "test")
     )
     domains = [name for name in experts if name in train and name in test and name != PUBLIC]

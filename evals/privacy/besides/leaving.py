@@ -43,7 +43,7 @@ def run(context: Context) -> list[Row]:
     """
     assert context.extra.never is not None and context.given.experts is not None, "Part.needs"
     assert context.members is not None and context.non_members is not None, "Part.needs"
-    text = (context.members, context.non_members)
+    text = (context.members.text, context.non_members.text)
 
     def measured(model: PreTrainedModel, experts: Sequence[str]) -> Both:
         with select_experts(model, experts):

@@ -57,3 +57,10 @@ def bootstrap(statistic: Statistic, *samples: Floats, seed: int = 0) -> Estimate
     ]
     low, high = np.quantile(drawn, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
     return Estimate(statistic(*samples), float(low), float(high))
+
+
+def share(hit_N: npt.NDArray[np.bool_]) -> Estimate:
+    """The share of successes, with the interval of Wilson (1927), which is more than 0 wide even at no success."""
+    n, p, z = len(hit_N), float(hit_N.mean()), 1.959964
+    middle, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return Estimate(p, max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n)))
