@@ -29,7 +29,7 @@ def main() -> None:
     "--cache cells --json leak.json`, and `flexo-report --leak leak.json -o report.html`\n\n"
     "`flexo-leak model/ --canaries canaries.json --parts canaries --delta 1e-6`\n\n"
     "`flexo-leak model/ --source prepared --never never/ --parts leaving`\n\n"
-    "`flexo-leak model/ --domains corpora/ --parts access`"
+    "`flexo-leak model/ --domains corpora/ --parts access,attribution`"
 )
 def leak(
     model: Annotated[str, typer.Argument(metavar="[NAME=]MODEL", help="An expert file, or a model's folder.")],
@@ -48,6 +48,7 @@ def leak(
     domains: Annotated[
         Path | None, typer.Option(help="A folder with one corpus folder a domain, as flexo-data sample makes it.")
     ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Text to read of each domain.")] = 100_000,
     never: Annotated[
         Path | None, typer.Option(help="A model that was merged without an expert, to compare with.")
     ] = None,
@@ -90,7 +91,7 @@ def leak(
         # entered before the work, so that a path which cannot be written is refused before it
         output = json_file and stack.enter_context(new_file(json_file, replace=True))
         settings = Settings(seed, cache, delta, dtype, device)
-        extra = Extra(domains=domains, never=never)
+        extra = Extra(domains, max_bytes, never)
         found = attack(model, texts, against=against, parts=wanted, settings=settings, extra=extra)
         typer.echo(leak_text(found), nl=False)
         if output:

@@ -16,13 +16,13 @@ from evals.privacy.attacks import canaries, extraction, membership
 from evals.privacy.attacks.documents import Texts
 from evals.privacy.attacks.part import Context, Extra, Need, Part, Row, Settings
 from evals.privacy.attacks.targets import open_targets
-from evals.privacy.besides import access, leaving
+from evals.privacy.besides import access, attribution, leaving
 from flexmix.canaries.manifest import read_manifest
 from flexo.errors import InputError
 from merge.tensor_io.json_file import read_json
 
 FORMAT, VERSION = "flexo.leak", 1
-PARTS: tuple[Part, ...] = (membership.PART, extraction.PART, canaries.PART, leaving.PART, access.PART)
+PARTS: tuple[Part, ...] = (membership.PART, extraction.PART, canaries.PART, attribution.PART, leaving.PART, access.PART)
 
 
 @dataclass(frozen=True)
