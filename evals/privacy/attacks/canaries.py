@@ -24,7 +24,6 @@ from flexo.console import progress
 from merge.formats.expert_file import open_expert
 
 NAME = "canaries"
-OTHERS = 255  # secrets that could have been drawn, for each that was
 DELTA = 1e-5
 
 
@@ -38,16 +37,18 @@ def run(context: Context) -> list[Row]:
 
 
 def _exposure(context: Context, planted: Manifest) -> list[Row]:
-    rng, secrets = random.Random(f"others {context.settings.seed}"), planted.secrets
-    candidates = [(one.before, [one.secret, *(planted.other_secret(rng) for _ in range(OTHERS))]) for one in secrets]
+    rng, secrets, others = random.Random(f"others {context.settings.seed}"), planted.secrets, context.settings.others
+    candidates = [(one.before, [one.secret, *(planted.other_secret(rng) for _ in range(others))]) for one in secrets]
     texts = [before + secret for before, drawn in candidates for secret in drawn]
-    own_C, anchor_C = (exposure(nats_S.reshape(-1, OTHERS + 1)) for nats_S in _nats(context, texts, "ranking secrets"))
+    own_C, anchor_C = (
+        exposure(nats_S.reshape(len(secrets), -1)) for nats_S in _nats(context, texts, "ranking secrets")
+    )
     repeats_C = np.array([one.repeats for one in secrets])
     rows = []
     for times in np.unique(repeats_C):
         found = bootstrap(_mean, own_C[repeats_C == times], seed=context.settings.seed)
         known = _mean(anchor_C[repeats_C == times])
-        figure = f"exposure of {np.log2(OTHERS + 1):.0f} bits"
+        figure = f"exposure of {np.log2(others + 1):.3g} bits"
         rows.append(Row(NAME, figure, found.value, found.low, found.high, known, f"{times} in the text"))
     return rows
 
