@@ -76,6 +76,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _notes(leak: Leak) -> list[str]:
-    return [f"warning: {row.warning}" for row in leak.rows if row.warning] + [
-        f"left out: {part} needs {' and '.join(needs)}" for part, needs in leak.left_out.items()
-    ]
+    reads = [] if leak.reads is None else [f"training read each document or unit {leak.reads:.3g} times in the mean"]
+    warnings = [f"warning: {row.warning}" for row in leak.rows if row.warning]
+    left = [f"left out: {part} needs {' and '.join(needs)}" for part, needs in leak.left_out.items()]
+    return reads + warnings + left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,19 +15,25 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 import evals.commands.flexo_leak
+import evals.privacy.attacks.canaries
 from evals.privacy.attacks.canaries import exposure
 from evals.privacy.attacks.documents import Texts, tokenised_by
 from evals.privacy.attacks.extraction import similarity
-from evals.privacy.attacks.part import Settings
+from evals.privacy.attacks.part import Row, Settings
 from evals.privacy.attacks.token_scores import score_documents
 from evals.privacy.leak import Leak, leak, read_leak
+from evals.report.report import write_report
 from evals.scoring.measure import measure
-from flexmix.canaries.manifest import read_manifest
+from flexmix.canaries.manifest import Manifest, draw_canaries, read_manifest
 from flexmix.canaries.plant import Planting, plant
 from flexmix.documents.corpus import read_documents
 from flexo.errors import InputError
 from inference.load import load_model
+from merge.formats.anchor_folder import open_anchor
+from merge.formats.expert_file import write_expert
+from merge.tensor_io.json_file import write_json
 from tests.flexmix.text import write_jsonl
+from tests.merge.tiny import STATED, expert_header, expert_values
 from tests.merge.tools import call
 
 Capture = pytest.CaptureFixture[str]
@@ -186,3 +193,38 @@ def test_the_command_prints_a_table_and_writes_figures_without_text(
         assert call(main, *arguments, *wrong, "--json", tmp_path / "none.json") in (1, 2)
         assert message in capsys.readouterr().err
     assert not (tmp_path / "none.json").exists()
+
+
+def test_a_report_of_leaks_alone(tmp_path: Path) -> None:
+    rows = [
+        Row("canaries", "exposure", 1.0 + n, 0.5, 9.0, 1.4, f"{n} in the text", "odd" if n == 1 else "") for n in (1, 4)
+    ]
+    rows.append(Row("extraction", "greedy: verbatim", 0.25, 0.1, 0.3, 0.0))
+    made = Leak("math <x>", 3.0, rows, {"membership": ["members"]})
+    write_json(tmp_path / "leak.json", made.to_dict())
+    files = [tmp_path / name for name in ("report.html", "report.md", "leak-math-x.svg")]
+    assert write_report([], files[0], leaks=[tmp_path / "leak.json"], markdown=files[1], pictures=tmp_path) == files
+    page = files[0].read_text()
+    assert "What can be got out of math &lt;x&gt;" in page and page.count("<svg") == 2 and "warning: odd" in page
+    text = " ".join(files[1].read_text().split())
+    assert "| extraction | greedy: verbatim | all | 0.250 | 0.100 to 0.300 | 0.000 |" in text
+    (tmp_path / "leak.json").write_text("{}")
+    for leaks, message in (([tmp_path / "leak.json"], "not figures of flexo-leak"), ([], "nothing to report")):
+        with pytest.raises(InputError, match=message):
+            write_report([], tmp_path / "other.html", leaks=leaks)
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_an_audit_that_refutes_the_claim_of_a_file_says_so(
+    tiny_anchor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores are made up: those of a model that knows which coins were in."""
+    opened = open_anchor(tiny_anchor)
+    header = replace(expert_header("clinic", opened), privacy=replace(STATED, epsilon=1.0, delta=1e-3))
+    write_expert(tmp_path / "clinic.pt", header, expert_values("clinic", opened))
+    made = Manifest(("one", "two"), draw_canaries(("one", "two"), [], 60, random.Random(0)))
+    made.write(tmp_path / "m.json")
+    told = np.array([-float(one.repeats) for one in made.coins])
+    monkeypatch.setattr(evals.privacy.attacks.canaries, "_nats", lambda *_: (told, np.zeros(60)))
+    found = leak(str(tmp_path / "clinic.pt"), Texts(canaries=tmp_path / "m.json"), against=tiny_anchor)
+    assert found.rows[-1].value > 1 and "states an epsilon of 1, and the audit refutes it" in found.rows[-1].warning
