@@ -54,6 +54,9 @@ def leak(
     ] = None,
     parts: Annotated[str | None, typer.Option(help="Attacks, separated by commas. [default: all that can run]")] = None,
     documents: Annotated[int, typer.Option(min=20, help="Members to try, and non-members, at most.")] = 1000,
+    others: Annotated[
+        int, typer.Option(min=1, help="Secrets that could have been drawn, to rank each planted one among.")
+    ] = 255,
     delta: Annotated[
         float | None, typer.Option(help="Of the guarantee that the audit tests. [default: the file's, or 1e-5]")
     ] = None,
@@ -90,7 +93,7 @@ def leak(
     with ExitStack() as stack:
         # entered before the work, so that a path which cannot be written is refused before it
         output = json_file and stack.enter_context(new_file(json_file, replace=True))
-        settings = Settings(seed, cache, delta, dtype, device)
+        settings = Settings(seed, cache, others, delta, dtype, device)
         extra = Extra(domains, max_bytes, never)
         found = attack(model, texts, against=against, parts=wanted, settings=settings, extra=extra)
         typer.echo(leak_text(found), nl=False)
