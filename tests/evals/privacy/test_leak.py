@@ -45,7 +45,7 @@ def sentences(count: int, seed: int) -> list[str]:
     words = [
         one + other for one in ("cat", "dog", "mat", "sat", "let", "num") for other in ("s", "on", "ber", "ter", "a")
     ]
-    return [" ".join(rng.choice(words) for _ in range(22)) for _ in range(count)]
+    return [" ".join(rng.choice(words) for _ in range(32)) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_model_that_knows_its_text_by_heart_gives_it_away(
     assert planted["exposure of 5 bits", "4 in the text"] > 4
     bound = next(row for row in found.rows if row.figure.startswith("epsilon"))
     assert bound.value > 1
-    assert figures(found, "extraction")["greedy: continuation", "2 in the text"] > 0
+    assert figures(found, "extraction")["greedy: continuation", "all"] > 0
     again = leak(str(learnt), texts, against=tiny_anchor, settings=settings)
     assert again == found
 
