@@ -74,6 +74,47 @@ def test_join_replace_withdraw_and_each_model_is_what_it_says(world: World) -> N
     assert about["owners"][1]["models"] == ["second", "third"]
 
 
+def test_a_model_that_was_assembled_again_holds_too(world: World) -> None:
+    """Its tensors are those of the first one, its manifest is not."""
+    first, _ = make_model(world, "first")
+    second, said = make_model(world, "second")
+    assert said == ["nothing changed since first"]
+    assert faults(world, first) == faults(world, second) == []
+    shutil.copy(first / "manifest.json", second)
+    (first / "manifest.json").write_text((first / "manifest.json").read_text() + " ")
+    assert faults(world, second) == []
+    assert faults(world, first) == [
+        "manifest.json was changed after the federation assembled this model as 'first'"
+    ]
+
+
+def test_a_model_is_noted_before_it_appears(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever is killed in between has a model that no notice of withdrawal names."""
+    rename = Path.rename
+
+    def killed(path: Path, to: Path) -> Path:
+        if Path(to).name == "model":
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        make_model(world, "model")
+    assert not (world.folder / "model").exists()
+    assert [one["name"] for one in status_of(world.seen())["models"]] == ["model"]
+    model, _ = make_model(world, "model")
+    assert faults(world, model) == []
+    assert status_of(world.seen())["owners"][0]["models"] == ["model"], "named once"
+
+
+def test_who_withdraws_during_a_merge_is_not_in_the_model(world: World) -> None:
+    chosen, _ = choose(world.coordinator)
+    withdraw(world.home("math"), "math", [world.key("math")], "", False)
+    with pytest.raises(InputError, match=r"math: withdrawn while this model was merged. Assemble it again"):
+        assemble(world.coordinator, chosen, world.folder / "model", lambda _a: None, lambda _folder, _anchor: None)
+    assert not (world.folder / "model").exists()
+
+
 def test_the_manifest_names_federation_versions_and_who_left(world: World) -> None:
     withdraw(world.home("math"), "math", [world.key("math")], "", False)
     model, _ = make_model(world, "model")

@@ -188,6 +188,18 @@ def test_a_pipe_in_a_store_does_not_block(tmp_path: Path) -> None:
         open_place(str(tmp_path)).read("x.json", 10)
 
 
+def test_a_link_in_the_way_of_an_upload_is_not_followed(tmp_path: Path) -> None:
+    """Whoever may write to a store could else have other writers' own files overwritten."""
+    source, mine = tmp_path / "source", tmp_path / "mine"
+    source.write_bytes(b"an expert")
+    mine.write_bytes(b"precious")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "y.pt").symlink_to(mine)
+    with pytest.raises(StoreError, match=r"cannot be written \(Too many levels of symbolic links\)"):
+        FolderPlace(tmp_path / "store").upload("y.pt", source, lambda _amount: None)
+    assert mine.read_bytes() == b"precious"
+
+
 def test_a_full_disk_keeps_what_was_whole(small_disk: Path, tmp_path: Path) -> None:
     place = FolderPlace(small_disk)
     assert place.create("metadata/1.root.json", bytes(1000))
