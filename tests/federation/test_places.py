@@ -200,8 +200,11 @@ def test_a_link_in_the_way_of_an_upload_is_not_followed(tmp_path: Path) -> None:
     assert mine.read_bytes() == b"precious"
 
 
-def test_a_full_disk_keeps_what_was_whole(small_disk: Path, tmp_path: Path) -> None:
-    place = FolderPlace(small_disk)
+@pytest.mark.parametrize("kind", ["folder", "sftp"])
+def test_a_full_disk_keeps_what_was_whole(
+    kind: str, small_disk: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place = open_place((request.getfixturevalue("sftp") if kind == "sftp" else "") + str(small_disk))
     assert place.create("metadata/1.root.json", bytes(1000))
     source = tmp_path / "source"
     source.write_bytes(bytes(100_000))
@@ -210,10 +213,20 @@ def test_a_full_disk_keeps_what_was_whole(small_disk: Path, tmp_path: Path) -> N
         lambda: place.replace("metadata/1.root.json", bytes(100_000)),
         lambda: place.upload("incoming/y.pt", source, lambda _amount: None),
     ):
-        with pytest.raises(InputError, match=r"the disk"):
+        with pytest.raises(InputError, match=r"disk"):
             write()
+        place.remove("incoming/y.pt")
     assert place.names("metadata") == ["1.root.json"]
     assert place.read("metadata/1.root.json", 1000) == bytes(1000)
+
+
+def test_a_fetch_to_a_full_disk_keeps_what_arrived(small_disk: Path, tmp_path: Path) -> None:
+    data = os.urandom(100_000)
+    (tmp_path / "y.pt").write_bytes(data)
+    with pytest.raises(InputError, match=r"the disk is full. What has arrived is kept"):
+        fetch(FolderPlace(tmp_path), "y.pt", small_disk / "y.pt", len(data), hashlib.sha256(data).hexdigest())
+    (kept,) = small_disk.iterdir()
+    assert kept.name == ".y.pt.partial" and data.startswith(kept.read_bytes()) and kept.stat().st_size
 
 
 def test_another_kind_of_store_is_named(tmp_path: Path) -> None:
