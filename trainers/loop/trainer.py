@@ -18,7 +18,7 @@ import torch
 from flexmix.packing.datamodule import TextModule
 from flexo.console import keep_freed_memory
 from flexo.errors import InputError
-from trainers.distributed import StrategyName, is_first, make_strategy
+from trainers.distributed import StrategyName, computes_in_bf16, is_first, make_strategy
 from trainers.loop.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
 from trainers.loop.finite import NotFiniteError
 from trainers.loop.module import LitAnchor
@@ -139,10 +139,8 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     """`auto` is bf16 where the hardware computes in it, else fp32; anything else is Lightning's own name."""
     if precision != "auto":
         return precision
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    cpu = torch.cpu.get_capabilities()
-    return "bf16-mixed" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "32-true"
+    cuda = accelerator != "cpu" and torch.cuda.is_available()
+    return "bf16-mixed" if computes_in_bf16(cuda) else "32-true"
 
 
 def _validate(trainer: L.Trainer, lit: LitAnchor, texts: TextModule) -> Metrics:
