@@ -15,8 +15,10 @@ from inference.attribution import attribute
 from inference.load import load_model
 from inference.select import select_experts
 from serving.engines.engine import Ended, EngineOptions, Event, Failed, Job, Made, Scored
+from serving.engines.local import AnsweringEngine, Served
 from serving.engines.packed import PackedEngine
 from serving.engines.padded import PaddedEngine
+from serving.engines.vllm import VllmEngine
 
 SETS = [["public"], ["public", "math"], ["public", "code"], ["public", "math", "news"],
         ["public", "math", "news", "code"], ["math"]]  # fmt: skip
@@ -71,10 +73,14 @@ class Asked:
     """An engine with the tiny model, and what it said."""
 
     def __init__(self, folder: Path, kind: str = "packed", options: EngineOptions = SMALL) -> None:
-        self.model, self.tokenizer = load_model(folder, "float32", "cpu")
+        self.model, self.tokenizer = load_model(folder, options.dtype, "cpu")
         self.events: dict[str, list[Event]] = defaultdict(list)
-        self._heard = threading.Condition()
-        self.engine = ENGINES[kind](self.model, self.tokenizer, self.hear, options)
+        self._heard, self.ended = threading.Condition(), threading.Event()
+        self.engine: AnsweringEngine
+        if kind == "vllm":
+            self.engine = VllmEngine(Served.of(self.model, self.tokenizer), self.hear, options, self.ended.set)
+        else:
+            self.engine = ENGINES[kind](self.model, self.tokenizer, self.hear, options)
 
     def __enter__(self) -> Asked:
         return self
