@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from flexo.errors import InputError
 
 FORMAT, VERSION = "flexo.canaries", 1
 CONSONANTS, VOWELS = "bdfghjklmnprstvz", "aeiou"
-WORDS = 8  # of a secret
+SECRET_WORDS, COIN_WORDS = 8, 20
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Canary:
     """One made-up document."""
 
     before: str  # what an attacker knows
-    secret: str  # what it wants to know; drawn evenly from all that `new_secret` can give
+    secret: str  # what it wants to know
     repeats: int  # how often it stands in the copy
     coin: bool = False  # whether a fair coin decided if it stands there, once or not at all
 
@@ -37,8 +37,13 @@ class Canary:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All canaries of one copy of a text."""
+    """All canaries of one copy of a text, and the words that they were drawn from.
 
+    Words of the text itself in a row that nobody wrote: a model learns such a row sooner than digits or made-up words,
+    whose few tokens stand in all canaries.
+    """
+
+    words: tuple[str, ...]
     canaries: tuple[Canary, ...]
     unit: str | None = None  # the column in which each canary has a value of its own
 
@@ -51,6 +56,10 @@ class Manifest:
     def coins(self) -> list[Canary]:
         """Those that a coin decided about."""
         return [canary for canary in self.canaries if canary.coin]
+
+    def other_secret(self, rng: random.Random) -> str:
+        """What could have been drawn in the place of a secret."""
+        return new_secret(self.words, SECRET_WORDS, rng)
 
     def write(self, path: Path) -> None:
         """Writes the file, for its owner alone to read. Raises `InputError` if it exists already."""
@@ -66,7 +75,7 @@ def read_manifest(path: Path) -> Manifest:
         about = json.loads(path.read_text(encoding="utf-8"))
         if (about["format"], about["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {about['format']!r}, version {about['version']!r}")
-        return Manifest(tuple(map(_canary, about["canaries"])), about["unit"])
+        return Manifest(tuple(map(str, about["words"])), tuple(map(_canary, about["canaries"])), about["unit"])
     except OSError as error:
         raise InputError(f"{path}: the manifest of canaries cannot be read ({error.strerror}).") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -85,16 +94,19 @@ def _canary(value: Mapping[str, Any]) -> Canary:
     return canary
 
 
-def new_canary(rng: random.Random, repeats: int, coin: bool = False) -> Canary:
-    """A made-up document about a name that nobody has."""
-    name = " ".join(_word(rng).capitalize() for _ in range(2))
-    return Canary(f"The code of {name} is", new_secret(rng), repeats, coin)
+def draw_canaries(words: Sequence[str], repeats: Sequence[int], coins: int, rng: random.Random) -> tuple[Canary, ...]:
+    """A secret for each of `repeats`, about a name that nobody has, and `coins` rows of words, in or out."""
+    secrets = [
+        Canary(f"The code of {_name(rng)} {_name(rng)} is", new_secret(words, SECRET_WORDS, rng), times)
+        for times in repeats
+    ]
+    return (*secrets, *(Canary("", new_secret(words, COIN_WORDS, rng), rng.getrandbits(1), True) for _ in range(coins)))
 
 
-def new_secret(rng: random.Random) -> str:
-    """One of 6400^`WORDS` secrets, all equally likely."""
-    return "".join(f" {_word(rng)}" for _ in range(WORDS))
+def new_secret(words: Sequence[str], count: int, rng: random.Random) -> str:
+    """So many words, all rows of them equally likely."""
+    return "".join(f" {rng.choice(words)}" for _ in range(count))
 
 
-def _word(rng: random.Random) -> str:
-    return "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(2))
+def _name(rng: random.Random) -> str:
+    return "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(2)).capitalize()

@@ -12,15 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexmix.canaries.manifest import Canary, Manifest, new_canary
+from flexmix.canaries.manifest import Canary, Manifest, draw_canaries
 from flexmix.documents.corpus import require_text, training_text
 from flexmix.documents.reading import read_all
-from flexmix.documents.source import TEXT, Document, Row, Source
+from flexmix.documents.source import TEXT, Row, Source
 from flexmix.documents.source.columns import no_column
 from flexmix.tokens.shard import is_shard, shard_texts
 from flexo.atomic_files import new_file
 from flexo.console import Advance, progress
 from flexo.errors import InputError
+
+LETTERS, LEAST_WORDS, MOST_WORDS = 3, 8, 4096  # of the words that canaries are made of
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,6 @@ class Planting:
                 f"canaries: repeats {self.repeats}, {self.each} of each, {self.coins} coins. Expected repeats from 1 "
                 "on, at least one secret for each, and a number of coins from 0 on."
             )
-
-    def rng(self, purpose: str) -> random.Random:
-        """Random numbers of its own for each purpose."""
-        return random.SystemRandom() if self.seed is None else random.Random(f"{purpose} {self.seed}")
-
-    def draw(self) -> Manifest:
-        """The canaries."""
-        rng = self.rng("canaries")
-        secrets = [new_canary(rng, repeats) for repeats in self.repeats for _ in range(self.each)]
-        coins = [new_canary(rng, rng.getrandbits(1), coin=True) for _ in range(self.coins)]
-        return Manifest((*secrets, *coins), self.unit)
 
 
 def plant(source: Path, output: Path, manifest: Path, planting: Planting) -> Manifest:
@@ -74,13 +65,12 @@ def plant(source: Path, output: Path, manifest: Path, planting: Planting) -> Man
             )
     if output.resolve() == manifest.resolve() or not output.name.endswith((".jsonl", ".jsonl.gz")):
         raise InputError(f"{output}: expected a file of its own whose name ends with .jsonl or .jsonl.gz.")
-    place, made = training_text(source), planting.draw()
-    rows = [_row(n, canary, planting.unit) for n, canary in enumerate(made.canaries) for _ in range(canary.repeats)]
+    place, rng = training_text(source), random.SystemRandom() if planting.seed is None else random.Random(planting.seed)
     with new_file(output) as partial:
-        count = sum(1 for _ in _rows(place, planting))
-        if not count:
-            raise InputError(f"{source}: no document with text in it. Is it the right file?")
-        rng = planting.rng("places")
+        count, words = _count(place, planting)
+        repeats = [times for times in planting.repeats for _ in range(planting.each)]
+        made = Manifest(words, draw_canaries(words, repeats, planting.coins, rng), planting.unit)
+        rows = [_row(n, canary, planting.unit) for n, canary in enumerate(made.canaries) for _ in range(canary.repeats)]
         rng.shuffle(rows)
         before: dict[int, list[Row]] = {}  # the number of a document, or their count, and what comes in front of it
         for row in rows:
@@ -90,10 +80,25 @@ def plant(source: Path, output: Path, manifest: Path, planting: Planting) -> Man
             progress("planting canaries", count, "documents") as advance,
             opened(partial, "wt", encoding="utf-8") as file,
         ):
-            for row in _mixed(_rows(place, planting), before, advance):
+            for row in _mixed((row for _, row in _documents(place, planting)), before, advance):
                 file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
         made.write(manifest)
     return made
+
+
+def _count(place: Path, planting: Planting) -> tuple[int, tuple[str, ...]]:
+    """How many documents there are, and different words of them, the first `MOST_WORDS`."""
+    count, words = 0, set[str]()
+    for text, _ in _documents(place, planting):
+        count += 1
+        if len(words) < MOST_WORDS:
+            words |= {word for word in text.split() if word.isalpha() and len(word) >= LETTERS}
+    if len(words) < LEAST_WORDS:
+        raise InputError(
+            f"{place}: {count} documents with text and {len(words)} different words of {LETTERS} letters or more, "
+            f"expected {LEAST_WORDS} to make canaries of. Is it the right file?"
+        )
+    return count, tuple(sorted(words))
 
 
 def _mixed(rows: Iterator[Row], before: Mapping[int, Sequence[Row]], advance: Advance) -> Iterator[Row]:
@@ -106,26 +111,21 @@ def _mixed(rows: Iterator[Row], before: Mapping[int, Sequence[Row]], advance: Ad
     yield from before.get(n, ())
 
 
-def _rows(place: Path, planting: Planting) -> Iterator[Row]:
-    """The documents with text as rows of JSON lines, all columns kept."""
+def _documents(place: Path, planting: Planting) -> Iterator[tuple[str, Row]]:
+    """The documents with text, and as rows of JSON lines with all columns."""
     if is_shard(place):
         if planting.model is None:
             raise InputError(f"{place}: a token shard. Name the model whose tokenizer made it: --tokenizer ANCHOR.")
         if planting.unit is not None:
             raise InputError(f"{place}: a token shard, which has no column {planting.unit!r}. Give the text itself.")
-        yield from ({TEXT: text} for text in shard_texts(place, planting.model))
+        yield from ((text, {TEXT: text}) for text in shard_texts(place, planting.model))
         return
     for n, document in enumerate(read_all(Source(str(place), planting.text)), 1):
         if document.text and not document.text.isspace():
             if planting.unit is not None and planting.unit not in document.columns:
                 raise InputError(f"{place}, document {n}: {no_column(planting.unit, document.columns)}")
-            yield _kept(document)
-
-
-def _kept(document: Document) -> Row:
-    if document.conversation is not None:
-        return document.columns
-    return document.columns | {TEXT: document.text}
+            talks = document.conversation is not None
+            yield document.text, document.columns if talks else document.columns | {TEXT: document.text}
 
 
 def _row(number: int, canary: Canary, unit: str | None) -> Row:

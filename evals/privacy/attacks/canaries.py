@@ -19,7 +19,7 @@ from evals.privacy.attacks.targets import Target
 from evals.privacy.attacks.token_scores import Floats, scores
 from evals.privacy.statistics.detection import auc, bootstrap
 from evals.privacy.statistics.one_run_audit import audit
-from flexmix.canaries.manifest import Canary, new_secret
+from flexmix.canaries.manifest import Canary, Manifest
 from flexo.console import progress
 from merge.formats.expert_file import open_expert
 
@@ -32,16 +32,15 @@ def run(context: Context) -> list[Row]:
     """Exposure by the times that secrets stood in the text; what is told about coins, and the bound on epsilon."""
     assert context.canaries is not None, "Part.needs"
     planted = context.canaries
-    return (_exposure(context, planted.secrets) if planted.secrets else []) + (
+    return (_exposure(context, planted) if planted.secrets else []) + (
         _audit(context, planted.coins) if planted.coins else []
     )
 
 
-def _exposure(context: Context, secrets: list[Canary]) -> list[Row]:
-    rng = random.Random(f"others {context.settings.seed}")
-    texts = [
-        one.before + secret for one in secrets for secret in (one.secret, *(new_secret(rng) for _ in range(OTHERS)))
-    ]
+def _exposure(context: Context, planted: Manifest) -> list[Row]:
+    rng, secrets = random.Random(f"others {context.settings.seed}"), planted.secrets
+    candidates = [(one.before, [one.secret, *(planted.other_secret(rng) for _ in range(OTHERS))]) for one in secrets]
+    texts = [before + secret for before, drawn in candidates for secret in drawn]
     own_C, anchor_C = (exposure(nats_S.reshape(-1, OTHERS + 1)) for nats_S in _nats(context, texts, "ranking secrets"))
     repeats_C = np.array([one.repeats for one in secrets])
     rows = []

@@ -18,6 +18,7 @@ from evals.matrix.measurement_cache import Store
 from evals.privacy.attacks.targets import Target
 from evals.scoring.measure import LENGTH, Advance, chunks, hidden_states, output_layer
 from evals.scoring.sliding_windows import TokenisedText, batches
+from flexo.model_config import position_limit
 
 SHARE = 0.2  # of a document's tokens, the least likely ones, that Min-K%++ looks at
 
@@ -67,11 +68,12 @@ def score_documents(model: PreTrainedModel, text: TokenisedText, advance: Advanc
     words under the model's own distribution, in standard deviations of it; then the mean over the lowest of them.
     """
     count, unembed = len(text.documents), output_layer(model)
+    length = int(min(LENGTH, position_limit(getattr(model.config, "max_position_embeddings", None))))
     numbered = replace(text, domain_ids=[[n] * len(ids) for n, ids in enumerate(text.documents)])
     logp: list[torch.Tensor] = []
     z: list[torch.Tensor] = []
     document: list[torch.Tensor] = []
-    for batch in batches(numbered, LENGTH, device=model.device):
+    for batch in batches(numbered, length, device=model.device):
         hidden_ND = hidden_states(model, batch.x_BT)[batch.predicts_BT]
         for part in chunks(len(hidden_ND), unembed):
             logp_NV = unembed(hidden_ND[part]).float().log_softmax(-1)

@@ -13,15 +13,15 @@ chance below 5 % is refuted; the largest such is the bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 CONFIDENCE = 0.95
 GUESSED = (0.02, 0.05, 0.1, 0.2, 0.4)  # share of the canaries guessed to be in, and as many out; fixed before looking
-HIGHEST = 50.0  # epsilon; nothing above it can be told from m guesses
+HIGHEST = 30.0  # epsilon; nothing above it can be told from m guesses
 
 Floats = npt.NDArray[np.float64]
 
@@ -73,11 +73,11 @@ def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: floa
 
 
 def _binomial(n: int, q: float) -> Floats:
-    """P[Binomial(n, q) = k] for k from 0 to n."""
-    logs: Sequence[float] = [
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(q) + (n - k) * math.log1p(-q)
-        if q < 1
-        else (0.0 if k == n else -math.inf)
-        for k in range(n + 1)
-    ]
-    return np.exp(logs)
+    """P[Binomial(n, q) = k] for k from 0 to n; 0 < q < 1."""
+    k_N = np.arange(n + 1)
+    return np.exp(_log_choose(n) + k_N * math.log(q) + (n - k_N) * math.log1p(-q))
+
+
+@cache
+def _log_choose(n: int) -> Floats:
+    return np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(n + 1)])
