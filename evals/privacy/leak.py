@@ -14,14 +14,15 @@ from typing import Any
 from evals.matrix.model_loader import new_shelf
 from evals.privacy.attacks import canaries, extraction, membership
 from evals.privacy.attacks.documents import Texts
-from evals.privacy.attacks.part import Context, Need, Part, Row, Settings
+from evals.privacy.attacks.part import Context, Extra, Need, Part, Row, Settings
 from evals.privacy.attacks.targets import open_targets
+from evals.privacy.besides import access, leaving
 from flexmix.canaries.manifest import read_manifest
 from flexo.errors import InputError
 from merge.tensor_io.json_file import read_json
 
 FORMAT, VERSION = "flexo.leak", 1
-PARTS: tuple[Part, ...] = (membership.PART, extraction.PART, canaries.PART)
+PARTS: tuple[Part, ...] = (membership.PART, extraction.PART, canaries.PART, leaving.PART, access.PART)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def leak(
     against: Path | None = None,
     parts: Sequence[str] | None = None,
     settings: Settings = Settings(),
+    extra: Extra = Extra(),
 ) -> Leak:
     """Runs the attacks on a model.
 
@@ -66,6 +68,7 @@ def leak(
         against: the anchor; None takes the public expert of a merged folder.
         parts: names of attacks; None runs all that have what they need.
         settings: how they are run.
+        extra: what an attacker has besides, and what the model is compared with.
 
     Raises:
         InputError: no such model, text or part, or a part that was asked for lacks something.
@@ -78,7 +81,7 @@ def leak(
     with new_shelf(settings.dtype, settings.device) as shelf:
         given, target, reference = open_targets(model, against, shelf)
         members, others = texts.read(given.tokenizer, settings.seed, planted)
-        context = Context(given, target, reference, members, others, planted, settings)
+        context = Context(given, target, reference, members, others, planted, settings, extra)
         found = Leak(target.name)
         for part in wanted:
             if not (lacks := part.lacks(context)):
