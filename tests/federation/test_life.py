@@ -260,7 +260,10 @@ def test_who_is_forgotten_leaves_digests_alone(world: World) -> None:
     make_model(world, "model")
     world.seen("reader")
     digest = world.seen().owners[1].submissions[anchor_entry(world.seen().state)["digest"]].digest
-    withdraw(world.home("math"), "math", [world.key("math")], "", True)
+    withdraw(world.home("math"), "math", [world.key("math")], "sold", False)
+    refresh(world.coordinator)
+    about = withdraw(world.home("math"), "math", [world.key("math")], "", True)
+    assert about == {"reason": "sold", "forget": True}, "who has left may still ask for it"
     assert refresh(world.coordinator)[-1] == "math: forgotten, as its owner asked"
     found = world.seen("reader")
     assert [owner.domain for owner in found.owners] == ["code"]
@@ -281,6 +284,16 @@ def test_who_is_forgotten_leaves_digests_alone(world: World) -> None:
         renamed = world.folder / "renamed.pt"
         rename(world.expert("math"), renamed, "mathematics")
         submit(world.home("mathematics"), renamed, [world.key("mathematics")])
+
+
+def test_an_owner_leaves_with_a_new_key_what_the_old_one_signed(world: World) -> None:
+    model, _ = make_model(world, "model")
+    change_key(world.coordinator, "math", world.key("alice2").with_suffix(".pub"))
+    withdraw(world.home("math"), "math", [world.key("alice2")], "the old key was stolen", False)
+    refresh(world.coordinator)
+    assert (
+        "math: has left, and this model still holds it (its owner withdrew it: the old key" in faults(world, model)[0]
+    )
 
 
 def test_a_domain_can_be_given_to_somebody_else(world: World) -> None:
