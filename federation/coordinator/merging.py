@@ -35,7 +35,10 @@ def merge(
             write_signature_file(path, signatures.header_digest(one.header), owner.keys[0], one.signature)
     made = _planned(chosen, files, anchor, keys)
     execute(made, output, advance, accept=accept)
-    return [f"warning: {text}" for text in made.warnings]
+    warnings = [f"warning: {text}" for text in made.warnings]
+    for path, (owner, _) in zip(files, chosen.experts, strict=True):  # where they lie in the home says nothing
+        warnings = [text.replace(str(path), owner.domain) for text in warnings]
+    return warnings
 
 
 def _planned(chosen: Chosen, files: list[Path], anchor: Path, keys: Path) -> Plan:

@@ -100,23 +100,26 @@ def submit(
     return Submitted(domain, serial, sent, notes)
 
 
-def withdraw(home: Home, domain: str, keys: list[Path], reason: str, forget: bool) -> Owner:
-    """Signs, for an owner, that nothing of theirs may be used from now on; returns what was in force before.
+def withdraw(home: Home, domain: str, keys: list[Path], reason: str, forget: bool) -> dict[str, Any]:
+    """Signs, for an owner, that nothing of theirs may be used from now on; returns what is signed of it.
 
-    It takes effect for everybody who reads the store, whether the coordinator agrees or not.
+    It takes effect for everybody who reads the store, whether the coordinator agrees or not. Who has withdrawn may
+    still ask to be forgotten.
     """
     state = follow(home)
     role = role_of(state, domain)
     signing = _signers(state, role, domain, keys)
     owner = read_owner(home, state, role, domain, home.writable)
-    if not owner.newest:
+    if not owner.newest and not owner.serial:
         raise InputError(f"{domain!r} has submitted nothing that could be withdrawn.")
-    if withdrawal_of(owner.newest):
-        return owner
+    before = withdrawal_of(owner.newest) if owner.newest else None
+    if before and (before.get("forget") or not forget):
+        return before
+    about = {"reason": reason or (before or {}).get("reason", ""), "forget": forget}
     made = Targets(targets={})
-    set_ours(made, {"withdrawn": {"reason": reason, "forget": forget}})
+    set_ours(made, {"withdrawn": about})
     publish(home, state, owner, made, signing)
-    return owner
+    return about
 
 
 def publish(home: Home, state: State, owner: Owner, made: Targets, signing: list[CryptoSigner]) -> int:

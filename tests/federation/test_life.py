@@ -250,7 +250,7 @@ def test_a_blurred_copy_is_noticed_and_drives_nobody_out(world: World) -> None:
     blurred = copied(world.expert("math"), world.folder / "sums.pt", "sums", 0.02)
     submit(world.home("sums"), blurred, [world.key("sums")])
     _, said = make_model(world, "first")
-    assert said[0].startswith("warning: ") and "training changed them in the same way (cosine 0.9" in said[0]
+    assert said[0].startswith("warning: math and sums: training changed them in the same way (cosine 0.9")
     withdraw(world.home("sums"), "sums", [world.key("sums")], "", False)
     model, _ = make_model(world, "second")
     assert [one["domain"] for one in read_manifest(model)["experts"]] == ["public", "code", "math"]
@@ -260,7 +260,10 @@ def test_who_is_forgotten_leaves_digests_alone(world: World) -> None:
     make_model(world, "model")
     world.seen("reader")
     digest = world.seen().owners[1].submissions[anchor_entry(world.seen().state)["digest"]].digest
-    withdraw(world.home("math"), "math", [world.key("math")], "", True)
+    withdraw(world.home("math"), "math", [world.key("math")], "sold", False)
+    refresh(world.coordinator)
+    about = withdraw(world.home("math"), "math", [world.key("math")], "", True)
+    assert about == {"reason": "sold", "forget": True}, "who has left may still ask for it"
     assert refresh(world.coordinator)[-1] == "math: forgotten, as its owner asked"
     found = world.seen("reader")
     assert [owner.domain for owner in found.owners] == ["code"]
@@ -281,6 +284,16 @@ def test_who_is_forgotten_leaves_digests_alone(world: World) -> None:
         renamed = world.folder / "renamed.pt"
         rename(world.expert("math"), renamed, "mathematics")
         submit(world.home("mathematics"), renamed, [world.key("mathematics")])
+
+
+def test_an_owner_leaves_with_a_new_key_what_the_old_one_signed(world: World) -> None:
+    model, _ = make_model(world, "model")
+    change_key(world.coordinator, "math", world.key("alice2").with_suffix(".pub"))
+    withdraw(world.home("math"), "math", [world.key("alice2")], "the old key was stolen", False)
+    refresh(world.coordinator)
+    assert (
+        "math: has left, and this model still holds it (its owner withdrew it: the old key" in faults(world, model)[0]
+    )
 
 
 def test_a_domain_can_be_given_to_somebody_else(world: World) -> None:
