@@ -69,15 +69,21 @@ def twin_warnings(moved: Mapping[str, Moved], experts: Sequence[ExpertFile]) -> 
 
 def _network(expert: ExpertFile) -> list[str]:
     """The digests of an expert's weights, without its rows."""
-    return [expert.header.tensors[name].sha256 for name in sorted(expert.tensors) if ".router." not in name]
+    stated = expert.header.tensors
+    return [stated[name].sha256 for name in sorted(stated) if name.endswith("_proj.weight")]
 
 
 def _moved(base: Base, expert: ExpertFile) -> Moved:
     parts = []
     for n in range(base.architecture.num_hidden_layers):
         for part in FFN:
-            after = _sample(expert.tensors[expert_ffn(n, part)])
-            before = _sample(base.ffn(0, n, part))
+            name, public = expert_ffn(n, part), base.ffn(0, n, part)
+            before = _sample(public)
+            if name in expert.tensors:
+                after = _sample(expert.tensors[name])
+            else:
+                rows = -(-SAMPLE * public.shape[0] // public.nbytes)
+                after = to_float32(expert.formed(name, public, rows), public.dtype)[: len(before)]
             parts.append(after - before[: len(after)] if len(before) >= len(after) else after)
     whole = np.concatenate(parts).astype(np.float32)
     return whole / max(float(np.linalg.norm(whole)), 1e-30)
