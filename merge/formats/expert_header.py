@@ -139,7 +139,12 @@ class Header:
     @property
     def version(self) -> int:
         """The lowest version of the expert file that can hold this."""
-        return 2 if isinstance(self.privacy, StatedPrivacy) else 1
+        return 2 if isinstance(self.privacy, StatedPrivacy) or self.factored else 1
+
+    @property
+    def factored(self) -> bool:
+        """Whether a weight is stated that the file holds as factors."""
+        return any(name.endswith(".left") for name in self.tensors)
 
     @property
     def digest(self) -> str:

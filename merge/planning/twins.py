@@ -71,8 +71,13 @@ def _moved(base: Base, expert: ExpertFile) -> Moved:
     parts = []
     for n in range(base.architecture.num_hidden_layers):
         for part in FFN:
-            after = _sample(expert.tensors[expert_ffn(n, part)])
-            before = _sample(base.ffn(0, n, part))
+            name, public = expert_ffn(n, part), base.ffn(0, n, part)
+            before = _sample(public)
+            if name in expert.tensors:
+                after = _sample(expert.tensors[name])
+            else:
+                rows = -(-SAMPLE * public.shape[0] // public.nbytes)
+                after = to_float32(expert.formed(name, public, rows), public.dtype)[: len(before)]
             parts.append(after - before[: len(after)] if len(before) >= len(after) else after)
     whole = np.concatenate(parts).astype(np.float32)
     return whole / max(float(np.linalg.norm(whole)), 1e-30)
