@@ -25,6 +25,7 @@ SETS = [["public"], ["public", "math"], ["public", "code"], ["public", "math", "
 ENGINES = {"packed": PackedEngine, "padded": PaddedEngine}
 SMALL = EngineOptions(dtype="float32", device="cpu", pass_tokens=256, block_tokens=4, blocks=256)
 SECONDS = 60.0
+ROUNDING = 0.02  # nats per token between bfloat16 and float32, in the mean
 
 
 def requests() -> list[Job]:
@@ -75,10 +76,10 @@ class Asked:
     def __init__(self, folder: Path, kind: str = "packed", options: EngineOptions = SMALL) -> None:
         self.model, self.tokenizer = load_model(folder, options.dtype, "cpu")
         self.events: dict[str, list[Event]] = defaultdict(list)
-        self._heard, self.ended = threading.Condition(), threading.Event()
+        self._heard, self.died = threading.Condition(), threading.Event()
         self.engine: AnsweringEngine
         if kind == "vllm":
-            self.engine = VllmEngine(Served.of(self.model, self.tokenizer), self.hear, options, self.ended.set)
+            self.engine = VllmEngine(Served.of(self.model, self.tokenizer), self.hear, options, self.died.set)
         else:
             self.engine = ENGINES[kind](self.model, self.tokenizer, self.hear, options)
 
@@ -134,6 +135,23 @@ class Asked:
             close([logprob for _, logprob, _ in scored[0].tokens], expected.prompt, 2e-5)
         else:
             assert not scored
+
+    def agrees_roughly(self, expected: Sequence[Alone]) -> None:
+        """Asserts that half precision scores prompts as float32 does, up to rounding, and better than other sets do."""
+        found = [[logprob for _, logprob, _ in self.scored(one.job.id).tokens] for one in expected]
+        for one, mine in zip(expected, found, strict=True):
+            assert _apart(mine, one.prompt) < ROUNDING, one.job
+        six = found[-6:]  # one prompt under each set
+        for n, one in enumerate(expected[-6:]):
+            assert min(range(6), key=lambda other: _apart(six[other], one.prompt)) == n
+
+    def scored(self, job: str) -> Scored:
+        return next(event for event in self.events[job] if isinstance(event, Scored))
+
+
+def _apart(found: Sequence[float], expected: Sequence[float]) -> float:
+    """Mean difference of log-probabilities, nats."""
+    return float((torch.tensor(found) - torch.tensor(expected)).abs().mean())
 
 
 def close(found: Sequence[float], expected: Sequence[float], by: float) -> None:
