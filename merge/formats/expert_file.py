@@ -128,9 +128,9 @@ def write_expert(
     Args:
         path: the file to make.
         header: everything but the tensor table, which is computed here.
-        tensors: exactly the names and shapes of `expert_tensors`, or of `stored_tensors` with factors. A view is copied,
-            so that it never drags its whole storage into the file; the others are not, for an expert may be half of
-            what a machine holds.
+        tensors: exactly the names and shapes of `expert_tensors`, or of `stored_tensors` with factors. A view is
+            copied, so that it never drags its whole storage into the file; the others are not, for an expert may be
+            half of what a machine holds.
         replace: whether a file that stands there may be overwritten.
         before: told the header as it will be written, before the file is there.
         formed: what the header states of weights that `tensors` hold as factors.
