@@ -29,7 +29,7 @@ def main() -> None:
     "--cache cells --json leak.json`, and `flexo-report --leak leak.json -o report.html`\n\n"
     "`flexo-leak model/ --canaries canaries.json --parts canaries --delta 1e-6`\n\n"
     "`flexo-leak model/ --source prepared --never never/ --parts leaving`\n\n"
-    "`flexo-leak model/ --domains corpora/ --parts access`"
+    "`flexo-leak model/ --domains corpora/ --parts access,attribution`"
 )
 def leak(
     model: Annotated[str, typer.Argument(metavar="[NAME=]MODEL", help="An expert file, or a model's folder.")],
@@ -48,11 +48,15 @@ def leak(
     domains: Annotated[
         Path | None, typer.Option(help="A folder with one corpus folder a domain, as flexo-data sample makes it.")
     ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Text to read of each domain.")] = 100_000,
     never: Annotated[
         Path | None, typer.Option(help="A model that was merged without an expert, to compare with.")
     ] = None,
     parts: Annotated[str | None, typer.Option(help="Attacks, separated by commas. [default: all that can run]")] = None,
     documents: Annotated[int, typer.Option(min=20, help="Members to try, and non-members, at most.")] = 1000,
+    others: Annotated[
+        int, typer.Option(min=1, help="Secrets that could have been drawn, to rank each planted one among.")
+    ] = 255,
     delta: Annotated[
         float | None, typer.Option(help="Of the guarantee that the audit tests. [default: the file's, or 1e-5]")
     ] = None,
@@ -89,8 +93,8 @@ def leak(
     with ExitStack() as stack:
         # entered before the work, so that a path which cannot be written is refused before it
         output = json_file and stack.enter_context(new_file(json_file, replace=True))
-        settings = Settings(seed, cache, delta, dtype, device)
-        extra = Extra(domains=domains, never=never)
+        settings = Settings(seed, cache, others, delta, dtype, device)
+        extra = Extra(domains, max_bytes, never)
         found = attack(model, texts, against=against, parts=wanted, settings=settings, extra=extra)
         typer.echo(leak_text(found), nl=False)
         if output:

@@ -11,18 +11,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evals.matrix.model_loader import new_shelf
+from evals.matrix.model_loader import Given, new_shelf
 from evals.privacy.attacks import canaries, extraction, membership
 from evals.privacy.attacks.documents import Texts
 from evals.privacy.attacks.part import Context, Extra, Need, Part, Row, Settings
 from evals.privacy.attacks.targets import open_targets
-from evals.privacy.besides import access, leaving
+from evals.privacy.besides import access, attribution, leaving
 from flexmix.canaries.manifest import read_manifest
 from flexo.errors import InputError
+from merge.formats.expert_file import open_expert
+from merge.formats.expert_header import StatedPrivacy
 from merge.tensor_io.json_file import read_json
 
 FORMAT, VERSION = "flexo.leak", 1
-PARTS: tuple[Part, ...] = (membership.PART, extraction.PART, canaries.PART, leaving.PART, access.PART)
+PARTS: tuple[Part, ...] = (membership.PART, extraction.PART, canaries.PART, attribution.PART, leaving.PART, access.PART)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Leak:
     """Figures of one model."""
 
     model: str
+    reads: float | None = None  # how often training read each document in the mean, as an expert file says
     rows: list[Row] = field(default_factory=list)
     left_out: dict[str, list[Need]] = field(default_factory=dict)  # part -> what it would have needed
 
@@ -44,7 +47,7 @@ def read_leak(path: Path) -> Leak:
     try:
         if (value.pop("format"), value.pop("version")) != (FORMAT, VERSION):
             raise ValueError("another format")
-        return Leak(value["model"], [Row(**row) for row in value["rows"]], value["left_out"])
+        return Leak(value["model"], value["reads"], [Row(**row) for row in value["rows"]], value["left_out"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: not figures of flexo-leak, version {VERSION} ({error}). Expected a file of flexo-leak --json."
@@ -82,7 +85,7 @@ def leak(
         given, target, reference = open_targets(model, against, shelf)
         members, others = texts.read(given.tokenizer, settings.seed, planted)
         context = Context(given, target, reference, members, others, planted, settings, extra)
-        found = Leak(target.name)
+        found = Leak(target.name, _reads(given))
         for part in wanted:
             if not (lacks := part.lacks(context)):
                 found.rows.extend(part.run(context))
@@ -95,3 +98,12 @@ def leak(
             "flexo-leak: nothing to attack with. Give --source, or --members and --non-members, or --canaries."
         )
     return found
+
+
+def _reads(given: Given) -> float | None:
+    if given.kind != "pair":
+        return None
+    header = open_expert(given.path).header
+    if isinstance(header.privacy, StatedPrivacy):  # it draws units at random, and counts padding as tokens
+        return header.privacy.steps * header.privacy.sampling_rate
+    return header.training.tokens * (1 - header.training.public_share) / header.data.tokens

@@ -21,10 +21,10 @@ from evals.privacy.statistics.detection import auc, bootstrap
 from evals.privacy.statistics.one_run_audit import audit
 from flexmix.canaries.manifest import Canary, Manifest
 from flexo.console import progress
+from flexo.errors import InputError
 from merge.formats.expert_file import open_expert
 
 NAME = "canaries"
-OTHERS = 255  # secrets that could have been drawn, for each that was
 DELTA = 1e-5
 
 
@@ -38,16 +38,18 @@ def run(context: Context) -> list[Row]:
 
 
 def _exposure(context: Context, planted: Manifest) -> list[Row]:
-    rng, secrets = random.Random(f"others {context.settings.seed}"), planted.secrets
-    candidates = [(one.before, [one.secret, *(planted.other_secret(rng) for _ in range(OTHERS))]) for one in secrets]
+    rng, secrets, others = random.Random(f"others {context.settings.seed}"), planted.secrets, context.settings.others
+    candidates = [(one.before, [one.secret, *(planted.other_secret(rng) for _ in range(others))]) for one in secrets]
     texts = [before + secret for before, drawn in candidates for secret in drawn]
-    own_C, anchor_C = (exposure(nats_S.reshape(-1, OTHERS + 1)) for nats_S in _nats(context, texts, "ranking secrets"))
+    own_C, anchor_C = (
+        exposure(nats_S.reshape(len(secrets), -1)) for nats_S in _nats(context, texts, "ranking secrets")
+    )
     repeats_C = np.array([one.repeats for one in secrets])
     rows = []
     for times in np.unique(repeats_C):
         found = bootstrap(_mean, own_C[repeats_C == times], seed=context.settings.seed)
         known = _mean(anchor_C[repeats_C == times])
-        figure = f"exposure of {np.log2(OTHERS + 1):.0f} bits"
+        figure = f"exposure of {np.log2(others + 1):.3g} bits"
         rows.append(Row(NAME, figure, found.value, found.low, found.high, known, f"{times} in the text"))
     return rows
 
@@ -55,12 +57,19 @@ def _exposure(context: Context, planted: Manifest) -> list[Row]:
 def _audit(context: Context, coins: list[Canary]) -> list[Row]:
     own_M, anchor_M = _nats(context, [one.text for one in coins], "scoring coins")
     score_M, is_in_M = anchor_M - own_M, np.array([one.repeats > 0 for one in coins])
-    found = audit(score_M, is_in_M, _delta(context))
+    if is_in_M.all() or not is_in_M.any():
+        raise InputError(f"--canaries: all {len(coins)} coins fell on one side. Plant more of them: --coins 1000.")
+    claimed = open_expert(context.given.path).header.privacy if context.given.kind == "pair" else None
+    delta = context.settings.delta or (claimed.delta if claimed else DELTA)
+    found = audit(score_M, is_in_M, delta)
+    warning = ""
+    if claimed and delta >= claimed.delta and found.epsilon > claimed.epsilon:
+        warning = f"the file states an epsilon of {claimed.epsilon:.3g}, and the audit refutes it"
     told = bootstrap(auc, score_M[is_in_M], score_M[~is_in_M], seed=context.settings.seed)
     return [
         Row(NAME, "coins, loss - anchor: AUC", told.value, told.low, told.high, 0.5),
         Row(NAME, f"right of {found.guesses} guesses about {found.canaries} coins", found.right),
-        Row(NAME, f"epsilon is at least, with 95 %, at delta {_delta(context):.2g}", found.epsilon),
+        Row(NAME, f"epsilon is at least, with 95 %, at delta {delta:.2g}", found.epsilon, warning=warning),
     ]
 
 
@@ -81,14 +90,6 @@ def _nats(context: Context, texts: list[str], label: str) -> tuple[Floats, Float
 
     with progress(label, 2 * text.tokens, "tokens") as advance:
         return of(context.target), of(context.reference)
-
-
-def _delta(context: Context) -> float:
-    """That of the guarantee under test."""
-    if context.settings.delta is not None:
-        return context.settings.delta
-    stated = open_expert(context.given.path).header.privacy if context.given.kind == "pair" else None
-    return getattr(stated, "delta", DELTA)
 
 
 def _mean(sample_C: Floats) -> float:

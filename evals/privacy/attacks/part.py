@@ -43,6 +43,7 @@ class Settings:
 
     seed: int = 0  # of samples, resamples and what is drawn
     cache: Path | None = None  # a folder: what models say is kept there, and a stopped command goes on
+    others: int = 255  # secrets that could have been drawn, among which each planted one is ranked
     delta: float | None = None  # of the guarantee that an audit tests; None: that of the file, or 1e-5
     dtype: str = "auto"  # as in `load_model`
     device: str = "auto"

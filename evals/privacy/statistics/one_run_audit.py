@@ -75,7 +75,8 @@ def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: floa
 def _binomial(n: int, q: float) -> Floats:
     """P[Binomial(n, q) = k] for k from 0 to n; 0 < q < 1."""
     k_N = np.arange(n + 1)
-    return np.exp(_log_choose(n) + k_N * math.log(q) + (n - k_N) * math.log1p(-q))
+    pmf: Floats = np.exp(_log_choose(n) + k_N * math.log(q) + (n - k_N) * math.log1p(-q))
+    return pmf
 
 
 @cache

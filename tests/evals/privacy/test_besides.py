@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from evals.privacy.attacks.documents import Texts
 from evals.privacy.attacks.part import Extra, Row
+from evals.privacy.besides.attribution import traced
 from evals.privacy.besides.leaving import UNEQUAL
 from evals.privacy.leak import Leak, leak
+from evals.scoring.sliding_windows import TokenisedText
 from flexo.errors import InputError
+from inference.attribution import attribute
+from inference.load import load_model
 from merge.planning.membership import opt_out
 from tests.flexmix.text import TEXTS, write_jsonl
 from tests.inference.models import merge_domains
@@ -88,3 +93,24 @@ def test_rights_are_worth_what_they_change(merged: Path, folder: Path) -> None:
         row.reference == 0.5 for row in rows_of(found, "distinguishability from others, mean and range: AUC, loss less")
     )
     assert all(row.value > 0 for row in rows_of(found, "utility gap to other rights, mean and range: nats"))
+
+
+def test_weights_are_those_that_an_attribution_has(merged: Path) -> None:
+    model, tokenizer = load_model(merged)
+    prompt = tokenizer("The cat sat", return_tensors="pt")["input_ids"]
+    with attribute(model) as record:
+        x_BS = model.generate(prompt, max_new_tokens=6, min_new_tokens=6, do_sample=False)
+    (answer,) = record.answers(x_BS, prompt.shape[1])
+    ids = x_BS[0].tolist()
+    found = traced(model, TokenisedText([ids[1:]], 1, ids[0]), lambda _tokens: None)
+    assert found.tokens[0].tolist() == ids[1:-1]  # the last token was read nowhere
+    torch.testing.assert_close(found.weights[0][-6:].double(), answer.weight_TLE, rtol=0, atol=1e-5)
+
+
+def test_tokens_are_read_back_from_weights_and_not_from_summaries(merged: Path, folder: Path) -> None:
+    found = leak(str(merged), Texts(), parts=["attribution"], extra=Extra(folder / "domains"))
+    top = {row.figure.split("back ")[1]: row for row in found.rows if row.group == "all"}
+    assert top["from weights, top 1"].value > 0.9 > 0.3 > top["from summary, top 1"].value
+    assert top["from weights, top 10"].value >= top["from weights, top 1"].value
+    assert top["from summary, top 1"].reference == top["from weights, top 1"].reference < 0.3
+    assert {row.group for row in found.rows} == {"all", "math", "news"}
