@@ -43,7 +43,7 @@ def refresh(coordinator: Coordinator) -> list[str]:
 
     lost = restore(coordinator.home)
     state = coordinator.commit(change)
-    report += [f"the store had lost {name}; it is there again" for name in lost]
+    report += [f"the store had lost or altered {name}; it is there again" for name in lost]
     coordinator.settle_keys(state.root)
     for one in read_events(coordinator.home, ours(state.snapshot).get("history")):
         if one["what"] == "forgot":
