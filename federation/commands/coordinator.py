@@ -135,7 +135,7 @@ def rotate(
     home: HomeOption = HOME,
 ) -> None:
     """Change keys without changing owners, or add your signature to a root that waits for it."""
-    from federation.coordinator.found import change_key
+    from federation.coordinator.rotate import change_key
     from federation.coordinator.rotate import rotate as change
     from federation.roles.keys import TOP_ROLES
 

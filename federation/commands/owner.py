@@ -119,5 +119,5 @@ def withdraw(
         about = notice_of(found.events, domain, digests, by, reason)
         partial.write_text(json.dumps(about, indent=2) + "\n")
     said = "; the coordinator's next refresh forgets it" if forget else ""
-    typer.echo(f"{domain}: withdrawn; {len(about['notice']['models'])} models hold it{said}")
+    typer.echo(f"{domain}: withdrawn; models that hold it: {len(about['notice']['models'])}{said}")
     typer.echo(f"wrote {path}: whoever merges can take it as flexo-merge --revoked {path}")

@@ -43,7 +43,7 @@ def refresh(coordinator: Coordinator) -> list[str]:
 
     lost = restore(coordinator.home)
     state = coordinator.commit(change)
-    report += [f"the store had lost {name}; it is there again" for name in lost]
+    report += [f"the store had lost or altered {name}; it is there again" for name in lost]
     coordinator.settle_keys(state.root)
     for one in read_events(coordinator.home, ours(state.snapshot).get("history")):
         if one["what"] == "forgot":
@@ -68,15 +68,15 @@ def _take_up(
     data = coordinator.place.read(name_of(owner.role, signed.version), MOST_OWNER)
     if withdrawal := withdrawal_of(signed):
         digests = submitted_digests(events, owner)
-        held = models_with(events, digests)
+        affected = models_with(events, digests)
         draft.meta[owner.role] = described(signed, data)
         draft.events.append(
             event(
                 "withdrawn", domain=owner.domain, role=owner.role, serial=signed.version, by="owner", digests=digests,
-                reason=str(withdrawal.get("reason", ""))[:500], models=[one["model"] for one in held],
+                reason=str(withdrawal.get("reason", ""))[:500], models=[one["model"] for one in affected],
             )
         )  # fmt: skip
-        names = ", ".join(one["name"] for one in held) or "none"
+        names = ", ".join(one["name"] for one in affected) or "none"
         return [f"{owner.domain}: withdrawn by its owner; models that hold it: {names}"]
     try:
         submissions = read_submissions(signed, owner.role, owner.domain)

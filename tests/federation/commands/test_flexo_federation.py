@@ -73,7 +73,7 @@ def test_a_life_by_commands(shell: Shell, world: World) -> None:
         said = shell("guest", "withdraw", "math", "--key", world.key("math"), fails=True)
         assert "can only be read" in said
     said = shell("math", "withdraw", "math", "--key", world.key("math"), "--reason", "sold")
-    assert "1 models hold it" in said
+    assert "models that hold it: 1" in said
     notice = parsed((world.folder / "members" / "math" / "math.withdrawal.json").read_text())
     assert notice["notice"]["domain"] == "math" and len(notice["notice"]["models"]) == 1
     said = shell("boss", "verify", model, fails=True)
