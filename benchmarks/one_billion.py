@@ -111,7 +111,7 @@ def parts(work: Path, size: tuple[int, ...]) -> Iterator[Part]:
         "adopt",
         [sys.executable, "train_anchor.py", f"anchor.path={work}/base", f"data.path={work}/text/public", *small,
          f"output={anchor}"],
-        weights + 2 * moments, moved=2 * weights + moments / 2,
+        2 * moments, moved=2 * weights + moments / 2,
     )  # fmt: skip
     for name, (settings, changes) in KINDS.items():
         changed = {key: layers // 2 if value == "half" else value for key, value in changes.items()}
@@ -163,7 +163,7 @@ def measured(part: Part, log: Path, limit: float) -> dict[str, Any]:
             if late or (part.stop_at and part.stop_at.exists() and not stopped):
                 process.send_signal(signal.SIGKILL if late else signal.SIGTERM)
                 stopped = True
-            time.sleep(0.05)
+            time.sleep(0.2)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     ended = "cut off" if process.returncode == -signal.SIGKILL else process.returncode
