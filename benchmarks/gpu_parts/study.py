@@ -93,4 +93,4 @@ def _given(group: str, name: str) -> dict[str, Any]:
         return tuple(value) if isinstance(value, list) else value
 
     given: dict[str, Any] = number(yaml.safe_load((config_dir() / group / f"{name}.yaml").read_text()))
-    return {key: value for key, value in given.items() if key != "path"}
+    return {key: value for key, value in given.items() if key not in ("path", "public")}
