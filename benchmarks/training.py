@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, FlexOlmoConfig, FlexOlmoForCausalLM, Olmo2Config
 
-from flexo.console import keep_freed_memory
+from flexo.cpu_threads import keep_freed_memory
 from merge.formats.architecture import Architecture
 from trainers.expert.cost_plan import Load, plan_cost
 from trainers.expert.paired import pair, trainable_parameters
