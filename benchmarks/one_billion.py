@@ -31,7 +31,7 @@ from typing import Any
 
 from benchmarks.merging import GB, ROOT, flexo, setting
 from flexo.atomic_files import new_file
-from flexo.console import parse_size
+from merge.commands.options import parse_size
 from merge.formats.architecture import Architecture
 from trainers.expert.cost_plan import Load, plan_cost
 

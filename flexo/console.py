@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import re
 import signal
 import sys
 import threading
@@ -38,8 +37,6 @@ Progress = Callable[[str, float | None], AbstractContextManager[Advance]]  # lab
 Clock = Callable[[], float]
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 TICK = 1.0  # seconds between two looks whether a line is due
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-LEAST = 10**6
 
 
 class App(typer.Typer):
@@ -303,17 +300,6 @@ def comma_list(text: str, option: str) -> list[str]:
     if not all(found):
         raise InputError(f"{option} {text!r}: expected names with commas between them, like math,news; one is empty.")
     return found
-
-
-def parse_size(text: str) -> int:
-    """The bytes of `5GB`, `1.5 gb` or `5000000000`; raises `typer.BadParameter` for anything else, or under 1 MB."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper(), re.ASCII)
-    if not found:
-        raise typer.BadParameter(f"{text!r} is no size. Write 5GB, 500MB, or a number of bytes.")
-    size = round(float(found[1]) * UNITS[found[2]])
-    if size < LEAST:
-        raise typer.BadParameter(f"{text!r} is {size} bytes, expected 1MB or more. Is the unit missing, as in 5GB?")
-    return size
 
 
 def size_text(nbytes: float) -> str:
