@@ -31,7 +31,7 @@ from typing import Any
 
 from benchmarks.merging import GB, ROOT, flexo, setting
 from flexo.atomic_files import new_file
-from flexo.console import parse_size
+from merge.commands.options import parse_size
 from merge.formats.architecture import Architecture
 from trainers.expert.cost_plan import Load, plan_cost
 
@@ -100,18 +100,12 @@ def parts(work: Path, size: tuple[int, ...]) -> Iterator[Part]:
     weights = 2 * plan_cost(arch, load).frozen
     expert = 2 * layers * (3 * hidden * ffn + hidden)
     anchor, model, moments = work / "anchor", work / "model", 8 * layers * hidden**2
-    small = [
-        "data.length=64",
-        "data.batch_size=1",
-        "data.moment_windows=16",
-        "logger=none",
-        f"data.cache={work}/tokens",
-    ]
+    shared = ["data.batch_size=1", "logger=none", f"data.cache={work}/tokens"]
     yield Part(
         "adopt",
-        [sys.executable, "train_anchor.py", f"anchor.path={work}/base", f"data.path={work}/text/public", *small,
-         f"output={anchor}"],
-        weights + 2 * moments, moved=2 * weights + moments / 2,
+        [sys.executable, "train_anchor.py", f"anchor.path={work}/base", f"data.path={work}/text/public", *shared,
+         "data.length=64", "data.moment_windows=16", f"output={anchor}"],
+        2 * moments, moved=2 * weights + moments / 2,
     )  # fmt: skip
     for name, (settings, changes) in KINDS.items():
         changed = {key: layers // 2 if value == "half" else value for key, value in changes.items()}
@@ -119,9 +113,9 @@ def parts(work: Path, size: tuple[int, ...]) -> Iterator[Part]:
         command = [
             sys.executable, "train_expert.py", "+domain=local", f"domain.name={name}", f"anchor.path={anchor}",
             f"domain.train={work}/text/{name}/train.jsonl", f"domain.test={work}/text/{name}/test.jsonl",
-            *(part.format(half=layers // 2) for part in settings), *small[1:], f"data.length={LENGTH}",
-            f"data.tokens={load.tokens}", "data.eval_windows=4", "run.checkpoint_seconds=100000",
-            "run.precision=bf16-mixed", f"output={work}/{name}.pt",
+            *(part.format(half=layers // 2) for part in settings), *shared, f"data.length={LENGTH}",
+            f"data.tokens={load.tokens}", "data.eval_windows=1", "data.moment_windows=4", "run.precision=bf16-mixed",
+            "run.checkpoint_seconds=100000", f"output={work}/{name}.pt",
         ]  # fmt: skip
         if name == "adamw":
             yield Part("plan", [*command, "plan=true"])
@@ -163,7 +157,7 @@ def measured(part: Part, log: Path, limit: float) -> dict[str, Any]:
             if late or (part.stop_at and part.stop_at.exists() and not stopped):
                 process.send_signal(signal.SIGKILL if late else signal.SIGTERM)
                 stopped = True
-            time.sleep(0.05)
+            time.sleep(0.2)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     ended = "cut off" if process.returncode == -signal.SIGKILL else process.returncode
@@ -218,7 +212,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=5, metavar=("D", "F", "L", "H", "V"), default=OLMO_1B)
     parser.add_argument("--memory", type=parse_size, default=parse_size("14GB"), help="that a part may need")
     parser.add_argument("--limit", type=float, default=600, help="seconds after which a part is cut off")
-    parser.add_argument("--parts", nargs="+", help="only parts whose names start with one of these")
+    parser.add_argument("--parts", nargs="+", help="only these")
     options = parser.parse_args()
     work, size = options.work.resolve(), tuple(options.size)
     work.mkdir(parents=True, exist_ok=True)
@@ -232,7 +226,7 @@ def main() -> None:
         (work / "base.partial").rename(work / "base")
     for part in parts(work, size):
         found = results["parts"].get(part.name, {})
-        if found.get("ended") == 0 or (options.parts and not part.name.startswith(tuple(options.parts))):
+        if found.get("ended") == 0 or (options.parts and part.name not in options.parts):
             continue
         result = {name: value for name, value in asdict(part).items() if name in ("planned", "flops", "moved")}
         if part.planned > (room := min(options.memory, available() - GB)):

@@ -16,7 +16,7 @@ import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 
 from flexmix.packing.datamodule import TextModule
-from flexo.console import keep_freed_memory
+from flexo.cpu_threads import keep_freed_memory
 from flexo.errors import InputError
 from trainers.distributed import StrategyName, computes_in_bf16, is_first, make_strategy
 from trainers.loop.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
