@@ -66,7 +66,9 @@ class VllmEngine(AnsweringEngine):
                 stderr=self._said,
             )
         except OSError as error:
-            raise InputError(f"python {options.python!r}: cannot be run ({error.strerror}).") from None
+            raise InputError(
+                f"engine.python {options.python!r} cannot be run ({error.strerror}). Expected the one beside vLLM."
+            ) from None
         finally:
             theirs.close()
         self._send({"start": {"arguments": self._arguments(), "setting": self._setting()}})
