@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import secrets
@@ -24,6 +25,7 @@ from serving.engines.engine import EngineOptions, Job, Sink
 from serving.engines.local import AnsweringEngine, Served
 from serving.engines.sampling import Choice, worst
 
+LOG = logging.getLogger("flexo.serve")
 SECONDS = 5.0  # to end by itself
 LISTED = 20  # likely tokens beside each, at most
 ENVIRONMENT = {
@@ -66,7 +68,9 @@ class VllmEngine(AnsweringEngine):
                 stderr=self._said,
             )
         except OSError as error:
-            raise InputError(f"python {options.python!r}: cannot be run ({error.strerror}).") from None
+            raise InputError(
+                f"engine.python: {options.python!r} cannot be run ({error.strerror}). Expected the one beside vLLM."
+            ) from None
         finally:
             theirs.close()
         self._send({"start": {"arguments": self._arguments(), "setting": self._setting()}})
@@ -147,6 +151,7 @@ class VllmEngine(AnsweringEngine):
         for job in list(self._answering):
             self.fail(job, "the engine has stopped.", again=True)
         if not self._closing:
+            LOG.error("vLLM has ended: %s", self._last_words())
             self._ended()
 
     def _hear(self, made: dict[str, Any]) -> None:

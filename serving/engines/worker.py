@@ -5,6 +5,7 @@ A gateway starts it with `serving.engines.remote`. If it dies, or is killed, the
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -83,6 +84,7 @@ def work(pipe: Connection, folder: Path, options: EngineOptions) -> None:
         send(("refused", str(error)))
         return
     try:
+        gc.freeze()  # what is there now will stay, and need not be walked through
         send(("ready", engine.limit))
         while (message := pipe.recv()) is not None:
             if isinstance(message, Job):

@@ -25,7 +25,7 @@ SETS = [["public"], ["public", "math"], ["public", "code"], ["public", "math", "
 ENGINES = {"packed": PackedEngine, "padded": PaddedEngine}
 SMALL = EngineOptions(dtype="float32", device="cpu", pass_tokens=256, block_tokens=4, blocks=256)
 SECONDS = 60.0
-ROUNDING = 0.02  # nats per token between bfloat16 and float32, in the mean
+ROUNDING = 0.05  # nats per token between bfloat16 and float32; between two sets it is 0.3 and more
 
 
 def requests() -> list[Job]:
