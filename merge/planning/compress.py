@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 BYTES = 2  # of a value of a factor
-OVERHEAD = 1024  # bytes that container and header take for each tensor, at most
+CONTAINER, TABLE = 512, 192  # bytes that a tensor takes at most in a container, and an entry in the header's table
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,9 @@ def _affordable(expert: ExpertFile, weights: Mapping[str, StoredTensor], size: i
         return None
     one = BYTES * sum(next(iter(weights.values())).shape)
     rows = [stored.nbytes for name, stored in expert.tensors.items() if ".router." in name]
-    tensors = len(rows) + 4 * len(weights)  # two factors and a scale, and the weight that they stand for
-    least = len(weights) * one + sum(rows) + OVERHEAD * tensors + len(expert.header.with_tensors({}).to_json())
+    tensors = len(rows) + 3 * len(weights)  # two factors and a scale
+    least = len(weights) * one + sum(rows) + len(expert.header.with_tensors({}).to_json())
+    least += CONTAINER * tensors + TABLE * (tensors + len(weights))
     if size < least:
         raise UsageError(
             f"--size {size}: the smallest file of this expert takes {least} bytes, with one rank for each weight."
