@@ -49,7 +49,7 @@ class Compressed:
 
 
 @dataclass(frozen=True)
-class Budget:
+class RankBudget:
     """How much of the difference is kept; exactly one of the three is given."""
 
     rank: int | None = None  # of every weight
@@ -68,7 +68,7 @@ class Budget:
 def compress(
     expert: Path | str,
     output: Path | str,
-    budget: Budget | None = None,
+    budget: RankBudget | None = None,
     *,
     anchor: Path | str | None = None,
     whole: bool = False,
@@ -128,7 +128,7 @@ def compress(
 
 
 def _ranks(
-    expert: ExpertFile, weights: Mapping[str, StoredTensor], budget: Budget, advance: Advance
+    expert: ExpertFile, weights: Mapping[str, StoredTensor], budget: RankBudget, advance: Advance
 ) -> tuple[dict[str, int], float]:
     """The rank that each weight gets, at least 1, and the share of the squared norm that they keep together."""
     import torch

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from merge.planning.compress import Budget, compress
+from merge.planning.compress import RankBudget, compress
 from merge.tensor_io.torch_tensors import dtype_name, tensor_digest
 from tests.merge.attacks.attack import Attack, Forge
 
@@ -24,7 +24,7 @@ def _attack(name: str, says: str, change: Callable[[Tensors], object], stated: s
     """
 
     def make(f: Forge, path: Path) -> None:
-        compress(f.good, path, Budget(rank=3))
+        compress(f.good, path, RankBudget(rank=3))
         content: dict[str, Any] = torch.load(path, weights_only=True)
         header, tensors = json.loads(content["header"]), dict(content["tensors"])
         change(tensors)
@@ -41,7 +41,7 @@ def _attack(name: str, says: str, change: Callable[[Tensors], object], stated: s
 
 
 def _version_1(f: Forge, path: Path) -> None:
-    compress(f.good, path, Budget(rank=3))
+    compress(f.good, path, RankBudget(rank=3))
     f.save(path, torch.load(path, weights_only=True) | {"version": 1})
 
 

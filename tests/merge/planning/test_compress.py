@@ -15,7 +15,7 @@ from merge.commands.flexo_compress import main
 from merge.formats.anchor_folder import open_anchor
 from merge.formats.architecture import FFN, anchor_ffn, expert_ffn
 from merge.formats.expert_file import ExpertFile, open_expert, write_expert
-from merge.planning.compress import Budget, compress
+from merge.planning.compress import RankBudget, compress
 from tests.merge.planning.test_privacy import private
 from tests.merge.tiny import LAYERS, STATED
 from tests.merge.tools import call, listing
@@ -38,8 +38,8 @@ def test_a_merge_forms_the_bits_that_a_file_of_whole_weights_has(
     make_expert: Make, tiny_anchor: Path, tmp_path: Path, container: str
 ) -> None:
     math, small, whole = make_expert("math"), tmp_path / f"small.{container}", tmp_path / "whole.pt"
-    made = compress(math, small, Budget(rank=4))
-    compress(math, tmp_path / "other.pt", Budget(rank=4), whole=True)
+    made = compress(math, small, RankBudget(rank=4))
+    compress(math, tmp_path / "other.pt", RankBudget(rank=4), whole=True)
     assert compress(small, whole, whole=True).kept == 1 and made.kept < 0.5
     assert made.ranks == {expert_ffn(n, part): 4 for n, part in WEIGHTS}
     same = open_expert(whole).header
@@ -67,14 +67,14 @@ def test_a_merge_forms_the_bits_that_a_file_of_whole_weights_has(
 
 
 def make_small(expert: Path, folder: Path) -> Path:
-    compress(expert, folder / f"small-{expert.name}", Budget(rank=2))
+    compress(expert, folder / f"small-{expert.name}", RankBudget(rank=2))
     return folder / f"small-{expert.name}"
 
 
 def test_what_is_kept_are_the_largest_singular_values(make_expert: Make, tiny_anchor: Path, tmp_path: Path) -> None:
     math = open_expert(make_expert("math"))
     before = differences(math, tiny_anchor)
-    compress(math.path, tmp_path / "cut.pt", Budget(rank=5), whole=True)
+    compress(math.path, tmp_path / "cut.pt", RankBudget(rank=5), whole=True)
     after = differences(open_expert(tmp_path / "cut.pt"), tiny_anchor)
     for name, difference in before.items():
         u, s, v = torch.linalg.svd(difference, full_matrices=False)
@@ -89,22 +89,22 @@ def test_a_budget_goes_where_most_was_learned(make_expert: Make, tiny_anchor: Pa
         weight = public.tensor(anchor_ffn(n, part))
         tensors[expert_ffn(n, part)] = weight + n * (tensors[expert_ffn(n, part)] - weight)  # nothing in layer 0
     write_expert(tmp_path / "math.pt", plain.header, tensors)
-    kept = compress(tmp_path / "math.pt", tmp_path / "kept.pt", Budget(keep=0.9))
+    kept = compress(tmp_path / "math.pt", tmp_path / "kept.pt", RankBudget(keep=0.9))
     assert 0.9 <= kept.kept < 0.92
     low, middle, high = (kept.ranks[expert_ffn(n, "up_proj")] for n in range(LAYERS))
     assert low == 1 and low < middle < high
     assert kept.nbytes == (tmp_path / "kept.pt").stat().st_size < kept.nbytes_before
     for container in ("pt", "safetensors"):
-        sized = compress(tmp_path / "math.pt", tmp_path / f"sized.{container}", Budget(size=40_000))
+        sized = compress(tmp_path / "math.pt", tmp_path / f"sized.{container}", RankBudget(size=40_000))
         assert 20_000 < sized.nbytes <= 40_000
-    everything = compress(tmp_path / "math.pt", tmp_path / "all.pt", Budget(keep=1.0))
+    everything = compress(tmp_path / "math.pt", tmp_path / "all.pt", RankBudget(keep=1.0))
     assert everything.kept == pytest.approx(1, abs=1e-6)
 
 
 def test_a_guarantee_stays_and_what_was_measured_does_not(make_expert: Make, tmp_path: Path) -> None:
     path = private(make_expert("math"), tmp_path / "math.pt")
     before = open_expert(path).header
-    after = compress(path, tmp_path / "small.pt", Budget(rank=1)).header
+    after = compress(path, tmp_path / "small.pt", RankBudget(rank=1)).header
     assert after == open_expert(tmp_path / "small.pt").header
     assert after.version == 2 and after.factored and after.privacy == STATED
     training = dataclasses.replace(
@@ -144,16 +144,16 @@ def test_a_signature_is_not_carried_over(make_expert: Make, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
-        (lambda: Budget(), "exactly one of --rank, --size and --keep"),
-        (lambda: Budget(rank=2, keep=0.5), "exactly one of --rank, --size and --keep"),
-        (lambda: Budget(rank=0), "--rank 0: expected a positive number"),
-        (lambda: Budget(keep=1.5), "--keep 1.5: expected a share"),
-        (lambda: Budget(size=100), r"--size 100: the smallest file of this expert takes \d+ bytes"),
+        (lambda: RankBudget(), "exactly one of --rank, --size and --keep"),
+        (lambda: RankBudget(rank=2, keep=0.5), "exactly one of --rank, --size and --keep"),
+        (lambda: RankBudget(rank=0), "--rank 0: expected a positive number"),
+        (lambda: RankBudget(keep=1.5), "--keep 1.5: expected a share"),
+        (lambda: RankBudget(size=100), r"--size 100: the smallest file of this expert takes \d+ bytes"),
         (lambda: None, "or --whole alone"),
     ],
 )
 def test_budgets_that_are_none_are_refused(
-    make_expert: Make, tmp_path: Path, budget: Callable[[], Budget], said: str
+    make_expert: Make, tmp_path: Path, budget: Callable[[], RankBudget], said: str
 ) -> None:
     math, before = make_expert("math"), listing(tmp_path)
     with pytest.raises(InputError, match=said):
