@@ -47,11 +47,11 @@ def compress_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that stands at the output.")] = False,
 ) -> None:
     """Cut an expert's difference from the public network to its largest singular values, after training."""
-    from merge.planning.compress import Budget, compress
+    from merge.planning.compress import RankBudget, compress
 
     with usage():
         given = any(value is not None for value in (rank, size, keep))
-        budget = Budget(rank, size, keep) if given else None
+        budget = RankBudget(rank, size, keep) if given else None
         made = compress(expert, output, budget, anchor=anchor, whole=whole, overwrite=overwrite, progress=progress)
     said = f"wrote {output}: {size_text(made.nbytes_before)} became {size_text(made.nbytes)}"
     if made.ranks:

@@ -117,5 +117,6 @@ def check_belongs(expert: ExpertFile, base: Base) -> None:
     if expert.header.factored and (base.scheme or base.converted_from):
         raise ExpertFileError(
             f"{expert.path}: holds factors, to be added to the public network as it was, and {base.folder} has it "
-            f"rounded. Merge from the anchor, or write the expert whole first: flexo-compress {expert.path} --whole"
+            "rounded. Merge from the anchor, or write the expert whole first: "
+            f"flexo-compress {expert.path} --whole -o FILE"
         )

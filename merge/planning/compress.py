@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 BYTES = 2  # of a value of a factor
-OVERHEAD = 1024  # bytes that container and header take for each tensor, at most
+CONTAINER, TABLE = 512, 192  # bytes that a tensor takes at most in a container, and an entry in the header's table
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Compressed:
 
 
 @dataclass(frozen=True)
-class Budget:
+class RankBudget:
     """How much of the difference is kept; exactly one of the three is given."""
 
     rank: int | None = None  # of every weight
@@ -68,7 +68,7 @@ class Budget:
 def compress(
     expert: Path | str,
     output: Path | str,
-    budget: Budget | None = None,
+    budget: RankBudget | None = None,
     *,
     anchor: Path | str | None = None,
     whole: bool = False,
@@ -128,7 +128,7 @@ def compress(
 
 
 def _ranks(
-    expert: ExpertFile, weights: Mapping[str, StoredTensor], budget: Budget, advance: Advance
+    expert: ExpertFile, weights: Mapping[str, StoredTensor], budget: RankBudget, advance: Advance
 ) -> tuple[dict[str, int], float]:
     """The rank that each weight gets, at least 1, and the share of the squared norm that they keep together."""
     import torch
@@ -160,8 +160,9 @@ def _affordable(expert: ExpertFile, weights: Mapping[str, StoredTensor], size: i
         return None
     one = BYTES * sum(next(iter(weights.values())).shape)
     rows = [stored.nbytes for name, stored in expert.tensors.items() if ".router." in name]
-    tensors = len(rows) + 4 * len(weights)  # two factors and a scale, and the weight that they stand for
-    least = len(weights) * one + sum(rows) + OVERHEAD * tensors + len(expert.header.with_tensors({}).to_json())
+    tensors = len(rows) + 3 * len(weights)  # two factors and a scale
+    least = len(weights) * one + sum(rows) + len(expert.header.with_tensors({}).to_json())
+    least += CONTAINER * tensors + TABLE * (tensors + len(weights))
     if size < least:
         raise UsageError(
             f"--size {size}: the smallest file of this expert takes {least} bytes, with one rank for each weight."
