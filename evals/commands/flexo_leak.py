@@ -77,7 +77,7 @@ def leak(
     from evals.privacy.leak import leak as attack
     from evals.report.leak import leak_text
     from flexo.atomic_files import new_file
-    from flexo.console import keep_freed_memory
+    from flexo.cpu_threads import keep_freed_memory
     from inference.load import quiet
     from merge.tensor_io.json_file import write_json
 
