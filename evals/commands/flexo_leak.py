@@ -27,7 +27,9 @@ def main() -> None:
     epilog="Examples:\n\n`flexo-leak expert.pt --source prepared --against anchor/`\n\n"
     "`flexo-leak expert.pt --members train.jsonl --non-members test.jsonl --canaries canaries.json --against anchor/ "
     "--cache cells --json leak.json`, and `flexo-report --leak leak.json -o report.html`\n\n"
-    "`flexo-leak model/ --canaries canaries.json --parts canaries --delta 1e-6`"
+    "`flexo-leak model/ --canaries canaries.json --parts canaries --delta 1e-6`\n\n"
+    "`flexo-leak model/ --source prepared --never never/ --parts leaving`\n\n"
+    "`flexo-leak model/ --domains corpora/ --parts access,attribution`"
 )
 def leak(
     model: Annotated[str, typer.Argument(metavar="[NAME=]MODEL", help="An expert file, or a model's folder.")],
@@ -42,6 +44,13 @@ def leak(
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="The anchor. [default: the public expert of a merged folder]")
+    ] = None,
+    domains: Annotated[
+        Path | None, typer.Option(help="A folder with one corpus folder a domain, as flexo-data sample makes it.")
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Text to read of each domain.")] = 100_000,
+    never: Annotated[
+        Path | None, typer.Option(help="A model that was merged without an expert, to compare with.")
     ] = None,
     parts: Annotated[str | None, typer.Option(help="Attacks, separated by commas. [default: all that can run]")] = None,
     documents: Annotated[int, typer.Option(min=20, help="Members to try, and non-members, at most.")] = 1000,
@@ -65,11 +74,11 @@ def leak(
     Figures mean something beside those of the anchor, which everybody has. The JSON holds figures and no text.
     """
     from evals.privacy.attacks.documents import Texts
-    from evals.privacy.attacks.part import Settings
+    from evals.privacy.attacks.part import Extra, Settings
     from evals.privacy.leak import leak as attack
     from evals.report.leak import leak_text
     from flexo.atomic_files import new_file
-    from flexo.console import keep_freed_memory
+    from flexo.cpu_threads import keep_freed_memory
     from inference.load import quiet
     from merge.tensor_io.json_file import write_json
 
@@ -86,7 +95,8 @@ def leak(
         # entered before the work, so that a path which cannot be written is refused before it
         output = json_file and stack.enter_context(new_file(json_file, replace=True))
         settings = Settings(seed, cache, others, delta, dtype, device)
-        found = attack(model, texts, against=against, parts=wanted, settings=settings)
+        extra = Extra(domains, max_bytes, never)
+        found = attack(model, texts, against=against, parts=wanted, settings=settings, extra=extra)
         typer.echo(leak_text(found), nl=False)
         if output:
             write_json(output, found.to_dict())

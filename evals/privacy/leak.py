@@ -14,8 +14,9 @@ from typing import Any
 from evals.matrix.model_loader import Given, new_shelf
 from evals.privacy.attacks import canaries, extraction, membership
 from evals.privacy.attacks.documents import Texts
-from evals.privacy.attacks.part import Context, Need, Part, Row, Settings
+from evals.privacy.attacks.part import Context, Extra, Need, Part, Row, Settings
 from evals.privacy.attacks.targets import open_targets
+from evals.privacy.besides import access, attribution, leaving
 from flexmix.canaries.manifest import read_manifest
 from flexo.errors import InputError
 from merge.formats.expert_file import open_expert
@@ -23,7 +24,7 @@ from merge.formats.expert_header import StatedPrivacy
 from merge.tensor_io.json_file import read_json
 
 FORMAT, VERSION = "flexo.leak", 1
-PARTS: tuple[Part, ...] = (membership.PART, extraction.PART, canaries.PART)
+PARTS: tuple[Part, ...] = (membership.PART, extraction.PART, canaries.PART, attribution.PART, leaving.PART, access.PART)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def leak(
     against: Path | None = None,
     parts: Sequence[str] | None = None,
     settings: Settings = Settings(),
+    extra: Extra = Extra(),
 ) -> Leak:
     """Runs the attacks on a model.
 
@@ -69,6 +71,7 @@ def leak(
         against: the anchor; None takes the public expert of a merged folder.
         parts: names of attacks; None runs all that have what they need.
         settings: how they are run.
+        extra: what an attacker has besides, and what the model is compared with.
 
     Raises:
         InputError: no such model, text or part, or a part that was asked for lacks something.
@@ -81,7 +84,7 @@ def leak(
     with new_shelf(settings.dtype, settings.device) as shelf:
         given, target, reference = open_targets(model, against, shelf)
         members, others = texts.read(given.tokenizer, settings.seed, planted)
-        context = Context(given, target, reference, members, others, planted, settings)
+        context = Context(given, target, reference, members, others, planted, settings, extra)
         found = Leak(target.name, _reads(given))
         for part in wanted:
             if not (lacks := part.lacks(context)):

@@ -20,7 +20,7 @@ from evals.privacy.attacks.targets import Target
 from evals.privacy.attacks.token_scores import Scores
 from flexmix.canaries.manifest import Manifest
 
-Need = Literal["members", "canaries", "expert file", "merged folder"]
+Need = Literal["members", "canaries", "expert file", "merged folder", "domains", "never"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,17 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """What an attacker may have besides the model and the owner's text, and what the model is compared with."""
+
+    domains: Path | None = None  # a folder with one corpus folder a domain
+    max_bytes: int = 100_000  # of the text of each
+    never: Path | None = None  # a model that was merged without some of the experts
+    embedding: Path | None = None  # of the owner's text, by flexo-embed
+    proxies: Path | None = None  # the public documents that look like it, by flexo-data proxies
+
+
+@dataclass(frozen=True)
 class Context:
     """All that a part may use."""
 
@@ -60,6 +71,7 @@ class Context:
     non_members: Sample | None  # documents of the same source that were not
     canaries: Manifest | None
     settings: Settings = Settings()
+    extra: Extra = Extra()
 
     @cached_property
     def scores(self) -> Store[Scores]:
@@ -82,5 +94,7 @@ class Part:
             "canaries": context.canaries,
             "expert file": context.given.kind == "pair",
             "merged folder": context.given.experts,
+            "domains": context.extra.domains,
+            "never": context.extra.never,
         }
         return [need for need in self.needs if not has[need]]
