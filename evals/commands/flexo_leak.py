@@ -60,7 +60,8 @@ def leak(
         int, typer.Option(min=1, help="Secrets that could have been drawn, to rank each planted one among.")
     ] = 255,
     delta: Annotated[
-        float | None, typer.Option(help="Of the guarantee that the audit tests. [default: the file's, or 1e-5]")
+        float | None,
+        typer.Option(min=0, max=1, help="Of the guarantee that the audit tests. [default: the file's, or 1e-5]"),
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Keep what models say here; the same command then goes on where it stopped.")
@@ -79,7 +80,7 @@ def leak(
     from evals.privacy.leak import leak as attack
     from evals.report.leak import leak_text
     from flexo.atomic_files import new_file
-    from flexo.console import keep_freed_memory
+    from flexo.cpu_threads import keep_freed_memory
     from inference.load import quiet
     from merge.tensor_io.json_file import write_json
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from evals.matrix.credit_rows import credit_games
@@ -25,6 +24,7 @@ from flexmix.tokens.encoder import load_tokenizer
 from flexo.console import progress
 from flexo.errors import InputError
 from flexo.model_config import position_limit
+from flexo.rooms import versions
 
 SOFTWARE = ("flexo", "torch", "transformers")
 LEARNING = 1_000_000  # bytes of training text that a classifier learns from, a domain
@@ -84,7 +84,7 @@ def evaluate(
         seed=seed,
         split=reading.split,
         max_bytes=reading.max_bytes,
-        software={name: version(name) for name in SOFTWARE},
+        software=versions(SOFTWARE),
         domains=[_about(domain, text) for domain, text in texts.items()],
         models=[row.about for row in rows],
         cells=[Cell.of(row.about.name, name, measured(row, texts[name], store)) for row in rows for name in texts],

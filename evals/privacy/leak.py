@@ -101,7 +101,7 @@ def leak(
                 found.left_out[part.name] = lacks
             else:
                 raise InputError(f"--parts {part.name}: this needs {' and '.join(lacks)}. See flexo-leak --help.")
-    if not found.rows:
+    if len(found.left_out) == len(wanted):
         raise InputError(
             "flexo-leak: nothing to attack with. Give --source, or --members and --non-members, or --canaries."
         )

@@ -23,7 +23,7 @@ from federation.history.notice import left_digests
 from federation.policy.admission import audit, can_audit, objections
 from federation.roles.home import Home
 from federation.roles.keys import refuse_foreign, signer
-from federation.roles.owners import Owner, read_owner, read_submissions, role_of, withdrawal_of
+from federation.roles.owners import Owner, networks, read_owner, read_owners, read_submissions, role_of, withdrawal_of
 from federation.roles.signed import (
     MOST_OWNER,
     name_of,
@@ -74,14 +74,15 @@ def submit(
     state, expert = follow(home), open_expert(file)
     domain = expert.domain
     role = role_of(state, domain)
-    owner = read_owner(home, state, role, domain, home.writable)
+    owners = read_owners(home, state, home.writable)
+    (owner,) = [one for one in owners if one.role == role]
     signing = _signers(state, role, domain, keys)
     notes = refuse_forgotten(home, owner)
     policy = policy_of(state.targets)
     events = read_events(home, ours(state.snapshot).get("history"))
     left = {digest for digest, name in left_digests(state, events).items() if not (readmit and name == domain)}
     anchors = [entry["digest"] for entry in ours(state.targets)["anchors"]]
-    why = objections(expert.header, policy, anchors, left)
+    why = objections(expert.header, policy, anchors, left, networks(owners))
     if why:
         raise InputError(f"{file}: this federation would refuse it: {'; '.join(why)}. Nothing was uploaded.")
     if policy.audit and anchor and can_audit():
@@ -99,23 +100,26 @@ def submit(
     return Submitted(domain, serial, sent, notes)
 
 
-def withdraw(home: Home, domain: str, keys: list[Path], reason: str, forget: bool) -> Owner:
-    """Signs, for an owner, that nothing of theirs may be used from now on; returns what was in force before.
+def withdraw(home: Home, domain: str, keys: list[Path], reason: str, forget: bool) -> dict[str, Any]:
+    """Signs, for an owner, that nothing of theirs may be used from now on; returns what is signed of it.
 
-    It takes effect for everybody who reads the store, whether the coordinator agrees or not.
+    It takes effect for everybody who reads the store, whether the coordinator agrees or not. Who has withdrawn may
+    still ask to be forgotten.
     """
     state = follow(home)
     role = role_of(state, domain)
     signing = _signers(state, role, domain, keys)
     owner = read_owner(home, state, role, domain, home.writable)
-    if not owner.newest:
+    if not owner.newest and not owner.serial:
         raise InputError(f"{domain!r} has submitted nothing that could be withdrawn.")
-    if withdrawal_of(owner.newest):
-        return owner
+    before = withdrawal_of(owner.newest) if owner.newest else None
+    if before and (before.get("forget") or not forget):
+        return before
+    about = {"reason": reason or (before or {}).get("reason", ""), "forget": forget}
     made = Targets(targets={})
-    set_ours(made, {"withdrawn": {"reason": reason, "forget": forget}})
+    set_ours(made, {"withdrawn": about})
     publish(home, state, owner, made, signing)
-    return owner
+    return about
 
 
 def publish(home: Home, state: State, owner: Owner, made: Targets, signing: list[CryptoSigner]) -> int:

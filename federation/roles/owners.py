@@ -6,7 +6,7 @@ version counts when the coordinator's snapshot names it. A withdrawal counts at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,6 +153,11 @@ def read_owner(
             break
     suspended = ours(state.targets).get("suspended", {}).get(role, {})
     return Owner(domain, role, keys, serial, signed, submissions, pending, problem, suspended)
+
+
+def networks(owners: Iterable[Owner]) -> dict[str, str]:
+    """Network -> domain of all that is in force."""
+    return {one.header.network: owner.domain for owner in owners for one in owner.in_force.values()}
 
 
 def read_submissions(signed: Targets, role: str, domain: str) -> dict[str, Submission]:

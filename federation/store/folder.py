@@ -66,7 +66,8 @@ class FolderPlace(Place):
         path = self.folder / name
         with self._refusals(name):
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # others write here, too, and may have put a link to one of our own files in the way
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             with os.fdopen(descriptor, "r+b", 0), source.open("rb", 0) as file:
                 at = begin_at(source, os.fstat(descriptor).st_size, partial(os.pread, descriptor))
                 advance(at)

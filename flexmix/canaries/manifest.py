@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flexo.atomic_files import new_file
 from flexo.errors import InputError
 
 FORMAT, VERSION = "flexo.canaries", 1
@@ -62,11 +61,10 @@ class Manifest:
         return new_secret(self.words, SECRET_WORDS, rng)
 
     def write(self, path: Path) -> None:
-        """Writes the file, for its owner alone to read. Raises `InputError` if it exists already."""
+        """Writes a new file, for its owner alone to read."""
+        path.touch(0o600, exist_ok=False)
         about = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        with new_file(path) as partial:
-            partial.touch(0o600)
-            partial.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_manifest(path: Path) -> Manifest:

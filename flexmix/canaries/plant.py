@@ -66,7 +66,7 @@ def plant(source: Path, output: Path, manifest: Path, planting: Planting) -> Man
     if output.resolve() == manifest.resolve() or not output.name.endswith((".jsonl", ".jsonl.gz")):
         raise InputError(f"{output}: expected a file of its own whose name ends with .jsonl or .jsonl.gz.")
     place, rng = training_text(source), random.SystemRandom() if planting.seed is None else random.Random(planting.seed)
-    with new_file(output) as partial:
+    with new_file(output) as partial, new_file(manifest) as said:
         count, words = _count(place, planting)
         repeats = [times for times in planting.repeats for _ in range(planting.each)]
         made = Manifest(words, draw_canaries(words, repeats, planting.coins, rng), planting.unit)
@@ -82,7 +82,7 @@ def plant(source: Path, output: Path, manifest: Path, planting: Planting) -> Man
         ):
             for row in _mixed((row for _, row in _documents(place, planting)), before, advance):
                 file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-        made.write(manifest)
+        made.write(said)
     return made
 
 

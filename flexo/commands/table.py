@@ -52,6 +52,7 @@ COMMANDS = (
     Command(
         OWNER, "leak", "evals", "measure what can be got out of an expert file or a model, before it is given away"
     ),
+    Command(OWNER, "compress", "merge", "write an expert file again, smaller: a difference of low rank"),
     Command(OWNER, "sign", "merge", "sign an expert file, or make a key to sign with"),
     Command(
         COORDINATOR,

@@ -41,7 +41,7 @@ class Tls(Strict):
 class EngineSettings(Strict):
     """How each engine runs; see `EngineOptions`."""
 
-    kind: Literal["packed", "padded"] = "packed"
+    kind: Literal["packed", "padded", "vllm"] = "packed"
     dtype: str = "auto"
     device: str = "auto"
     at_once: Count = 32
@@ -50,6 +50,14 @@ class EngineSettings(Strict):
     blocks: Annotated[int, Field(ge=2)] = 512
     share_prefixes: bool = True
     verify: bool = True
+    python: str = ""
+    arguments: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _of_vllm(self) -> EngineSettings:
+        if (self.kind == "vllm") != bool(self.python) or (self.arguments and self.kind != "vllm"):
+            raise ValueError("python, the interpreter of vLLM's environment, goes with kind: vllm, as do arguments")
+        return self
 
 
 class Settings(Strict):

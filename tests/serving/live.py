@@ -117,7 +117,7 @@ def live(folder: Path, model: Path, keys: dict[str, dict[str, Any]], **settings:
 
     thread = threading.Thread(target=run)
     thread.start()
-    until(lambda: bool(failed) or bool(begun and begun[0].started))
+    until(lambda: bool(failed) or bool(begun and begun[0].started), 600)
     if failed:
         raise failed[0]
     try:

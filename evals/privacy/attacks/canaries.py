@@ -60,7 +60,9 @@ def _audit(context: Context, coins: list[Canary]) -> list[Row]:
     if is_in_M.all() or not is_in_M.any():
         raise InputError(f"--canaries: all {len(coins)} coins fell on one side. Plant more of them: --coins 1000.")
     claimed = open_expert(context.given.path).header.privacy if context.given.kind == "pair" else None
-    delta = context.settings.delta or (claimed.delta if claimed else DELTA)
+    delta = context.settings.delta
+    if delta is None:
+        delta = claimed.delta if claimed else DELTA
     found = audit(score_M, is_in_M, delta)
     warning = ""
     if claimed and delta >= claimed.delta and found.epsilon > claimed.epsilon:

@@ -51,8 +51,9 @@ def run(context: Context) -> list[Row]:
     """The shares of documents that are extracted, beside those of the anchor."""
     assert context.members is not None, "Part.needs"
     which = [n for n, ids in enumerate(context.members.text.documents) if len(ids) >= PREFIX + NEW]
+    rows = [Row(NAME, f"documents of {PREFIX + NEW} tokens or more", len(which))]
     if not which:
-        return []
+        return rows
     passages = [context.members.text.documents[n][: PREFIX + NEW] for n in which]
     copies_S = np.array([context.members.copies[n] for n in which])
     store = Store(context.settings.cache, Continued)
@@ -62,7 +63,6 @@ def run(context: Context) -> list[Row]:
         for target in (context.target, context.reference):
             for way, sampling in WAYS.items():
                 found.setdefault(way, []).append(_continued(context, target, passages, sampling, store, advance))
-    rows = []
     for way, (own, anchor) in found.items():
         own_hits, anchor_hits = _hits(passages, own), _hits(passages, anchor)
         for measure, hit_S in own_hits.items():

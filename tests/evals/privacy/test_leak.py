@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,14 +17,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 import evals.commands.flexo_leak
 import evals.privacy.attacks.canaries
+from evals.matrix.model_loader import Given
+from evals.privacy.attacks import extraction
 from evals.privacy.attacks.canaries import exposure
-from evals.privacy.attacks.documents import Texts, tokenised_by
-from evals.privacy.attacks.extraction import similarity
-from evals.privacy.attacks.part import Row, Settings
+from evals.privacy.attacks.documents import Sample, Texts, tokenised_by
+from evals.privacy.attacks.extraction import NEW, PREFIX, similarity
+from evals.privacy.attacks.part import Context, Row, Settings
+from evals.privacy.attacks.targets import Target
 from evals.privacy.attacks.token_scores import score_documents
 from evals.privacy.leak import Leak, leak, read_leak
 from evals.report.report import write_report
 from evals.scoring.measure import measure
+from evals.scoring.sliding_windows import TokenisedText
 from flexmix.canaries.manifest import Manifest, draw_canaries, read_manifest
 from flexmix.canaries.plant import Planting, plant
 from flexmix.documents.corpus import read_documents
@@ -33,7 +38,7 @@ from merge.formats.anchor_folder import open_anchor
 from merge.formats.expert_file import write_expert
 from merge.tensor_io.json_file import write_json
 from tests.flexmix.text import write_jsonl
-from tests.merge.tiny import STATED, expert_header, expert_values
+from tests.merge.tiny import STATED, V, expert_header, expert_values
 from tests.merge.tools import call
 
 Capture = pytest.CaptureFixture[str]
@@ -94,7 +99,6 @@ def test_a_model_that_knows_its_text_by_heart_gives_it_away(
     assert planted["exposure of 5 bits", "4 in the text"] > 4
     bound = next(row for row in found.rows if row.figure.startswith("epsilon"))
     assert bound.value > 1
-    assert figures(found, "extraction")["greedy: continuation", "2 in the text"] > 0
     again = leak(str(learnt), texts, against=tiny_anchor, settings=settings)
     assert again == found
 
@@ -133,6 +137,28 @@ def test_scores_of_documents_are_those_of_their_tokens(tiny_anchor: Path) -> Non
 def test_exposure_is_what_the_rank_saves() -> None:
     nats_CR = np.array([[1.0, 2, 3, 4], [3.5, 2, 3, 4], [9.0, 2, 3, 4], [2.0, 2, 2, 2]])
     assert exposure(nats_CR).tolist() == pytest.approx([2, 2 - np.log2(3), 0, 2 - np.log2(2.5)])
+
+
+def test_documents_that_a_model_goes_on_with_word_by_word_are_extracted(
+    tiny_anchor: Path, make_anchor: Callable[..., Path]
+) -> None:
+    """Two documents are what the model itself writes, one with four other tokens at its end, and one is another's."""
+    model, other = (load_model(folder, "float32", "cpu")[0] for folder in (tiny_anchor, make_anchor(1)))
+    prefix_BT = torch.randint(2, V, (3, PREFIX), generator=torch.Generator().manual_seed(0))
+    start_BT = torch.cat([torch.full((3, 1), model.config.eos_token_id), prefix_BT], 1)
+    run: Any = model
+    made = run.generate(start_BT, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)[:, 1:].tolist()
+    made[1][-4:] = [token % (V - 3) + 2 for token in made[1][-4:]]
+    made[2][PREFIX:] = [token % (V - 3) + 2 for token in made[2][PREFIX:]]
+    text = TokenisedText([*made, made[0][:PREFIX]], 1, model.config.eos_token_id)
+    targets = [
+        Target(name, {"models": name}, lambda m=m: nullcontext(m)) for name, m in (("own", model), ("no", other))
+    ]
+    given = Given("own", tiny_anchor, "dense")
+    context = Context(given, *targets, Sample(text, (1, 1, 1, 1)), None, None)
+    told = {row.figure: (row.value, row.reference) for row in extraction.run(context)}
+    assert told["greedy: verbatim"] == (1 / 3, 0) and told["greedy: continuation"] == (2 / 3, 0)
+    assert all(0 <= value <= 1 for figure, (value, _) in told.items() if ":" in figure) and len(told) == 7
 
 
 def test_similarity_counts_tokens_that_must_change() -> None:

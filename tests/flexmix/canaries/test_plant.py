@@ -75,9 +75,12 @@ def test_what_cannot_be_planted_is_refused_and_nothing_is_written(tmp_path: Path
     ):
         with pytest.raises(InputError, match=message):
             plant(given, output, manifest, Planting())
+    plant(source, tmp_path / "copy.jsonl", manifest, Planting((1,), each=1))
+    with pytest.raises(InputError, match="exists already"):
+        plant(source, tmp_path / "again.jsonl", manifest, Planting((1,), each=1))
     with pytest.raises(InputError, match="repeats"):
         Planting((0,))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["few.jsonl", "text"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.jsonl", "few.jsonl", "m.json", "text"]
     assert [path.name for path in source.parent.iterdir()] == ["own.jsonl"]
 
 
