@@ -115,7 +115,7 @@ def live(folder: Path, model: Path, keys: dict[str, dict[str, Any]], **settings:
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)  # one that never starts must not keep the tests from ending
     thread.start()
     until(lambda: bool(failed) or bool(begun and begun[0].started), 600)
     if failed:

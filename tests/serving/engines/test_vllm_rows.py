@@ -41,9 +41,13 @@ def test_what_is_not_wholly_understood_gets_the_public_expert_alone(module: Any)
     assert rows.allowed(asked([False, True, True])) == [False, True, True]
 
 
-def test_a_pass_that_nobody_has_prepared_uses_the_public_expert_alone(module: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pass_that_nobody_has_prepared_uses_the_public_expert_alone(module: Any, dtype: torch.dtype) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # vLLM builds a model so
     rows = module.Rows(SETTING, 8, torch.device("cpu"))
-    logits_NE = torch.tensor([[0.0, 5.0, 9.0]]).repeat(8, 1)
+    torch.set_default_dtype(before)
+    logits_NE = torch.tensor([[0.0, 5.0, 9.0]], dtype=dtype).repeat(8, 1)
     buffer = rows.allowed_NE.data_ptr()
     for _ in range(2):
         weight_NK, index_NK = rows.route(logits_NE, 2, True, True)
