@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,7 +161,7 @@ def _guess(context: Context, text: TokenisedText) -> Guess:
 @torch.inference_mode()
 def mean_inputs(model: PreTrainedModel, text: TokenisedText) -> torch.Tensor:
     """The mean router input [S, L, D] of each document's first window."""
-    layers = model.base_model.layers
+    layers: Any = model.base_model.layers
     seen: dict[int, torch.Tensor] = {}
 
     def telling(n: int) -> Callable[..., None]:
