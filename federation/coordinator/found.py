@@ -130,8 +130,8 @@ def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: boo
 
     coordinator.commit(change)
     for role in forgotten_roles:
-        for path in coordinator.home.folder.glob(f"experts/*/{domain}.*"):
-            shutil.rmtree(path.parent)
+        for folder in {path.parent for path in coordinator.home.folder.glob(f"experts/*/{domain}.*")}:
+            shutil.rmtree(folder)
         with suppress(FileNotFoundError):
             shutil.rmtree(coordinator.home.folder / "trusted" / domain)
         sweep(coordinator, role, forgotten)
