@@ -83,6 +83,7 @@ class VllmEngine(AnsweringEngine):
         if "refused" in found:
             self._stop()
             raise InputError(f"vLLM does not start: {found['refused']}")
+        self.about: dict[str, str] = found["ready"]  # its version, and which of its model runners
         self._thread = threading.Thread(target=self._listen, name="vllm", daemon=True)
         self._thread.start()
 
