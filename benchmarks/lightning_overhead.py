@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, Olmo2Config
 
 from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.packing.windows import Windows
-from flexo.console import keep_freed_memory
+from flexo.cpu_threads import keep_freed_memory
 from trainers.data import DataOptions
 from trainers.entry.hydra_entry import quiet
 from trainers.expert.module import LitExpert

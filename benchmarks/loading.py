@@ -20,7 +20,7 @@ from flexmix.documents.corpus import find_split
 from flexmix.packing.datamodule import BatchOptions, TextModule
 from flexmix.packing.mixture import WeightedWindows
 from flexmix.packing.windows import Batch, Packed
-from flexo.console import keep_freed_memory
+from flexo.cpu_threads import keep_freed_memory
 from trainers.data import DataOptions, packed_windows
 from trainers.loop.module import LitAnchor, LossOptions
 from trainers.loop.optimizer import OptimizerOptions

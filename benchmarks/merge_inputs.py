@@ -17,7 +17,7 @@ import numpy as np
 
 from merge.formats.anchor_folder import BIAS_DIRECTION, BIAS_ERROR, ROUTER, SHARED, open_anchor
 from merge.formats.architecture import ROUTER_WEIGHT, Shapes, anchor_tensors, architecture_of, expert_tensors
-from merge.formats.expert_file import FORMAT, VERSION
+from merge.formats.expert_file import FORMAT
 from merge.formats.expert_header import AnchorReference, Data, Header, Losses, TensorInfo, Training
 from merge.tensor_io.float_formats import rounded
 from merge.tensor_io.json_file import write_json
@@ -118,5 +118,5 @@ def _write_expert(folder: Path, number: int, anchor: AnchorReference, weights: W
         f"domain-{number}", "Random values", "CC0-1.0", "", anchor, training, Data(1, 1000), None, {}, table
     )
     path = folder / f"{header.domain}.safetensors"
-    weights.write(path, shapes, {"format": FORMAT, "version": str(VERSION), "header": header.to_json()}, first)
+    weights.write(path, shapes, {"format": FORMAT, "version": str(header.version), "header": header.to_json()}, first)
     return path

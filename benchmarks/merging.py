@@ -25,6 +25,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.merge_inputs import Sizes
 
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 INPUTS = """
 import sys
 from pathlib import Path
+from typing import Any
 from benchmarks.merge_inputs import Sizes, write_inputs
 write_inputs(Path(sys.argv[1]), Sizes(*map(int, sys.argv[3:])), sparse=sys.argv[2] == "1")
 """
@@ -77,7 +79,7 @@ def _ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def flexo(entry: str, *arguments: object) -> list[object]:
+def flexo(entry: str, *arguments: Any) -> list[object]:
     """A command of ours as a process, also where it is not installed."""
     module, _, function = entry.partition(":")
     code = f"import sys; sys.argv[0] = 'flexo'; from {module} import {function} as main; main()"

@@ -31,12 +31,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, FlexOlmoConfig, FlexOlmoForCausalLM, Olmo2Config
 
-from flexo.console import keep_freed_memory
+from flexo.cpu_threads import keep_freed_memory
 from merge.formats.architecture import Architecture
 from trainers.expert.cost_plan import Load, plan_cost
 from trainers.expert.paired import pair, trainable_parameters
 from trainers.loop.next_token_loss import NextToken
-from trainers.loop.optimizer import OptimizerOptions
+from trainers.loop.optimizer import Kind, OptimizerOptions
+from trainers.loop.trainer import recompute_activations
 
 Times = tuple[float, float]  # seconds by the clock, and of the CPUs in user mode
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -56,18 +57,43 @@ def batch(vocabulary: int, rows: int, length: int, device: str) -> dict[str, tor
     return {"input_ids": x_BT[:, :-1].contiguous(), "labels": x_BT[:, 1:].contiguous(), "position_ids": position_BT}
 
 
-def ours(config: dict[str, Any], dtype: torch.dtype, device: str, compiled: bool) -> Callable[[dict[str, Any]], float]:
+def ours(
+    config: dict[str, Any],
+    dtype: torch.dtype,
+    device: str,
+    compiled: bool = False,
+    recomputed: bool = False,
+    kind: Kind = "adamw",
+) -> Callable[[dict[str, Any]], float]:
     with torch.device(device):
         model: Any = AutoModelForCausalLM.from_config(Olmo2Config(**config), dtype=dtype)
     rows = [torch.randn(config["hidden_size"]) * 0.01 for _ in model.model.layers]
     pair(model, rows, rows)
     model.to(device)
+    if recomputed:
+        recompute_activations(model)
     if compiled:
         for layer in model.model.layers:
             layer.compile()
     next_token = NextToken(model.train(), 1e-5)
-    optimizer = OptimizerOptions(lr=1e-4).build(trainable_parameters(model))
+    return stepping(next_token, OptimizerOptions(lr=1e-4, kind=kind).build(trainable_parameters(model)), dtype, device)
 
+
+def dense(
+    config: dict[str, Any], dtype: torch.dtype, device: str, recomputed: bool = False
+) -> Callable[[dict[str, Any]], float]:
+    """All weights of the anchor trained, in float32, with the same loss."""
+    with torch.device(device):
+        model: Any = AutoModelForCausalLM.from_config(Olmo2Config(**config), dtype=torch.float32)
+    if recomputed:
+        recompute_activations(model)
+    next_token = NextToken(model.train(), 1e-5)
+    return stepping(next_token, OptimizerOptions(lr=1e-4).build(model.named_parameters()), dtype, device)
+
+
+def stepping(
+    next_token: NextToken, optimizer: torch.optim.Optimizer, dtype: torch.dtype, device: str
+) -> Callable[[dict[str, Any]], float]:
     def step(inputs: dict[str, Any]) -> float:
         with autocast(device, dtype):
             loss, _ = next_token(inputs)
@@ -79,10 +105,14 @@ def ours(config: dict[str, Any], dtype: torch.dtype, device: str, compiled: bool
     return step
 
 
-def peer(config: dict[str, Any], dtype: torch.dtype, device: str) -> Callable[[dict[str, Any]], float]:
+def peer(
+    config: dict[str, Any], dtype: torch.dtype, device: str, recomputed: bool = False
+) -> Callable[[dict[str, Any]], float]:
     with torch.device(device):
         settings = FlexOlmoConfig(**config, num_experts=2, num_experts_per_tok=2, output_router_logits=False)
         model: Any = FlexOlmoForCausalLM(settings)
+    if recomputed:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     model.requires_grad_(False)
     trained = [layer.mlp for layer in model.model.layers]
     for block in trained:

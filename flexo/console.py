@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -36,9 +36,7 @@ Advance = Callable[[float], None]
 Progress = Callable[[str, float | None], AbstractContextManager[Advance]]  # label and total to what `progress` yields
 Clock = Callable[[], float]
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-LEAST = 10**6
+TICK = 1.0  # seconds between two looks whether a line is due
 
 
 class App(typer.Typer):
@@ -164,7 +162,7 @@ def _terminate(signum: int, _frame: object) -> None:
 
 
 @contextmanager
-def progress(label: str, total: float | None, unit: str = "bytes", clock: Clock = time.monotonic) -> Iterator[Advance]:
+def progress(label: str, total: float | None, unit: str = "bytes") -> Iterator[Advance]:
     """Shows how far a work is, with its rate and the time left; nothing if quiet. Yields the function that advances it.
 
     On a terminal that is a bar, and elsewhere a line every ten seconds.
@@ -173,13 +171,13 @@ def progress(label: str, total: float | None, unit: str = "bytes", clock: Clock 
         label: of the work.
         total: how much there is to do, or None if that is not known.
         unit: what `total` counts; bytes are shown as MB and GB.
-        clock: in seconds.
     """
     if is_quiet():
         yield lambda _amount: None
         return
     if not sys.stderr.isatty():
-        yield ProgressLines(label, total, unit, clock).advance
+        with ProgressLines(label, total, unit).by_themselves() as advance:
+            yield advance
         return
     from rich.console import Console
     from rich.progress import (
@@ -221,27 +219,54 @@ def no_progress(label: str, total: float | None) -> Iterator[Advance]:
 class ProgressLines:
     """Says every ten seconds how far a work is, for logs: `merging: 1.20 GB of 4.80 GB (25 %), 60.00 MB/s, 60 s left`.
 
-    The rate is that since the line before. What was done at the first call does not count for it: a work that goes on
-    where it stopped starts with that.
+    The rate is that since the line before, or since the first if nothing was done meanwhile. What was done at the first
+    call does not count for it: a work that goes on where it stopped starts with that.
     """
 
-    def __init__(self, label: str, total: float | None, unit: str, clock: Clock) -> None:
+    def __init__(self, label: str, total: float | None, unit: str, clock: Clock = time.monotonic) -> None:
         self.label, self.total, self.unit, self.clock = label, total, unit, clock
         self.done = 0.0
+        self._lock = threading.Lock()
         self._said_at = clock()
-        self._since: tuple[float, float] | None = None  # when, and what was done by then
+        self._first: tuple[float, float] | None = None  # when, and what was done by then
+        self._since = self._first
+
+    @contextmanager
+    def by_themselves(self) -> Iterator[Advance]:
+        """Also says the lines while a step takes longer than that; yields `advance`."""
+        ended = threading.Event()
+
+        def keep_saying() -> None:
+            while not ended.wait(TICK):
+                self.say_if_due()
+
+        thread = threading.Thread(target=keep_saying, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield self.advance
+        finally:
+            ended.set()
+            thread.join()
 
     def advance(self, amount: float) -> None:
-        self.done += amount
-        now = self.clock()
-        if self._since is None:
-            self._since = now, self.done
-        if now - self._said_at < LINE_SECONDS:
-            return
-        began, before = self._since
-        rate = (self.done - before) / (now - began) if now > began else 0.0
-        sys.stderr.write(f"{self._line(rate)}\n")
-        self._said_at, self._since = now, (now, self.done)
+        with self._lock:
+            self.done += amount
+            if self._since is None:
+                self._since = self._first = self.clock(), self.done
+        self.say_if_due()
+
+    def say_if_due(self) -> None:
+        with self._lock:
+            now = self.clock()
+            if now - self._said_at < LINE_SECONDS:
+                return
+            if self._since is not None and self._since[1] == self.done:
+                self._since = self._first
+            began, before = self._since or (now, 0.0)
+            rate = (self.done - before) / (now - began) if now > began else 0.0
+            sys.stderr.write(f"{self._line(rate)}\n")
+            self._said_at = now
+            self._since = self._since and (now, self.done)
 
     def _line(self, rate: float) -> str:
         done = self._amount(self.done)
@@ -249,7 +274,9 @@ class ProgressLines:
             done = f"{done} of {self._amount(self.total)}{self._unit} ({min(self.done / self.total, 1.0):.0%})"
         else:
             done += self._unit
-        parts = [f"{self.label}: {done}", f"{self._amount(rate)}{self._unit}/s"]
+        parts = [f"{self.label}: {done}"]
+        if rate > 0:
+            parts.append(f"{self._amount(rate)}{self._unit}/s")
         if self.total and rate > 0:
             parts.append(f"{time_text(max(self.total - self.done, 0.0) / rate)} left")
         return ", ".join(parts)
@@ -275,19 +302,6 @@ def comma_list(text: str, option: str) -> list[str]:
     return found
 
 
-def parse_size(text: str, least: int = LEAST) -> int:
-    """The bytes of `5GB`, `1.5 gb` or `5000000000`; raises `typer.BadParameter` for anything else, or under `least`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper(), re.ASCII)
-    if not found:
-        raise typer.BadParameter(f"{text!r} is no size. Write 5GB, 500MB, or a number of bytes.")
-    size = round(float(found[1]) * UNITS[found[2]])
-    if size < least:
-        raise typer.BadParameter(
-            f"{text!r} is {size} bytes, expected {least:,} or more. Is the unit missing, as in 5GB?"
-        )
-    return size
-
-
 def size_text(nbytes: float) -> str:
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"
 
@@ -298,19 +312,3 @@ def time_text(seconds: float) -> str:
     if minutes < 1:
         return f"{rest} s"
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep large freed blocks for the next step instead of returning their pages to the kernel.
-
-    A step frees and allocates its logits and activations anew, and faulting the pages in again cost a quarter to a
-    third of the time of a tiny model's step. Does nothing with another C library.
-    """
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)

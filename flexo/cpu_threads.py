@@ -1,4 +1,4 @@
-"""How a command shares the processors with others: how many threads it has, and how long they wait in loops.
+"""How a command shares the machine with others: its threads, how long they wait in loops, and the memory it keeps.
 
 Threads of a computation wait for each other at the end of each of its parts, in a loop that is ready at once and takes
 the processor from whoever else could use it. On a busy machine that is the thread which they wait for. A bounded loop
@@ -16,6 +16,7 @@ from pathlib import Path
 SPINNING = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}
 WAITING = ("OMP_WAIT_POLICY", *SPINNING)  # who sets one has decided
 THREADS = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 CGROUPS, OURS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 _ours: dict[str, str] = {}  # what was set here
@@ -53,6 +54,22 @@ def threads_of_one(processes: int) -> int | None:
 def usable_cores() -> int:
     """How many cores' worth of time this process may use: of its affinity mask, and of its container's quota."""
     return max(1, math.ceil(min(_cores_of_mask(), _quota())))
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep large freed blocks for the next step instead of returning their pages to the kernel.
+
+    A step frees and allocates its logits and activations anew, and faulting the pages in again cost a quarter to a
+    third of the time of a tiny model's step. Does nothing with another C library.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _set(values: dict[str, str]) -> None:

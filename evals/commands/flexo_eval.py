@@ -106,7 +106,7 @@ def evaluate(
     from evals.report.credit import credit_text
     from evals.scoring.held_out import Reading
     from flexo.atomic_files import new_file
-    from flexo.console import keep_freed_memory
+    from flexo.cpu_threads import keep_freed_memory
     from inference.load import quiet
     from merge.tensor_io.json_file import write_json
 

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from flexo.console import new_app, parse_size, progress, run, size_text
-from merge.commands.options import usage
+from flexo.console import new_app, progress, run, size_text
+from merge.commands.options import parse_size, usage
 
 app = new_app("Write an expert file again with less of its difference from the public network.")
 

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flexo.console import new_app, parse_size, progress, run, size_text
+from flexo.console import new_app, progress, run, size_text
 from flexo.verbosity import note, warn
-from merge.commands.options import Output, TrustedKeysOption, printable, usage
+from merge.commands.options import Output, TrustedKeysOption, parse_size, printable, usage
 from merge.planning.merge_options import ROUNDED_TO
 
 app = new_app("Assemble expert files into one FlexOlmo model. No training, no data.")

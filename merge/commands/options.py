@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ TrustedKeysOption = Annotated[
     Path | None, typer.Option("--trusted-keys", help="A folder of public keys to check signatures FILE.sig with.")
 ]
 
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+LEAST = 10**6
+
 
 @contextmanager
 def usage() -> Iterator[None]:
@@ -25,6 +29,19 @@ def usage() -> Iterator[None]:
         yield
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def parse_size(text: str, least: int = LEAST) -> int:
+    """The bytes of `5GB`, `1.5 gb` or `5000000000`; raises `typer.BadParameter` for anything else, or under `least`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper(), re.ASCII)
+    if not found:
+        raise typer.BadParameter(f"{text!r} is no size. Write 5GB, 500MB, or a number of bytes.")
+    size = round(float(found[1]) * UNITS[found[2]])
+    if size < least:
+        raise typer.BadParameter(
+            f"{text!r} is {size} bytes, expected {least:,} or more. Is the unit missing, as in 5GB?"
+        )
+    return size
 
 
 def printable(line: str) -> str:

@@ -128,8 +128,9 @@ def write_expert(
     Args:
         path: the file to make.
         header: everything but the tensor table, which is computed here.
-        tensors: exactly the names and shapes of `expert_tensors`, or of `stored_tensors` with factors. They are copied
-            to memory of their own, so a view never drags its whole storage into the file.
+        tensors: exactly the names and shapes of `expert_tensors`, or of `stored_tensors` with factors. A view is
+            copied, so that it never drags its whole storage into the file; the others are not, for an expert may be
+            half of what a machine holds.
         replace: whether a file that stands there may be overwritten.
         before: told the header as it will be written, before the file is there.
         formed: what the header states of weights that `tensors` hold as factors.
@@ -147,7 +148,7 @@ def write_expert(
 
     for name, tensor in tensors.items():
         _check_dtype(path, name, dtype_name(tensor), stated=dtype_name(tensor))
-    owned = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(tensors.items())}
+    owned = {name: _alone(tensor.detach().cpu().contiguous()) for name, tensor in sorted(tensors.items())}
     header = header.with_tensors(
         {name: _info(path, name, tensor) for name, tensor in owned.items()} | dict(formed or {})
     )
@@ -162,6 +163,10 @@ def write_expert(
             with partial.open("wb") as file:  # a full disk is an OSError here, and a RuntimeError where torch opens it
                 torch.save({"format": FORMAT, "version": header.version, "header": text, "tensors": owned}, file)
     return header
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def open_expert(path: Path) -> ExpertFile:

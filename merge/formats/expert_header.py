@@ -151,6 +151,11 @@ class Header:
         """The digest of the expert, over all its tensors, by which manifests and lists know it."""
         return combined_digest((name, info.sha256) for name, info in self.tensors.items())
 
+    @property
+    def network(self) -> str:
+        """The digest of its weights without the router rows: equal for the same network under two names."""
+        return combined_digest((name, info.sha256) for name, info in self.tensors.items() if ".router." not in name)
+
     def with_tensors(self, tensors: dict[str, TensorInfo]) -> Header:
         return replace(self, tensors=tensors)
 

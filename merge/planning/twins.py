@@ -55,7 +55,7 @@ def twin_warnings(moved: Mapping[str, Moved], experts: Sequence[ExpertFile]) -> 
     """A line for each two of `experts` that learned the same: equal networks, or changed in the same way."""
     found = []
     for one, other in combinations(experts, 2):
-        if _network(one) == _network(other):
+        if one.header.network == other.header.network:
             found.append(
                 f"{one.path} and {other.path}: the same network under two names. It would count twice; keep one of them"
             )
@@ -65,12 +65,6 @@ def twin_warnings(moved: Mapping[str, Moved], experts: Sequence[ExpertFile]) -> 
                 "far below). Is it the same text, or overlapping? They would share the mass of one"
             )
     return found
-
-
-def _network(expert: ExpertFile) -> list[str]:
-    """The digests of an expert's weights, without its rows."""
-    stated = expert.header.tensors
-    return [stated[name].sha256 for name in sorted(stated) if name.endswith("_proj.weight")]
 
 
 def _moved(base: Base, expert: ExpertFile) -> Moved:

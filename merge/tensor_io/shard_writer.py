@@ -122,9 +122,7 @@ class _Copier:
         os.ftruncate(output, at)
 
     def run(self) -> None:
-        workers = min(WORKERS, usable_cores())
-        if not self.verify and not any(tensor.converts for shard in self.shards for tensor, _, _ in shard):
-            workers = min(workers, len(self.shards))  # nothing to do but to write, and a file takes one write at a time
+        workers = min(WORKERS, usable_cores())  # also where nothing is checked: the less work, the less time
         with ThreadPoolExecutor(workers) as pool:
             try:
                 for done in as_completed([pool.submit(self.carry, *job) for job in self.jobs(workers)]):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -82,10 +84,10 @@ class FakeClock:
 
 def test_progress_without_a_terminal_is_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     clock = FakeClock()
-    with progress("merging", 4_800_000_000, clock=clock) as advance:
-        for _ in range(41):  # half a second each, after the first
-            advance(30_000_000)
-            clock.now += 0.5
+    lines = ProgressLines("merging", 4_800_000_000, "bytes", clock)
+    for _ in range(41):  # half a second each, after the first
+        lines.advance(30_000_000)
+        clock.now += 0.5
     assert capsys.readouterr() == ("", (
         "merging: 630.00 MB of 4.80 GB (13%), 60.00 MB/s, 1 min 10 s left\n"
         "merging: 1.23 GB of 4.80 GB (26%), 60.00 MB/s, 1 min 0 s left\n"
@@ -96,12 +98,11 @@ def test_a_work_that_goes_on_where_it_stopped_does_not_count_that_as_its_speed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     clock = FakeClock()
-    with progress("training", 100_000, "tokens", clock) as advance:
-        advance(50_000)  # of the run before
+    lines = ProgressLines("training", 100_000, "tokens", clock)
+    lines.advance(50_000)  # of the run before
+    for amount in (1_000, 500):
         clock.now += 10
-        advance(1_000)
-        clock.now += 10
-        advance(500)
+        lines.advance(amount)
     assert capsys.readouterr().err == (
         "training: 51,000 of 100,000 tokens (51%), 100 tokens/s, 8 min 10 s left\n"
         "training: 51,500 of 100,000 tokens (52%), 50 tokens/s, 16 min 10 s left\n"
@@ -120,9 +121,24 @@ def test_what_has_no_end_or_does_not_move_has_no_time_left(capsys: pytest.Captur
         clock.now += 20
     assert capsys.readouterr().err == (
         "reading: 3 documents, 0.27 documents/s\n"
-        "reading: 3 documents, 0 documents/s\n"
-        "learning: 0 of 8 classifiers (0%), 0 classifiers/s\n"
+        "reading: 3 documents, 0.14 documents/s\n"
+        "learning: 0 of 8 classifiers (0%)\n"
     )
+
+
+def test_a_step_that_takes_long_does_not_silence_the_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flexo.console.LINE_SECONDS", 0.01)
+    monkeypatch.setattr("flexo.console.TICK", 0.005)
+    said = ""
+    with progress("training", 10, "steps") as advance:
+        advance(0)
+        time.sleep(0.02)
+        advance(2)
+        while "training: 2 of 10 steps (20%)" not in said or said.count("left") < 3:  # no further call
+            said += capsys.readouterr().err
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
 
 
 def test_seconds_as_people_say_them() -> None:
@@ -137,10 +153,8 @@ def test_quiet_shows_no_progress(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     monkeypatch.setenv(VARIABLE, "quiet")
-    clock = FakeClock()
-    with progress("working", 10, clock=clock) as advance:
-        advance(5)
-        clock.now += 30
+    monkeypatch.setattr("flexo.console.LINE_SECONDS", 0.0)
+    with progress("working", 10) as advance:
         advance(5)
     assert capsys.readouterr() == ("", "")
 

@@ -5,7 +5,6 @@ The owner's text is read here and nowhere else; what leaves is one file, and `tr
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from flexmix.packing.datamodule import TextModule
 from flexmix.tokens.shard import text_digest
 from flexo.console import progress
 from flexo.errors import InputError
+from flexo.rooms import versions
 from merge.formats.architecture import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from merge.formats.expert_file import ExpertFile, open_expert, write_expert
 from merge.formats.expert_header import AnchorReference, Header, Losses, Training
@@ -290,7 +290,7 @@ class ExpertTraining:
             training=self._training(before, after),
             data=count_own(texts),
             privacy=None,
-            software={name: importlib.metadata.version(name) for name in SOFTWARE},
+            software=versions(SOFTWARE),
         )
 
     def _training(self, before: Metrics, after: Metrics) -> Training:

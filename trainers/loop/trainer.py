@@ -16,7 +16,7 @@ import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 
 from flexmix.packing.datamodule import TextModule
-from flexo.console import keep_freed_memory
+from flexo.cpu_threads import keep_freed_memory
 from flexo.errors import InputError
 from trainers.distributed import StrategyName, computes_in_bf16, is_first, make_strategy
 from trainers.loop.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
@@ -26,13 +26,14 @@ from trainers.loop.run_folder import CHECKPOINT
 from trainers.slurm.jobs import slurm_environment
 
 Metrics = dict[str, float]
+PRECISIONS = ("auto", "bf16-mixed", "bf16-true", "32-true", "32", "64-true")  # as lightning.Trainer names them
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
     """Settings of Lightning's trainer, and how often a checkpoint is written."""
 
-    precision: str = "auto"  # or anything that lightning.Trainer takes
+    precision: str = "auto"  # one of PRECISIONS
     accelerator: str = "auto"
     strategy: StrategyName = "auto"  # ddp: the whole model on every device; fsdp: spread over the devices
     devices: int = 1  # on each node
@@ -54,6 +55,8 @@ class TrainerOptions:
             raise InputError(
                 f"run.precision={self.precision}: fp16 needs loss scaling, which flexo leaves out; use bf16-mixed."
             )
+        if self.precision not in PRECISIONS:
+            raise InputError(f"run.precision={self.precision}: expected one of {', '.join(PRECISIONS)}.")
 
     def prepare(self, model: Any) -> None:
         """Applies to a model what these options change about it before training."""

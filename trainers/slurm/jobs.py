@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import filter_overrides
-
 from flexo.cpu_threads import given_environment
 from flexo.errors import InputError
 
@@ -89,6 +87,8 @@ class ArrayRun:
 
 def named(overrides: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[ArrayRun]:
     """Runs named after what sets them apart from each other; one alone after all that it was given."""
+    from hydra.core.utils import filter_overrides  # here: `slurm_environment` is for runs without Hydra, too
+
     shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
     names = [" ".join(part for part in filter_overrides(given) if part not in shared) for given in overrides]
     return [ArrayRun(list(given), *rest) for given, *rest in zip(overrides, outputs, names, strict=True)]

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -571,6 +572,26 @@ def test_what_is_no_number_is_never_rounded_to_one(
         with pytest.raises(ExpertFileError, match=rf"{name} holds NaN or infinite values"):
             execute(even_plan([tmp_path / "math.pt"], dtype=dtype), tmp_path / "m", verify=verify)
     assert listing(tmp_path) == {"math.pt"}
+
+
+def test_without_checks_as_many_threads_copy(
+    make_expert: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving work out must not cost time."""
+    threads: list[int] = []
+
+    class Counted(ThreadPoolExecutor):
+        def __init__(self, workers: int) -> None:
+            threads.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr("merge.tensor_io.shard_writer.ThreadPoolExecutor", Counted)
+    monkeypatch.setattr("merge.tensor_io.shard_writer.usable_cores", lambda: 2)
+    made = even_plan([make_expert("math")])
+    for verify in (True, False):
+        execute(made, tmp_path / str(verify), verify=verify)
+    assert threads == [2, 2]
+    assert (tmp_path / "True/model.safetensors").read_bytes() == (tmp_path / "False/model.safetensors").read_bytes()
 
 
 def test_an_occupied_output_is_refused_before_anything_is_read(make_expert: Make, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from flexo.console import parse_size
+from merge.commands.options import parse_size
 
 
 def test_sizes_as_people_write_them() -> None:
