@@ -173,7 +173,7 @@ def s3() -> Iterator[str]:
     """`s3://fed`, a bucket of moto's server on loopback, which answers as S3 does."""
     s3fs = pytest.importorskip("s3fs", reason="no s3fs here: pip install s3fs")
     if not (command := shutil.which("moto_server")):
-        pytest.skip("no moto_server here: pip install 'moto[s3,server]', in an environment of its own")
+        pytest.skip("no moto_server here: pip install 'moto[s3]' flask flask-cors, in an environment of its own")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
