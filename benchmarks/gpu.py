@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -88,6 +89,7 @@ def run_part(part: Part, device: str, toy: bool, kept: Path) -> None:
     elif part.calls == "study":
         from benchmarks.gpu_parts.study import study
 
+        shutil.rmtree(kept / "study", ignore_errors=True)
         study(note, work=kept / "study", toy=toy, **part.given)
     elif part.calls == "speed.merge":
         from benchmarks.gpu_parts.speed import merge

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from flexo.errors import InputError, ModelFolderError
@@ -60,14 +61,15 @@ class Check:
 def check(folder: Path | str, anchor: Path | str, device: str = "auto") -> Check:
     """Runs a merged folder and its anchor on a few thousand tokens; raises `InputError` if one cannot be loaded."""
     folder, anchor = Path(folder), Path(anchor)
-    model, tokenizer = load_model(folder, "float32", device)
+    model, tokenizer = load_model(folder, device=device)
+    in_float32(model)
     names = expert_names(model)
     x_BT, text = reference_tokens(anchor, tokenizer, model.config)
     x_BT = x_BT.to(model.device)
     stored = ModelFolder(folder).dtype("model.embed_tokens.weight")
     rounded = {torch.bfloat16: "bfloat16", torch.float16: "float16"}.get(stored, "float32")
     dense, _ = load_model(anchor, rounded, device)  # as the merge may have rounded the anchor's weights, too
-    torch.nn.Module.float(dense)
+    in_float32(dense)
     if dense.config.vocab_size != model.config.vocab_size:
         raise InputError(f"{anchor}: another vocabulary than {folder} has. Is it the anchor of this model?")
     expected = _logits(dense, x_BT)
@@ -78,7 +80,7 @@ def check(folder: Path | str, anchor: Path | str, device: str = "auto") -> Check
     del dense
     with select_experts(model, ["public"], 1):
         found = _logits(model, x_BT)
-    difference = ((found - expected).abs().max() / expected.abs().max()).item()
+    difference = _apart(found, expected)
     del found, expected
     routing, logits = measure_routing(model, x_BT)
     loss = _loss(logits, x_BT)
@@ -132,14 +134,44 @@ def _quantize(dense: Any, scheme: Scheme, dtype: str) -> None:
     for layer in dense.model.layers:
         for part in FFN:
             weight = layer.mlp.get_submodule(part).weight
-            values = scheme.dequantize(*scheme.quantize(weight.detach().cpu().numpy(), dtype))
-            weight.data.copy_(torch.from_numpy(values))
+            values = scheme.dequantize(*scheme.quantize(weight.detach().cpu().float().numpy(), dtype))
+            weight.data = torch.from_numpy(values).to(weight.device)
+
+
+def in_float32(model: Any) -> None:
+    """Makes a model compute in float32, whatever its weights are stored in; one layer of them is widened at a time.
+
+    In float32 as a whole, four experts of a 1B anchor would take 25 GB, and lie in 8 on the disk, from which they are
+    mapped.
+    """
+
+    def widen(part: nn.Module, _inputs: Any) -> None:
+        for parameter in part.parameters():
+            if parameter.is_floating_point():
+                stored.append((parameter, parameter.data))
+                parameter.data = parameter.data.float()
+
+    def narrow(*_: Any) -> None:
+        while stored:
+            parameter, data = stored.pop()
+            parameter.data = data
+
+    stored: list[tuple[nn.Parameter, torch.Tensor]] = []
+    for part in (model.get_input_embeddings(), *model.model.layers, model.model.norm, model.get_output_embeddings()):
+        part.register_forward_pre_hook(widen)
+        part.register_forward_hook(narrow)
 
 
 @torch.inference_mode()
 def _logits(model: Any, x_BT: torch.Tensor) -> torch.Tensor:
     logits_BTV: torch.Tensor = model(input_ids=x_BT, use_cache=False).logits.float()
     return logits_BTV
+
+
+@torch.inference_mode()
+def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference over the largest that is expected; overwrites `found`, which may be gigabytes."""
+    return (found.sub_(expected).abs_().max() / expected.abs().max()).item()
 
 
 def _loss(logits_BTV: torch.Tensor, x_BT: torch.Tensor) -> float:

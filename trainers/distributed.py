@@ -39,7 +39,7 @@ def measuring_device(accelerator: str) -> torch.device | None:
 def computes_in_bf16(cuda: bool) -> bool:
     """Whether the hardware computes in bf16: the GPU, or the CPU."""
     if cuda:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpu = torch.cpu.get_capabilities()
     return bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
 

@@ -10,6 +10,7 @@ from flexmix.documents.hub import local_folder
 from flexmix.packing.datamodule import TextModule
 from flexmix.packing.windows import Packed
 from flexmix.tokens.shard import text_digest
+from flexo.console import progress
 from flexo.errors import InputError
 from merge.formats.anchor_folder import Anchor, open_anchor
 from merge.formats.expert_header import Data, check_domain
@@ -99,6 +100,8 @@ def find_owner(options: OwnerOptions, run: Run) -> Owner:
     domain, data = options.domain, run.data
     check_domain(domain.name, "domain.name")
     anchor = open_anchor(local_folder(options.anchor))
+    with progress("reading the anchor", anchor.weights.nbytes) as anchor.advance:
+        _ = anchor.digest  # of all its weights: kept from here on
     text = find_own_text(domain.name, options.corpora, domain.train, domain.test, domain.hub, data.mixture)
     run.tell(f"reading {text.said}")
     reference = options.public or anchor.reference

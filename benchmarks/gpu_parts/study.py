@@ -28,7 +28,7 @@ from trainers.owner import Domain, OwnerOptions
 
 Note = Callable[..., None]
 MIDDLE = {"vocab_size": 16_384, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12}  # 64M
-TOY = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+TOY = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 
 
 def study(note: Note, corpora: Path, work: Path, tokens: tuple[int, int], toy: bool) -> None:
@@ -65,10 +65,10 @@ def study(note: Note, corpora: Path, work: Path, tokens: tuple[int, int], toy: b
         train_whole(owner, WholeOptions("dense"), replace(ready, loss=LossOptions()))
         made["dense"].append(ready.output)
         note(trained=name)
-    merge_experts(made["ours"], work / "merged", anchor=work / "anchor", options=MergeOptions(top_k=4))
+    merge_experts(made["ours"], work / "merged", anchor=work / "anchor")
     merge_experts(
         made["published"], work / "as-published", anchor=work / "anchor",
-        options=MergeOptions(top_k=4, public_weight=1.0),
+        options=MergeOptions(public_weight=1.0),
     )  # fmt: skip
     models = [work / "anchor", *made["dense"], work / "merged", work / "as-published"]
     results = evaluate(

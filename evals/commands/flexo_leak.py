@@ -52,6 +52,8 @@ def leak(
     never: Annotated[
         Path | None, typer.Option(help="A model that was merged without an expert, to compare with.")
     ] = None,
+    embedding: Annotated[Path | None, typer.Option(help="What flexo-embed made of the owner's text.")] = None,
+    proxies: Annotated[Path | None, typer.Option(help="The proxies of the owner's text.")] = None,
     parts: Annotated[str | None, typer.Option(help="Attacks, separated by commas. [default: all that can run]")] = None,
     documents: Annotated[int, typer.Option(min=20, help="Members to try, and non-members, at most.")] = 1000,
     others: Annotated[
@@ -95,7 +97,7 @@ def leak(
         # entered before the work, so that a path which cannot be written is refused before it
         output = json_file and stack.enter_context(new_file(json_file, replace=True))
         settings = Settings(seed, cache, others, delta, dtype, device)
-        extra = Extra(domains, max_bytes, never)
+        extra = Extra(domains, max_bytes, never, embedding, proxies)
         found = attack(model, texts, against=against, parts=wanted, settings=settings, extra=extra)
         typer.echo(leak_text(found), nl=False)
         if output:

@@ -16,7 +16,7 @@ from evals.privacy.attacks import canaries, extraction, membership
 from evals.privacy.attacks.documents import Texts
 from evals.privacy.attacks.part import Context, Extra, Need, Part, Row, Settings
 from evals.privacy.attacks.targets import open_targets
-from evals.privacy.besides import access, attribution, leaving
+from evals.privacy.besides import access, attribution, leaving, rows
 from flexmix.canaries.manifest import read_manifest
 from flexo.errors import InputError
 from merge.formats.expert_file import open_expert
@@ -24,7 +24,15 @@ from merge.formats.expert_header import StatedPrivacy
 from merge.tensor_io.json_file import read_json
 
 FORMAT, VERSION = "flexo.leak", 1
-PARTS: tuple[Part, ...] = (membership.PART, extraction.PART, canaries.PART, attribution.PART, leaving.PART, access.PART)
+PARTS: tuple[Part, ...] = (
+    membership.PART,
+    extraction.PART,
+    canaries.PART,
+    rows.PART,
+    attribution.PART,
+    leaving.PART,
+    access.PART,
+)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tuf.api.metadata import DelegatedRole, Delegations, Role, Root
@@ -129,9 +130,10 @@ def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: boo
 
     coordinator.commit(change)
     for role in forgotten_roles:
-        for path in coordinator.home.folder.glob(f"experts/*/{domain}.*"):
-            shutil.rmtree(path.parent, ignore_errors=True)
-        shutil.rmtree(coordinator.home.folder / "trusted" / domain, ignore_errors=True)
+        for folder in {path.parent for path in coordinator.home.folder.glob(f"experts/*/{domain}.*")}:
+            shutil.rmtree(folder)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(coordinator.home.folder / "trusted" / domain)
         sweep(coordinator, role, forgotten)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def merge(
 ) -> list[str]:
     """Writes the merged folder, whole or not at all; returns what the plan warns about."""
     keys = chosen.found.home.folder / "trusted"
-    shutil.rmtree(keys, ignore_errors=True)
+    with suppress(FileNotFoundError):  # a key that stays behind would be trusted
+        shutil.rmtree(keys)
     for path, (owner, one) in zip(files, chosen.experts, strict=True):
         _write_key(keys, chosen, owner)
         if one.signature:

@@ -32,9 +32,10 @@ from federation.roles.signed import (
     described,
     name_of,
     ours,
-    read_if_there,
+    read_or_nothing,
     set_ours,
     sign,
+    signed_versions,
     verified,
     versions_there,
 )
@@ -148,7 +149,7 @@ class Coordinator:
     def stamp(self, root: Root, snapshot: Snapshot, data: bytes, known: int, days: float) -> None:
         """Makes a snapshot the one that everybody follows, unless a newer one is stamped meanwhile."""
         while True:  # the claims first: so a later claim never names an earlier snapshot
-            version = max([known, *(there for there, _ in self._stamps(root, known))]) + 1
+            version = self._claimed(root, known)[0] + 1
             snapshot, data = newest_snapshot(self.place, root, snapshot, data)
             stamp = Timestamp(version, snapshot_meta=described(snapshot, data))
             stamped = sign(stamp, self.signers("timestamp", root), days)
@@ -156,20 +157,15 @@ class Coordinator:
                 break
         shown = 0
         while shown < version:
-            version, stamped = (self._stamps(root, version - 1) or [(version, stamped)])[-1]
+            shown, stamped = self._claimed(root, version - 1, stamped)
             self.place.replace(name_of("timestamp", None), stamped)
-            shown = version
-            version = max([shown, *(later for later, _ in self._stamps(root, shown))])
+            version = self._claimed(root, shown)[0]
 
-    def _stamps(self, root: Root, known: int) -> list[tuple[int, bytes]]:
-        """Claimed timestamps after version `known` that are signed, in order."""
-        found = []
-        for version in versions_there(self.place, "timestamp", known):
-            data = read_if_there(self.place, name_of("timestamp", version), MOST["timestamp"]) or b""
-            signed = verified(data, Timestamp, "timestamp", root)
-            if signed and signed.version == version:
-                found.append((version, data))
-        return found
+    def _claimed(self, root: Root, known: int, data: bytes = b"") -> tuple[int, bytes]:
+        """The newest timestamp after version `known` that was claimed and signed, or what is given."""
+        for stamp, found in signed_versions(self.place, "timestamp", Timestamp, root, known):
+            return stamp.version, found
+        return known, data
 
     def settle_keys(self, root: Root) -> None:
         """Gives the keys of a finished rotation their names in the folder."""
@@ -182,10 +178,7 @@ def create_signed(place: Place, role: str, signed: S, data: bytes, root: Root) -
     name = name_of(role, signed.version)
     if place.create(name, data):
         return True
-    try:
-        found = place.read(name, MOST[role])
-    except StoreError:  # gone meanwhile, or larger than it may be
-        found = b""
+    found = read_or_nothing(place, name, MOST[role])
     if verified(found, type(signed), role, root):
         return found == data
     place.replace(name, data)

@@ -28,12 +28,12 @@ from federation.roles.signed import (
     MOST_OWNER,
     name_of,
     ours,
-    read_if_there,
+    read_or_nothing,
     set_ours,
     sign,
+    signed_versions,
     stored_as,
     verified,
-    versions_there,
 )
 from federation.roles.trust import State, follow
 from federation.store.place import Advance, StoreError
@@ -129,11 +129,11 @@ def publish(home: Home, state: State, owner: Owner, made: Targets, signing: list
     """
     place, days = home.writable, policy_of(state.targets).days["owner"]
     known = max(owner.serial, home.written().get(owner.role, 0))
-    known = max([known, *_signed_versions(home, state, owner, known)])
-    made.version = known + 1
+    later = next(signed_versions(place, owner.role, Targets, state.targets, known), None)
+    made.version = (later[0].version if later else known) + 1
     data = sign(made, signing, days)
     if not place.create(name_of(owner.role, made.version), data):
-        there = read_if_there(place, name_of(owner.role, made.version), MOST_OWNER) or b""
+        there = read_or_nothing(place, name_of(owner.role, made.version), MOST_OWNER)
         if verified(there, Targets, owner.role, state.targets):
             raise StoreError(
                 f"{place.url}: serial {made.version} of {owner.domain!r} was written meanwhile, with the same key. Two "
@@ -156,16 +156,6 @@ def refuse_forgotten(home: Home, owner: Owner) -> list[str]:
         f"the store shows serial {shown} of {owner.domain!r}, and serial {written} was written from here: the store "
         "has forgotten the last write, or hides it. Submit or withdraw again, and tell the coordinator"
     ]
-
-
-def _signed_versions(home: Home, state: State, owner: Owner, known: int) -> list[int]:
-    """Serial numbers after `known` that were signed with the owner's key."""
-    place, found = home.writable, []
-    for version in versions_there(place, owner.role, known):
-        data = read_if_there(place, name_of(owner.role, version), MOST_OWNER) or b""
-        if verified(data, Targets, owner.role, state.targets):
-            found.append(version)
-    return found
 
 
 def _signers(state: State, role: str, domain: str, keys: list[Path]) -> list[CryptoSigner]:

@@ -12,13 +12,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from federation.roles.home import Home, root_digest
-from federation.roles.signed import MOST, Metadata, S, name_of, read_if_there, verified, versions_there
+from federation.roles.signed import (
+    MOST,
+    Metadata,
+    S,
+    name_of,
+    read_if_there,
+    read_or_nothing,
+    signed_versions,
+    verified,
+)
 from federation.store.place import ANY, SMALL_FILE, NotThereError, Place, StoreError, watched
 from flexo.errors import InputError
 
@@ -111,16 +121,15 @@ def restore(home: Home) -> list[str]:
             if path.exists():
                 files.append((name_of(role, Metadata.from_bytes(path.read_bytes()).signed.version), path))
         for name, path in files:
-            if _there(place, name) != (data := path.read_bytes()):
+            if read_or_nothing(place, name, max(MOST.values())) != (data := path.read_bytes()):
                 place.replace(name, data)
                 written.append(name)
-        shown = verified(_there(place, name_of("timestamp", None)), Timestamp, "timestamp", root)
-        for version in reversed(versions_there(place, "timestamp", shown.version if shown else 0)):
-            data = _there(place, name_of("timestamp", version))
-            if verified(data, Timestamp, "timestamp", root):
-                place.replace(name_of("timestamp", None), data)
-                written.append(name_of("timestamp", None))
-                break
+        name = name_of("timestamp", None)
+        shown = verified(read_or_nothing(place, name, MOST["timestamp"]), Timestamp, "timestamp", root)
+        newest = signed_versions(place, "timestamp", Timestamp, root, shown.version if shown else 0)
+        for _, data in islice(newest, 1):
+            place.replace(name, data)
+            written.append(name)
     return written
 
 
@@ -190,14 +199,6 @@ def _read(place: Place, role: str, version: int | None, kind: type[S], root: Roo
     if seen and signed.version < seen.version:
         raise TrustError(_rolled_back(place, f"{role} {signed.version}, this machine has seen {seen.version}"))
     return signed
-
-
-def _there(place: Place, name: str) -> bytes:
-    """What a store has under a name, if that is not more than it may be."""
-    try:
-        return place.read(name, max(MOST.values()))
-    except StoreError:
-        return b""
 
 
 def _rolled_back(place: Place, what: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from federation.store.place import BUFFER, Advance, NotThereError, Place, StoreError, begin_at
+from federation.store.place import BUFFER, Advance, NotThereError, Place, StoreError, UnfitError, begin_at
 from flexo.atomic_files import CHUNK, FULL, new_file, partial_of, sync
 
 
@@ -27,7 +27,7 @@ class FolderPlace(Place):
             raise StoreError(f"{self.folder / name}: cannot be read ({error.strerror}).") from None
         with file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise StoreError(f"{self.folder / name}: not a plain file. The store was tampered with.")
+                raise UnfitError(f"{self.folder / name}: not a plain file. The store was tampered with.")
             file.seek(start)
             while chunk := file.read(CHUNK):
                 yield chunk

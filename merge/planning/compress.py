@@ -111,7 +111,8 @@ def compress(
         if budget is not None:
             ranks, kept = _ranks(before, weights, budget, advance)
         for name, public in weights.items():
-            factors, data = {}, before.formed(name, public)
+            factors: dict[str, torch.Tensor] = {}
+            data = before.formed(name, public)
             if budget is not None:
                 factors, data = _truncated(name, public, data, ranks[name])
             if whole:

@@ -245,10 +245,10 @@ def _tensors(
 
 def _formed(expert: ExpertFile, weight: str, public: StoredTensor, dtype: str) -> bytes:
     """A weight that `expert` holds as factors, in another dtype if the merge is to have one."""
-    data = expert.formed(weight, public)
+    whole = expert.formed(weight, public)
     if dtype == public.dtype:
-        return bytes(data)
-    data = rounded(to_float32(data, public.dtype), dtype)
+        return bytes(whole)
+    data = rounded(to_float32(whole, public.dtype), dtype)
     if not all_finite(data, dtype):
         raise InputError(f"{expert.path}: {weight} holds values that {dtype} cannot hold. Choose another --dtype.")
     return data

@@ -54,6 +54,7 @@ class VllmEngine(AnsweringEngine):
         super().__init__(served, sink, options)
         self._secret, self._ended, self._closing = secrets.token_bytes(32), ended, False
         self._sending = threading.Lock()
+        start = {"arguments": self._arguments(), "setting": {"experts": len(self.known), "counted": served.chooses}}
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - what vLLM prints, as long as it runs
         ours, theirs = socket.socketpair()
         self._pipe = Connection(ours.detach())
@@ -66,6 +67,7 @@ class VllmEngine(AnsweringEngine):
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,
                 stderr=self._said,
+                start_new_session=True,  # Ctrl-C is for the gateway, which says when it is over
             )
         except OSError as error:
             raise InputError(
@@ -73,14 +75,15 @@ class VllmEngine(AnsweringEngine):
             ) from None
         finally:
             theirs.close()
-        self._send({"start": {"arguments": self._arguments(), "setting": self._setting()}})
+        self._send({"start": start})
         try:
             found = json.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):
             found = {"refused": self._last_words()}
         if "refused" in found:
-            self.process.wait()
+            self._stop()
             raise InputError(f"vLLM does not start: {found['refused']}")
+        self.about: dict[str, str] = found["ready"]  # its version, and which of its model runners
         self._thread = threading.Thread(target=self._listen, name="vllm", daemon=True)
         self._thread.start()
 
@@ -99,14 +102,18 @@ class VllmEngine(AnsweringEngine):
 
     def close(self) -> None:
         self._closing = True
+        self._stop()
+        self._thread.join()
+        super().close()
+
+    def _stop(self) -> None:
+        """Ends vLLM's process, and with it the socket."""
         self.process.terminate()
         try:
             self.process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._thread.join()
-        super().close()
 
     def _arguments(self) -> dict[str, Any]:
         """vLLM's `EngineArgs`: what this room decides, and over it what the settings say."""
@@ -125,9 +132,6 @@ class VllmEngine(AnsweringEngine):
         if wrong := sorted(ours.keys() & options.arguments.keys()):
             raise InputError(f"engine.arguments: {', '.join(wrong)} follow from the other settings of the engine.")
         return ours | dict(options.arguments)
-
-    def _setting(self) -> dict[str, Any]:
-        return {"experts": len(self.known), "counted": self.served.chooses}
 
     def _send(self, message: dict[str, Any]) -> None:
         try:
@@ -171,7 +175,8 @@ class VllmEngine(AnsweringEngine):
                 return
 
     def _last_words(self) -> str:
-        self.process.wait()
+        """The end of what vLLM has printed, once its process has closed the socket."""
+        self._stop()
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"it ended with {self.process.returncode}"

@@ -50,7 +50,7 @@ class EngineSettings(Strict):
     blocks: Annotated[int, Field(ge=2)] = 512
     share_prefixes: bool = True
     verify: bool = True
-    python: str = ""
+    python: Path | None = None
     arguments: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -93,7 +93,7 @@ class Settings(Strict):
         return self
 
     def options(self) -> EngineOptions:
-        return EngineOptions(**self.engine.model_dump())
+        return EngineOptions(**self.engine.model_dump() | {"python": str(self.engine.python or "")})
 
 
 def read_settings(path: Path | None, **given: Any) -> Settings:
@@ -124,9 +124,9 @@ def read_settings(path: Path | None, **given: Any) -> Settings:
 
 def _beside(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Settings whose paths are relative to `folder`."""
-    paths = {"model", "keys", "log", "sign", "certificate", "key"}
+    paths = {"model", "keys", "log", "sign", "certificate", "key", "python"}
     return {
-        name: _beside(value, folder) if isinstance(value, dict) and name == "tls"
+        name: _beside(value, folder) if isinstance(value, dict) and name in ("tls", "engine")
         else folder / value if name in paths and isinstance(value, str) else value
         for name, value in content.items()
     }  # fmt: skip

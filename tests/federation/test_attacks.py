@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -178,6 +179,20 @@ def test_metadata_of_a_gigabyte(world: World) -> None:
         file.truncate(1 << 30)
     with pytest.raises(TrustError, match=r"metadata larger than it may be"):
         world.seen()
+
+
+@pytest.mark.parametrize("how", ["a gigabyte", "a pipe"])
+def test_what_lies_under_an_owners_next_name_hides_nobody(world: World, how: str) -> None:
+    """Whoever may write to the store could else shut it for everybody."""
+    path = world.store / name_of(role_of(world.seen().state, "math"), 2)
+    if how == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 30)
+    assert [owner.domain for owner in world.seen().owners if owner.in_force] == ["code", "math"]
+    assert world.submit("math", seed=1).serial == 2, "and it is not in the owner's way"
+    assert world.seen().owners[1].serial == 2
 
 
 def test_endless_and_slow_experts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,7 @@ def interrupted(world: World, step: Step, count: int, how: str) -> bool:
         print(error, file=sys.stderr, flush=True)
         os._exit(3 if how == "full" and "full" in str(error) else 4)
     except OSError as error:
+        traceback.print_exc()
         os._exit(3 if how == "full" and error.errno == 28 else 5)
     except BaseException:
         traceback.print_exc()

@@ -19,8 +19,10 @@ from flexo.errors import InputError
 from tests.federation.web import hostile, served
 
 
-@pytest.fixture(params=["folder", "memory", "sftp"])
+@pytest.fixture(params=["folder", "memory", "sftp", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "s3":
+        return open_place(f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}")
     if request.param == "memory":
         return open_place(f"memory://{uuid.uuid4().hex}")
     if request.param == "sftp":

@@ -24,7 +24,7 @@ SETS = [["public"], ["public", "math"], ["public", "code"], ["public", "math", "
         ["public", "math", "news", "code"], ["math"]]  # fmt: skip
 ENGINES = {"packed": PackedEngine, "padded": PaddedEngine}
 SMALL = EngineOptions(dtype="float32", device="cpu", pass_tokens=256, block_tokens=4, blocks=256)
-SECONDS = 60.0
+SECONDS = 300.0  # for a machine with other work on it
 ROUNDING = 0.05  # nats per token between bfloat16 and float32; between two sets it is 0.3 and more
 
 

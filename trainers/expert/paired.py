@@ -227,10 +227,16 @@ def expert_state(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor
     Networks of layers whose expert is the public one are left out.
     """
     tensors: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, tensor: torch.Tensor) -> None:
+        """At once: the network that a low-rank expert stands for is made layer by layer, and is large in float32."""
+        tensors[name] = tensor.detach().to("cpu", dtype)
+
     for n, layer in enumerate(pairs(model)):
         if (weights := layer.expert_weights()) is not None:
-            tensors |= {expert_ffn(n, part): weight for part, weight in zip(FFN, weights, strict=True)}
-        tensors[ROUTER_WEIGHT.format(n=n)] = whole(layer.row_D)
+            for part, weight in zip(FFN, weights, strict=True):
+                keep(expert_ffn(n, part), weight)
+        keep(ROUTER_WEIGHT.format(n=n), whole(layer.row_D))
         if layer.bias is not None:
-            tensors[ROUTER_BIAS.format(n=n)] = whole(layer.bias).clamp(max=0)
-    return {name: tensor.detach().to("cpu", dtype) for name, tensor in tensors.items()}
+            keep(ROUTER_BIAS.format(n=n), whole(layer.bias).clamp(max=0))
+    return tensors

@@ -18,7 +18,7 @@ from trainers.loop.finite import NotFiniteError, finite_weights
 
 
 class TokenProgress(L.Callback):
-    """Shows how many tokens are done, with rate and time left, on the first device of a run.
+    """Shows how much is trained and measured, with rate and time left, on the first device of a run.
 
     Logs the tokens per second of each step and, if the FLOPs of a token are known, FLOP/s and their share of the peak.
 
@@ -59,6 +59,19 @@ class TokenProgress(L.Callback):
             module.log("train/tflops", rate * self.flops_per_token / 1e12)
             if self.peak_flops is not None:
                 module.log("train/utilisation", rate * self.flops_per_token / self.peak_flops)
+
+    def on_validation_start(self, trainer: L.Trainer, _module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            windows = sum(loader.count for loader in trainer.datamodule.val_dataloader())  # type: ignore[attr-defined]
+            self._advance = self._stack.enter_context(progress("measuring held-out text", windows, "windows"))
+
+    def on_validation_batch_end(
+        self, _trainer: L.Trainer, _module: Any, _outputs: Any, batch: Any, *_args: Any
+    ) -> None:
+        self._advance(len(batch["labels"]))
+
+    def on_validation_end(self, *_args: Any) -> None:
+        self._stack.close()
 
     def on_train_end(self, *_args: Any) -> None:
         self._stack.close()

@@ -55,9 +55,10 @@ class Muon(torch.optim.AdamW):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         held = state["momentum_buffer"].lerp_(grad, 1 - momentum)
         # of a spread matrix, every device makes the whole update and keeps its rows of it: one matrix at a time
-        update = whole(grad.lerp(held, momentum)).unflatten(-2, (group["stacked"], -1))
-        size = LIKE_ADAMW * max(update.shape[-2:]) ** 0.5
-        update = polar(update).flatten(-3, -2).to(parameter.dtype)
+        update = whole(grad.lerp(held, momentum))
+        stacked = update.reshape(*update.shape[:-2], group["stacked"], -1, update.shape[-1])
+        size = LIKE_ADAMW * max(stacked.shape[-2:]) ** 0.5
+        update = polar(stacked).reshape(update.shape).to(parameter.dtype)
         if isinstance(parameter, DTensor):
             update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * size)

@@ -112,13 +112,13 @@ class Reader:
         """Of each place; a token that was never learnt is named last."""
         x_NF, token_N = self._seen(traces) @ self.whiten_FF, torch.cat(traces.tokens)
         found = []
-        for x_PF, token_P in zip(x_NF.split(PLACES), token_N.split(PLACES), strict=True):
+        for x_PF, token_P in zip(torch.split(x_NF, PLACES), torch.split(token_N, PLACES), strict=True):
             away_PN = torch.cdist(x_PF, self.x_NF)
             nearest_PV = torch.full((len(x_PF), self.words), torch.inf)
             nearest_PV.scatter_reduce_(1, self.token_N.expand_as(away_PN), away_PN, "amin")
             own_P1 = nearest_PV.gather(1, token_P[:, None])
             found.append((nearest_PV < own_P1).sum(1).where(own_P1[:, 0].isfinite(), self.words))
-        return list(torch.cat(found).split([len(token_S) for token_S in traces.tokens]))
+        return list(torch.split(torch.cat(found), [len(token_S) for token_S in traces.tokens]))
 
     def _seen(self, traces: Traces) -> torch.Tensor:
         """The features [N, F] of each place and of those around it; zero before and behind a document."""
@@ -172,9 +172,8 @@ def _joined(parts: Iterable[Traces]) -> Traces:
 
 def _share(ranks: Sequence[torch.Tensor], top: int, seed: int) -> tuple[float, float, float]:
     """Of places whose token is among the `top` that are taken for likeliest, with an interval over documents."""
-    hit_D = np.array([int((rank_S < top).sum()) for rank_S in ranks])
-    count_D = np.array([len(rank_S) for rank_S in ranks])
-    found = bootstrap(lambda which: float(hit_D[which].sum() / count_D[which].sum()), np.arange(len(ranks)), seed=seed)
+    x_D2 = np.array([[float((rank_S < top).sum()), float(len(rank_S))] for rank_S in ranks])
+    found = bootstrap(lambda drawn_D2: float(drawn_D2[:, 0].sum() / drawn_D2[:, 1].sum()), x_D2, seed=seed)
     return found.value, found.low, found.high
 
 

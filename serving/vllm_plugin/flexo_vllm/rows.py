@@ -39,7 +39,9 @@ class Rows:
         self.public = [True] + [False] * (experts - 1)
         self._public_1E = torch.tensor([self.public], device=device)
         self.allowed_NE = self._public_1E.repeat(tokens, 1)
-        self._share_NE = torch.zeros(tokens, experts, device=device)
+        self._share_NE = torch.zeros(
+            tokens, experts, dtype=torch.float32, device=device
+        )  # vLLM's default is the model's
         self._drawing: list[str] = []
         self._places_S = torch.zeros(0, dtype=torch.long, device=device)
         self._told: list[tuple[str, list[float]]] = []

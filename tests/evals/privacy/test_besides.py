@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from evals.privacy.attacks.documents import Texts
+from evals.privacy.attacks.documents import Texts, tokenised_by
 from evals.privacy.attacks.part import Extra, Row
+from evals.privacy.besides import rows
 from evals.privacy.besides.attribution import traced
 from evals.privacy.besides.leaving import UNEQUAL
+from evals.privacy.besides.rows import mean_inputs
 from evals.privacy.leak import Leak, leak
 from evals.scoring.sliding_windows import TokenisedText
+from flexmix.documents.corpus import read_documents
+from flexmix.domains.embedding import Embedding
+from flexmix.domains.moments import Moments
 from flexo.errors import InputError
 from inference.attribution import attribute
 from inference.load import load_model
+from merge.formats.anchor_folder import open_anchor
+from merge.formats.architecture import ROUTER_WEIGHT
+from merge.formats.expert_file import write_expert
 from merge.planning.membership import opt_out
 from tests.flexmix.text import TEXTS, write_jsonl
 from tests.inference.models import merge_domains
+from tests.merge.tiny import expert_header, expert_values
+from trainers.router.row_init import moment_tensors
 
 N = 20  # documents of a kind
 
@@ -114,3 +126,52 @@ def test_tokens_are_read_back_from_weights_and_not_from_summaries(merged: Path, 
     assert top["from weights, top 10"].value >= top["from weights, top 1"].value
     assert top["from summary, top 1"].reference == top["from weights, top 1"].reference < 0.3
     assert {row.group for row in found.rows} == {"all", "math", "news"}
+
+
+@pytest.fixture(scope="module")
+def tilted(folder: Path, tiny_anchor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An expert of the anchor's own weights whose rows point from the mean state of other documents to its own."""
+    anchor, (model, _) = open_anchor(tiny_anchor), load_model(tiny_anchor)
+    means = [
+        mean_inputs(model, tokenised_by(tiny_anchor, list(read_documents(folder / name)))).mean(0)
+        for name in ("members.jsonl", "others.jsonl")
+    ]
+    values = expert_values("math", anchor, trained=False)
+    for n in range(anchor.architecture.num_hidden_layers):
+        values[ROUTER_WEIGHT.format(n=n)] = anchor.public_row(n) + (means[0][n] - means[1][n]).float()
+    path = tmp_path_factory.mktemp("tilted") / "math.pt"
+    write_expert(path, expert_header("math", anchor), values)
+    return path
+
+
+def test_rows_tell_on_their_own(folder: Path, tilted: Path, tiny_anchor: Path) -> None:
+    texts = Texts(folder / "members.jsonl", folder / "others.jsonl")
+    extra = Extra(folder / "domains")
+    found = leak(str(tilted), texts, against=tiny_anchor, parts=["rows"], extra=extra).rows
+    told = {row.group: row.value for row in found if row.figure == rows.MEMBER}
+    assert set(told) == {"header", "rows", "expert"} and told["rows"] > 0.8
+    assert told["expert"] == pytest.approx(0.5, abs=0.2)  # two copies of one network are that network
+    both = {row.group: row for row in found if row.figure == rows.WITH}
+    assert both["rows"].value > 0.75 and both["rows"].reference == told["expert"]
+    assert {row.group for row in found if row.figure == rows.DOMAIN} == {"header", "rows", "expert"}
+
+
+def test_an_embedding_or_proxies_add_their_scores(
+    folder: Path, tilted: Path, tiny_anchor: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("sklearn")
+    shipped = Path(shutil.copytree(tiny_anchor, tmp_path / "anchor"))
+    anchor, wide = open_anchor(shipped), torch.eye(32).expand(3, 32, 32)
+    public, own = ([Moments.of(x_D, wide[0]) for x_D in torch.ones(3, 32) * size] for size in (0.1, 0.2))
+    write_jsonl(shipped / "flexo/public/train.jsonl", [*TEXTS, *read_documents(folder / "others.jsonl")])
+    save_file(moment_tensors(public), shipped / "flexo/public_moments.safetensors")
+    Embedding.of("math", "router_input", anchor.digest, own, False).write(tmp_path / "math.safetensors")
+    write_jsonl(tmp_path / "proxies.jsonl", list(read_documents(folder / "members.jsonl"))[:8])
+    texts = Texts(folder / "members.jsonl", folder / "others.jsonl")
+    extra = Extra(embedding=tmp_path / "math.safetensors", proxies=tmp_path / "proxies.jsonl")
+    found = leak(str(tilted), texts, against=shipped, parts=["rows"], extra=extra).rows
+    assert {row.group for row in found} == {"header", "rows", "embedding", "proxies", "expert"}
+    Embedding.of("math", "router_input", anchor.digest, own, True).write(tmp_path / "means.safetensors")
+    with pytest.raises(InputError, match="without --means-only"):
+        extra = Extra(embedding=tmp_path / "means.safetensors")
+        leak(str(tilted), texts, against=shipped, parts=["rows"], extra=extra)

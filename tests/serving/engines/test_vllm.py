@@ -63,6 +63,7 @@ def long(served: Path) -> list[Alone]:
 
 
 def test_thirty_requests_of_six_sets_at_once(asked: Asked, expected: list[Alone]) -> None:
+    assert isinstance(asked.engine, vllm.VllmEngine) and asked.engine.about["version"].startswith("0.32.")
     asked.ask(requests())
     for one in expected:
         asked.agrees(one)

@@ -1,16 +1,23 @@
-"""The rows of the vLLM plugin, without vLLM: who may use what in a pass, and which experts made which token."""
+"""What of the vLLM engine can be tested without vLLM: the rows of the plugin, and an engine that does not start."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from flexo.errors import InputError
+from inference.load import load_model
 from serving.engines import routing
+from serving.engines.local import Served
+from serving.engines.vllm import VllmEngine
+from tests.serving.asked import SMALL
 from tests.source_tree import ROOT
 
 SETTING = {"experts": 3, "counted": [True, False]}
@@ -41,9 +48,13 @@ def test_what_is_not_wholly_understood_gets_the_public_expert_alone(module: Any)
     assert rows.allowed(asked([False, True, True])) == [False, True, True]
 
 
-def test_a_pass_that_nobody_has_prepared_uses_the_public_expert_alone(module: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pass_that_nobody_has_prepared_uses_the_public_expert_alone(module: Any, dtype: torch.dtype) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # vLLM builds a model so
     rows = module.Rows(SETTING, 8, torch.device("cpu"))
-    logits_NE = torch.tensor([[0.0, 5.0, 9.0]]).repeat(8, 1)
+    torch.set_default_dtype(before)
+    logits_NE = torch.tensor([[0.0, 5.0, 9.0]], dtype=dtype).repeat(8, 1)
     buffer = rows.allowed_NE.data_ptr()
     for _ in range(2):
         weight_NK, index_NK = rows.route(logits_NE, 2, True, True)
@@ -58,3 +69,15 @@ def test_a_pass_that_nobody_has_prepared_uses_the_public_expert_alone(module: An
         assert a == "a" and b == ("b", [0, 1, 0])
         torch.testing.assert_close(torch.tensor(shares), torch.tensor([0, *torch.tensor([5.0, 9.0]).softmax(0)]))
         assert rows.take() == [] and rows.allowed_NE.data_ptr() == buffer
+
+
+def test_an_engine_without_its_python_or_plugin_is_refused(served: Path) -> None:
+    """In the environment of flexo, whose Python has no plugin."""
+    model, tokenizer = load_model(served, "float32", "cpu")
+    for options, said in (
+        ({"python": "/nowhere/python"}, "cannot be run"),
+        ({"python": sys.executable}, "vLLM does not start: .*No module named"),
+        ({"python": sys.executable, "arguments": {"max_num_seqs": 1}}, "max_num_seqs follow"),
+    ):
+        with pytest.raises(InputError, match=said):
+            VllmEngine(Served.of(model, tokenizer), print, replace(SMALL, kind="vllm", **options), print)
