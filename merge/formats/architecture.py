@@ -116,7 +116,7 @@ def stored_tensors(arch: Architecture, stored: Mapping[str, tuple[int, ...]]) ->
         left, right, scale = factor_names(weight)
         if len(shape) == 2 and left in stored:
             del names[weight]
-            rank = min(stored[left][-1], *shape)
+            rank = min(*stored[left][-1:], *shape)
             names |= {left: (shape[0], rank), right: (rank, shape[1]), scale: (1,)}
     return names
 

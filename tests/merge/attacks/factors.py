@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from merge.planning.compress import RankBudget, compress
 from merge.tensor_io.torch_tensors import dtype_name, tensor_digest
@@ -45,7 +47,20 @@ def _version_1(f: Forge, path: Path) -> None:
     f.save(path, torch.load(path, weights_only=True) | {"version": 1})
 
 
+def _no_dimensions(f: Forge, path: Path) -> None:
+    compress(f.good, path, RankBudget(rank=3))
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(tensors | {UP + "left": torch.tensor(1, dtype=torch.int16)}, path, metadata)
+
+
 ATTACKS = [
+    Attack(
+        "a factor of no dimensions",
+        r"layers.1.up_proj.left is \(\), its header asks for",
+        _no_dimensions,
+        ".safetensors",
+    ),
     _attack(
         "a factor that gives another weight",
         "layers.1.up_proj.weight does not match the sha256 that was stated",
