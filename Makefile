@@ -1,8 +1,9 @@
 # Three commands matter: `make demo`, `make study` and `make test`. Bare `make` explains the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study test slow slurm lint docs format wheel clean
+.PHONY: help setup demo study test slow slurm vllm lint docs format wheel clean
 
 VENV ?= .venv
+VLLM ?= .venv-vllm
 PYTHON ?= python3
 BIN := $(VENV)/bin
 DEMO ?= demo
@@ -14,7 +15,7 @@ STUDY_GIVEN := $(if $(STUDY_CORPORA),"corpora='$(STUDY_CORPORA)'") $(if $(STUDY_
 
 help: ## show this
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET\n"} /^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  DEMO=folder DOMAINS="math code" SEED=1 change the demo, VENV=folder the environment,\n'
+	@printf '\n  DEMO=folder DOMAINS="math code" SEED=1 change the demo, VENV=folder the environment, VLLM=folder that of vLLM,\n'
 	@printf '  STUDY=full STUDY_CORPORA=folder STUDY_ANCHOR=folder STUDY_OUTPUT=folder ARGS="jobs=4" the study.\n'
 
 setup: $(VENV)/ready ## make the virtual environment with everything in it
@@ -46,6 +47,17 @@ slow: $(VENV)/ready $(VENV)/notebook ## the tests that take minutes
 
 slurm: $(VENV)/ready ## the tests on a SLURM made for them; where there can be none, the reason
 	@FLEXO_SLURM_CPUS=2 bash launch/local_slurm.sh run $(BIN)/python -m pytest -q -m slurm -rs || [ $$? = 77 ]
+
+$(VLLM)/ready: serving/vllm_plugin/pyproject.toml $(wildcard serving/vllm_plugin/flexo_vllm/*.py) serving/engines/routing.py
+	@echo "setting up $(VLLM): vLLM for CPU in an environment of its own"
+	@$(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps serving/vllm_plugin
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check 'serving/vllm_plugin[cpu]'
+	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec # of builds that do not go with it
+	@touch $@
+
+vllm: $(VENV)/ready $(VLLM)/ready ## the gates of the vLLM engine, on CPU, in an environment of its own
+	@FLEXO_VLLM=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest -q -m vllm
 
 lint: $(VENV)/ready ## ruff, formatting and types
 	@$(BIN)/ruff check .

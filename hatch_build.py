@@ -31,6 +31,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE, PLUGINS = "flexo", "hydra_plugins"
 CONFIGS, CONFIGS_IN_WHEEL = "configs", "flexo/_configs"
+PROJECT = "pyproject.toml"
 OURSELVES = Path(__file__).name
 TEXTS = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 BY_NAME = {"import_module", "__import__", "find_spec", "run_module", "resolve_name"}  # functions that take a module
@@ -85,6 +86,8 @@ def _files(folder: Path, place: str, kinds: tuple[str, ...]) -> Iterator[tuple[P
         inside = path.relative_to(folder)
         if path.is_dir() or "__pycache__" in inside.parts or any(part.startswith(".") for part in inside.parts):
             continue
+        if any((folder / part / PROJECT).exists() for part in inside.parents):
+            continue  # a package of its own, with a wheel of its own
         if path.suffix not in kinds:
             raise SystemExit(f"{path}: expected {', '.join(kinds)}; {OURSELVES} does not know what to do with others.")
         yield path, f"{place}/{inside.as_posix()}"

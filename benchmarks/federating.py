@@ -2,6 +2,7 @@
 
 python -m benchmarks.federating                     # everything, in a folder for temporary files
 python -m benchmarks.federating --mb 400 --owners 100 --versions 1000
+python -m benchmarks.federating --memory 1000 2000  # peak memory of submit and fetch
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def many_owners(folder: Path, owners: int, versions: int) -> None:
     print(f"| status, {owners} owners, {versions} versions | {inside:.2f} s | {whole:.2f} s with the start of Python |")
 
 
-def large(folder: Path, mb: int, sftp: str) -> None:
-    """One large expert: submit and fetch by each route, and verify."""
+def prepared(folder: Path, mb: int) -> tuple[Coordinator, Path, Path]:
+    """A federation whose owner of math has an expert of about `mb` MB and its key, and has not submitted it."""
     folder.mkdir()
     width = 512
     layers = max(1, round(mb * 1e6 / (3 * width * 4 * width * 4)))
@@ -108,9 +109,36 @@ def large(folder: Path, mb: int, sftp: str) -> None:
     make_key(key)
     coordinator = founded(folder, folder / "anchor")
     add_owner(coordinator, "math", key.with_suffix(".pub"))
+    print(f"| expert | {expert.stat().st_size / 1e6:.0f} MB, {layers} layers |")
+    return coordinator, expert, key
+
+
+def peak_memory(folder: Path, mb: int) -> None:
+    """The most memory of a process that submits a large expert, and of one that fetches it."""
+    coordinator, expert, key = prepared(folder, mb)
+    begin = (
+        "from pathlib import Path\nfrom federation.roles.home import open_home\n"
+        "from federation.owner.submit import submit\nfrom federation.reader.fetch import fetch_expert\n"
+        "from federation.reader.status import read_federation\n"
+        f"home = open_home(Path({str(coordinator.home.folder)!r}))\n"
+    )
+    fetched = "(one,) = read_federation(home).owners[0].submissions.values()\nfetch_expert(home, one)"
+    for what, code in (
+        ("nothing", ""),
+        ("submit", f"submit(home, Path({str(expert)!r}), [Path({str(key)!r})])"),
+        ("fetch", fetched),
+    ):
+        shown = "\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        done = subprocess.run([sys.executable, "-c", begin + code + shown], check=True, capture_output=True, text=True)
+        print(f"| peak memory, {what} | {int(done.stdout.split()[1]) / 1e3:.0f} MB |", flush=True)
+        refresh(coordinator)
+
+
+def large(folder: Path, mb: int, sftp: str) -> None:
+    """One large expert: submit and fetch by each route, and verify."""
+    coordinator, expert, key = prepared(folder, mb)
     size = expert.stat().st_size
     root = (folder / "home" / "root.json").read_bytes()
-    print(f"| expert | {size / 1e6:.0f} MB, {layers} layers |")
 
     def sent(home: Home) -> None:
         shutil.rmtree(folder / "store" / "targets" / "experts", ignore_errors=True)
@@ -192,12 +220,17 @@ def compare(what: str, size: int, ours: Callable[[], object], plain: Callable[[]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mb", type=int, default=400, help="size of the large expert")
+    parser.add_argument("--memory", type=int, nargs="*", default=[], help="sizes of experts in MB: only peak memory")
     parser.add_argument("--owners", type=int, default=100)
     parser.add_argument("--versions", type=int, default=1000)
     parser.add_argument("--sftp", default="", help="sftp://user@host:port of a server on this machine")
     given = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
+        for mb in given.memory:
+            peak_memory(Path(name) / str(mb), mb)
+        if given.memory:
+            return
         large(Path(name) / "large", given.mb, given.sftp)
         many_owners(Path(name) / "many", given.owners, given.versions)
 

@@ -61,7 +61,6 @@ def answered(kind: str, model: Any, tokenizer: Any, asked: list[Job]) -> float:
             over.set()
 
     engine = KINDS[kind](model, tokenizer, hear, EngineOptions(at_once=32, share_prefixes=False))
-    engine._ends = set()  # every answer has its whole length
     began = time.process_time()
     for job in asked:
         engine.submit(job)
@@ -73,6 +72,7 @@ def answered(kind: str, model: Any, tokenizer: Any, asked: list[Job]) -> float:
 
 def engines(folder: Path, rounds: int) -> None:
     model, tokenizer = load_model(folder, "float32", "cpu")
+    model.generation_config.eos_token_id = None  # every answer has its whole length
     names = expert_names(model)
     for work in ("even", "uneven"):
         asked = jobs(names, model.config.vocab_size, work == "uneven")

@@ -55,6 +55,8 @@ from merge.formats.merged_folder import Merged as Merged
 from merge.formats.merged_folder import open_merged as open_merged
 from merge.formats.signing import make_key as make_key
 from merge.formats.signing import sign as sign
+from merge.planning.compress import RankBudget as RankBudget
+from merge.planning.compress import compress as compress
 from merge.planning.membership import opt_out as opt_out
 from merge.planning.merge_options import MergeOptions as MergeOptions
 from merge.planning.merging import merge_experts

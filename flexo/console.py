@@ -229,7 +229,7 @@ class ProgressLines:
         self._lock = threading.Lock()
         self._said_at = clock()
         self._first: tuple[float, float] | None = None  # when, and what was done by then
-        self._since = self._first
+        self._since: tuple[float, float] | None = None
 
     @contextmanager
     def by_themselves(self) -> Iterator[Advance]:

@@ -12,20 +12,21 @@ BIN=$(cd "${BIN:?the folder with python and the flexo commands}" && pwd)
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir -p "${DRILL:=drill}"
 export DRILL=$(cd "$DRILL" && pwd) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=$ROOT
-STORE=${STORE:-folder} TRAINED=${TRAINED:-none} OWNERS=(code math news poems)
+STORE=${STORE:-folder} TRAINED=${TRAINED:-none} alone= OWNERS=(code math news poems)
 [ "$STORE" = folder ] && url=$DRILL/store || url=$STORE$DRILL/store
 mkdir -p "$DRILL"/{handed,store} "$DRILL"/members/{coordinator,outsider,code,letters,math,news,poems}
 started=$SECONDS
 step() { printf '\n[%d:%02d] %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$*"; }
 
-# The folders of all others are covered by empty ones, in a mount namespace of this process alone; so is a store that is
-# somewhere else. Where that is not allowed, it is said, and the rest of the drill goes on.
+# The folders of all others are covered by empty ones, in a mount namespace of this process alone, which may not uncover
+# them; so is a store that is somewhere else. Where that is not allowed, it is said, and the rest of the drill goes on.
 if unshare -m true 2>/dev/null; then
+  alone=yes
   as() {
     (cd "$DRILL/members/$1" && unshare -m bash -c '
       for folder in "$DRILL"/members/*; do [ "$folder" = "$PWD" ] || mount -t tmpfs -o ro,size=4k none "$folder"; done
       [ "$0" = folder ] || mount -t tmpfs -o ro,size=4k none "$DRILL/store"
-      exec "$@"' "$STORE" "${@:2}")
+      exec setpriv --bounding-set=-sys_admin,-sys_ptrace "$@"' "$STORE" "${@:2}")
   }
 else
   echo "note: this machine allows no mount namespaces: members run in their own folders, and could leave them"
@@ -71,6 +72,11 @@ for name, text in words.items():
         lines = [" ".join(dice.choices(text.split(), k=80)) for _ in range(count)]
         Path(members, name, f"{split}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in lines))
 END
+
+if [ "$alone" ]; then
+  fails "No such file" as math cat "$DRILL/members/code/train.jsonl"
+  fails "superuser\|permitted" as math umount "$DRILL/members/code"
+fi
 
 step "the coordinator makes an anchor and founds the federation"
 [ -d "$TRAINED/members/coordinator/anchor" ] && cp -r "$TRAINED/members/coordinator/anchor" "$DRILL/members/coordinator/"

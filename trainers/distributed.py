@@ -36,6 +36,14 @@ def measuring_device(accelerator: str) -> torch.device | None:
     return torch.device("cuda", int(local))
 
 
+def computes_in_bf16(cuda: bool) -> bool:
+    """Whether the hardware computes in bf16: the GPU, or the CPU."""
+    if cuda:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpu = torch.cpu.get_capabilities()
+    return bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
+
+
 def make_strategy(name: StrategyName, devices: int) -> Any:
     """What `lightning.Trainer` is told; `devices` counts those of all nodes."""
     if name == "fsdp":

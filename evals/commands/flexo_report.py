@@ -22,11 +22,18 @@ def main() -> None:
 
 @app.command(
     epilog="Examples:\n\n`flexo-report results.json -o report.html`\n\n"
-    "`flexo-report study/seed*/results.json -o report.html --markdown results.md --pictures pictures`"
+    "`flexo-report study/seed*/results.json -o report.html --markdown results.md --pictures pictures`\n\n"
+    "`flexo-report --leak leak.json -o report.html`"
 )
 def report(
-    results: Annotated[list[Path], typer.Argument(help="Files of `flexo-eval --json`: seeds of one study.")],
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Files of `flexo-eval --json`: seeds of one study.")
+    ] = None,
+    *,
     output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write; it needs nothing else.")],
+    leaks: Annotated[
+        list[Path] | None, typer.Option("--leak", help="Also figures of `flexo-leak --json`. Repeatable.")
+    ] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Also write the table here.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Also write the pictures into this folder, as SVG.")] = None,
     title: Annotated[str | None, typer.Option(help="Of the page. [default: flexo: models and domains]")] = None,
@@ -34,5 +41,7 @@ def report(
     """Write matrix, router heat maps, curves and opt-out matrix as one HTML file."""
     from evals.report.report import TITLE, write_report
 
-    for path in write_report(results, output, markdown=markdown_file, pictures=pictures, title=title or TITLE):
+    for path in write_report(
+        results or [], output, leaks=leaks or [], markdown=markdown_file, pictures=pictures, title=title or TITLE
+    ):
         typer.echo(f"wrote {path}")

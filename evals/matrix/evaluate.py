@@ -78,7 +78,7 @@ def evaluate(
             bench = Bench(shelf, shelf.digests(given, advance), length)
         rows = _rows(given, bench, extras, reading)
         games = credit_games(given, bench, extras.permutations) if extras.credit else []
-        store = Store(scoring.cache)
+        store = Store(scoring.cache, Measurement)
         measure_rows([*rows, *(row for game in games for row in game.rows.values())], texts, store)
     return Results(
         seed=seed,
@@ -110,7 +110,7 @@ def read_domains(given: Sequence[Given], reading: Reading, mixed: int | None = N
     return texts
 
 
-def measure_rows(rows: Sequence[Row], texts: Texts, store: Store) -> None:
+def measure_rows(rows: Sequence[Row], texts: Texts, store: Store[Measurement]) -> None:
     """Measures every row on every text; `store` gives those it has, and holds all of them afterwards."""
     todo = [(row, text) for row in rows for text in texts.values() if store.find(_key(row, text)) is None]
     with progress("scoring", sum(row.passes * text.tokens for row, text in todo), "tokens") as advance:
@@ -122,7 +122,7 @@ def measure_rows(rows: Sequence[Row], texts: Texts, store: Store) -> None:
                 advance(row.passes * text.tokens)
 
 
-def measured(row: Row, text: TokenisedText, store: Store) -> Measurement:
+def measured(row: Row, text: TokenisedText, store: Store[Measurement]) -> Measurement:
     """The measurement that `measure_rows` left in `store`."""
     found = store.find(_key(row, text))
     assert found is not None, "a cell was not measured"

@@ -11,9 +11,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from evals.scoring.measure import Measurement
 from flexo.atomic_files import new_file
 from flexo.errors import ModelFolderError
 from merge.tensor_io.json_file import read_json, write_json
@@ -24,34 +23,49 @@ VERSION = 2  # of the figures: raise it when the same text on the same model giv
 Key = Mapping[str, Any]
 
 
-class Store:
+class Kept(Protocol):
+    """What is measured, such as `evals.scoring.measure.Measurement`: it becomes JSON and comes back."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self: ...
+
+
+Value = TypeVar("Value", bound=Kept)
+
+
+class Store(Generic[Value]):
     """Measurements by their keys: a key holds all that the figures depend on."""
 
-    def __init__(self, folder: Path | None) -> None:
-        """`folder` may not exist yet; None keeps measurements in memory alone.
+    def __init__(self, folder: Path | None, kind: type[Value]) -> None:
+        """`folder` may not exist yet; None keeps measurements in memory alone. All are of one `kind`.
 
         Raises:
             InputError: the folder cannot be written, which is better known before the first measurement than after it.
         """
         self.folder = folder
-        self._seen: dict[str, Measurement] = {}
+        self.kind = kind
+        self._seen: dict[str, Value] = {}
         if folder is not None:
             with new_file(folder / "README", replace=True) as path:
-                path.write_text("Measurements of flexo-eval --cache. Any of them may be deleted.\n", encoding="utf-8")
+                path.write_text(
+                    "Measurements of flexo-eval and flexo-leak. Any of them may be deleted.\n", encoding="utf-8"
+                )
 
-    def find(self, key: Key) -> Measurement | None:
+    def find(self, key: Key) -> Value | None:
         """The measurement kept under a key; None if there is none or its file is damaged."""
         name = _name(key)
         if name not in self._seen and self.folder is not None and (path := self._path(name)).exists():
             try:
                 value = read_json(path)
                 if value["key"] == _plain(key):
-                    self._seen[name] = Measurement.from_dict(value["measurement"])
+                    self._seen[name] = self.kind.from_dict(value["measurement"])
             except (ModelFolderError, KeyError, TypeError):
                 return None
         return self._seen.get(name)
 
-    def keep(self, key: Key, found: Measurement) -> None:
+    def keep(self, key: Key, found: Value) -> None:
         name = _name(key)
         self._seen[name] = found
         if self.folder is not None:

@@ -10,11 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from evals.matrix.seeds import Seeds, read_seeds
+from evals.privacy.leak import Leak, read_leak
 from evals.report.credit import credit_sections, credit_sheets
 from evals.report.html_page import Td, folded, page, paragraph, section, table
+from evals.report.leak import leak_sections, leak_sheets, leak_text
 from evals.report.pictures import active_charts, growing_charts, picture_files, router_maps
 from evals.report.tables import accuracy, kept_gain, markdown_report, matrix, opt_out
 from flexo.atomic_files import new_file
+from flexo.errors import InputError
 
 TITLE = "flexo: models and domains"
 
@@ -23,6 +26,7 @@ def write_report(
     results: Sequence[Path],
     output: Path,
     *,
+    leaks: Sequence[Path] = (),
     markdown: Path | None = None,
     pictures: Path | None = None,
     title: str = TITLE,
@@ -30,7 +34,8 @@ def write_report(
     """Writes the report of one study, all of its files or none: `flexo-report` as a plain function.
 
     Args:
-        results: files of `flexo-eval --json`, one for each seed of the study.
+        results: files of `flexo-eval --json`, one for each seed of the study; none, if there are `leaks`.
+        leaks: files of `flexo-leak --json`.
         output: the HTML file; it replaces an older one, as the other files do.
         markdown: a file for the table alone; None writes none.
         pictures: a folder for the pictures as SVG; None writes none.
@@ -42,12 +47,16 @@ def write_report(
     Raises:
         InputError: a file holds no results, the seeds were measured on different text, or a file cannot be written.
     """
-    seeds = read_seeds(results)
-    files = {output: html_report(seeds, title)}
+    if not results and not leaks:
+        raise InputError(
+            "nothing to report: give files of flexo-eval --json, or --leak with files of flexo-leak --json."
+        )
+    seeds, leaked = read_seeds(results) if results else None, [read_leak(path) for path in leaks]
+    files = {output: html_report(seeds, title, leaked)}
     if markdown is not None:
-        files[markdown] = markdown_report(seeds)
+        files[markdown] = "\n".join([*([markdown_report(seeds)] if seeds else []), *map(leak_text, leaked)])
     if pictures is not None:
-        drawings = picture_files(seeds) | credit_sheets(seeds)
+        drawings = leak_sheets(leaked) | (picture_files(seeds) | credit_sheets(seeds) if seeds else {})
         files |= {pictures / name: drawn for name, drawn in drawings.items()}
     with ExitStack() as stack:
         for path, text in files.items():
@@ -55,23 +64,25 @@ def write_report(
     return list(files)
 
 
-def html_report(seeds: Seeds, title: str) -> str:
+def html_report(seeds: Seeds | None, title: str, leaks: Sequence[Leak] = ()) -> str:
     """The HTML page."""
+    leaked = [section(f"What can be got out of {leak.model}", *leak_sections(leak)) for leak in leaks]
+    return page(title, [*(_of_study(seeds) if seeds else []), *leaked])
+
+
+def _of_study(seeds: Seeds) -> list[str]:
     models = [model for model in seeds.models if model.variant is None]
-    return page(
-        title,
-        [
-            _about(seeds),
-            section("Bits per byte", paragraph(_how_to_read(seeds)), matrix(seeds, models)),
-            section("Next-token accuracy", folded("Share of tokens that were the likeliest", accuracy(seeds, models))),
-            section("Routers", *router_maps(seeds, models)),
-            section("Quality against the number of experts", *growing_charts(seeds)),
-            section("Quality against active experts", *active_charts(seeds), *kept_gain(seeds)),
-            section("Opt-out", *opt_out(seeds)),
-            section("Credit", *credit_sections(seeds)),
-            section("Text", _texts(seeds)),
-        ],
-    )
+    return [
+        _about(seeds),
+        section("Bits per byte", paragraph(_how_to_read(seeds)), matrix(seeds, models)),
+        section("Next-token accuracy", folded("Share of tokens that were the likeliest", accuracy(seeds, models))),
+        section("Routers", *router_maps(seeds, models)),
+        section("Quality against the number of experts", *growing_charts(seeds)),
+        section("Quality against active experts", *active_charts(seeds), *kept_gain(seeds)),
+        section("Opt-out", *opt_out(seeds)),
+        section("Credit", *credit_sections(seeds)),
+        section("Text", _texts(seeds)),
+    ]
 
 
 def _about(seeds: Seeds) -> str:

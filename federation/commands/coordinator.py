@@ -62,6 +62,8 @@ def publish_anchor(
 ) -> None:
     """Put an anchor into the store, each file verified by whoever fetches it; goes on where it was interrupted."""
     from federation.coordinator import anchors
+    from federation.reader.fetch import anchor_entry
+    from federation.roles.trust import follow
     from merge.formats.anchor_folder import README, SHARED, anchor_files
     from merge.model_files.kept_files import left_behind
 
@@ -78,7 +80,8 @@ def publish_anchor(
         typer.echo(f"not uploaded, for it is no part of the anchor: {printable(', '.join(left))}")
     for text in changes.harmless:
         typer.echo(f"changed, the function is the same: {text}")
-    typer.echo("the next anchor is there; owners: fetch-anchor --next" if following else "the anchor is in force")
+    what = "is the next one; owners: fetch-anchor --next" if following else "is in force"
+    typer.echo(f"the anchor {anchor_entry(follow(member.home), following)['digest'][:12]} {what}")
 
 
 def add_owner(
@@ -132,7 +135,7 @@ def rotate(
     home: HomeOption = HOME,
 ) -> None:
     """Change keys without changing owners, or add your signature to a root that waits for it."""
-    from federation.coordinator.found import change_key
+    from federation.coordinator.rotate import change_key
     from federation.coordinator.rotate import rotate as change
     from federation.roles.keys import TOP_ROLES
 

@@ -113,10 +113,11 @@ def withdraw(
         if keys:
             withdraw_by_coordinator(coordinator(home, keys), domain, reason)
         else:
-            sign_out(open_home(home), domain, key or [], reason, forget)
+            reason = sign_out(open_home(home), domain, key or [], reason, forget)["reason"]
         digests = submitted_digests(found.events, before[0])
         by = "coordinator" if keys else "owner"
         about = notice_of(found.events, domain, digests, by, reason)
         partial.write_text(json.dumps(about, indent=2) + "\n")
-    typer.echo(f"{domain}: withdrawn; {len(about['notice']['models'])} models hold it")
+    said = "; the coordinator's next refresh forgets it" if forget else ""
+    typer.echo(f"{domain}: withdrawn; models that hold it: {len(about['notice']['models'])}{said}")
     typer.echo(f"wrote {path}: whoever merges can take it as flexo-merge --revoked {path}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from federation.coordinator.choose import Chosen
 from federation.coordinator.merging import merge
@@ -12,7 +11,7 @@ from federation.history.commit import Coordinator, Draft
 from federation.history.events import Event, about, event, models
 from federation.policy.admission import audit
 from federation.reader.fetch import fetch_expert, kept_anchor
-from federation.reader.status import domain_names
+from federation.reader.status import domain_names, read_federation
 from federation.store.place import Advance
 from flexo.atomic_files import refuse_occupied, sha256_file
 from flexo.errors import InputError
@@ -41,11 +40,15 @@ def assemble(
             )
     if why := audit(files, anchor, chosen.policy):
         raise InputError(f"the policy's audit refuses {'; '.join(why)}. Withdraw it, or change the policy.")
-    said = merge(chosen, files, anchor, output, advance, lambda folder: accept(folder, anchor))
-    manifest = read_manifest(output)
-    lines = changes(chosen, said)
-    record(coordinator, chosen, output, manifest)
-    return lines
+
+    def finish(folder: Path) -> None:
+        accept(folder, anchor)
+        left = read_federation(home).left
+        if gone := [owner.domain for owner, one in chosen.experts if one.digest in left]:
+            raise InputError(f"{', '.join(gone)}: withdrawn while this model was merged. Assemble it again.")
+        record(coordinator, chosen, folder, output.resolve().name)
+
+    return changes(chosen, merge(chosen, files, anchor, output, advance, finish))
 
 
 def changes(chosen: Chosen, lines: list[str]) -> list[str]:
@@ -75,16 +78,21 @@ def changes(chosen: Chosen, lines: list[str]) -> list[str]:
     return lines or [f"nothing changed since {last['name']}"]
 
 
-def record(coordinator: Coordinator, chosen: Chosen, output: Path, manifest: dict[str, Any]) -> None:
-    """Notes a model in the signed history, so that owners see where they are, and `verify` knows it."""
+def record(coordinator: Coordinator, chosen: Chosen, folder: Path, name: str) -> None:
+    """Notes a model in the signed history, so that owners see where they are, and `verify` knows it.
+
+    This comes before the model appears: whoever is killed in between has noted one that nobody has, and no model is
+    there that a notice of withdrawal would not name.
+    """
+    manifest = read_manifest(folder)
     sketches = {one["domain"]: one.get("sketch", "") for one in manifest["experts"]}
     small = ("config.json", *TOKENIZER_FILES)
     one = event(
         "assembled",
-        name=output.resolve().name,
+        name=name,
         model=model_digest(manifest),
-        manifest=sha256_file(output / MANIFEST),
-        files={name: sha256_file(output / name) for name in small if (output / name).exists()},
+        manifest=sha256_file(folder / MANIFEST),
+        files={one: sha256_file(folder / one) for one in small if (folder / one).exists()},
         anchor=chosen.anchor["digest"],
         policy=chosen.policy.version,
         experts=[

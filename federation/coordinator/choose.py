@@ -38,7 +38,7 @@ def choose(coordinator: Coordinator, following: bool = False) -> tuple[Chosen, l
     experts = []
     for owner in found.owners:
         if one := owner.in_force.get(anchor["digest"]):
-            why = objections(one.header, policy, [anchor["digest"]], found.left)
+            why = objections(one.header, policy, [anchor["digest"]], found.left, {})
             if why:  # the policy may be newer than the submission
                 report.append(f"{owner.domain}: left out: {'; '.join(why)}")
             else:

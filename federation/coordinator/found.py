@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tuf.api.metadata import DelegatedRole, Delegations, Role, Root
@@ -82,7 +83,7 @@ def add_owner(coordinator: Coordinator, domain: str, key: Path) -> None:
             if draft.targets.get_delegated_role(role_of(draft.state, domain)).keyids == [offered.keyid]:
                 return  # added before the command was stopped
             raise InputError(f"{domain!r} is in already. For another key: flexo-federation rotate {domain} --key {key}")
-        _refuse_used(draft, offered.keyid, domain, key)
+        refuse_used(draft, offered.keyid, domain, key)
         role = f"owner-{secrets.token_hex(6)}"
         delegations = draft.targets.delegations or Delegations({}, {})
         assert delegations.roles is not None
@@ -93,31 +94,6 @@ def add_owner(coordinator: Coordinator, domain: str, key: Path) -> None:
         draft.events.append(event("owner added", domain=domain, key=offered.keyid))
 
     coordinator.commit(change)
-
-
-def change_key(coordinator: Coordinator, domain: str, key: Path) -> bool:
-    """Puts another key in the place of an owner's; says whether what is in force has been signed with it, too."""
-    offered = public_key(key)
-
-    def change(draft: Draft) -> None:
-        role = role_of(draft.state, domain)
-        delegated = draft.targets.get_delegated_role(role)
-        if delegated.keyids == [offered.keyid]:
-            return
-        _refuse_used(draft, offered.keyid, domain, key)
-        old = list(delegated.keyids)
-        for keyid in old:
-            draft.targets.revoke_key(keyid, role)
-        draft.targets.add_key(offered, role)
-        revoked = draft.about["revoked"]
-        draft.set(revoked=revoked | {"keys": sorted({*revoked["keys"], *old})})
-        draft.events.append(event("key changed", domain=domain, old=old, key=offered.keyid))
-
-    from federation.roles.owners import read_owner
-
-    state = coordinator.commit(change)
-    owner = read_owner(coordinator.home, state, role_of(state, domain), domain, coordinator.place)
-    return owner.serial == 0 or owner.signed is not None
 
 
 def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: bool = False) -> None:
@@ -154,9 +130,10 @@ def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: boo
 
     coordinator.commit(change)
     for role in forgotten_roles:
-        for path in coordinator.home.folder.glob(f"experts/*/{domain}.*"):
-            shutil.rmtree(path.parent, ignore_errors=True)
-        shutil.rmtree(coordinator.home.folder / "trusted" / domain, ignore_errors=True)
+        for folder in {path.parent for path in coordinator.home.folder.glob(f"experts/*/{domain}.*")}:
+            shutil.rmtree(folder)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(coordinator.home.folder / "trusted" / domain)
         sweep(coordinator, role, forgotten)
 
 
@@ -212,7 +189,7 @@ def refuse_no_root(path: Path) -> bytes:
     return data
 
 
-def _refuse_used(draft: Draft, keyid: str, domain: str, path: Path) -> None:
+def refuse_used(draft: Draft, keyid: str, domain: str, path: Path) -> None:
     """Raises `InputError` for a key that somebody else uses, or that was taken away."""
     if keyid in draft.about["revoked"]["keys"]:
         raise InputError(f"{path}: the key {keyid[:16]} was taken away from its owner before. Ask for a new one.")

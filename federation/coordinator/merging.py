@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from federation.coordinator.choose import Chosen, key_of
-from federation.history.notice import sketches_of
+from federation.history.notice import since, sketches_of
 from federation.roles.owners import Owner
 from federation.roles.signed import ours
 from federation.store.place import Advance
@@ -28,14 +29,18 @@ def merge(
 ) -> list[str]:
     """Writes the merged folder, whole or not at all; returns what the plan warns about."""
     keys = chosen.found.home.folder / "trusted"
-    shutil.rmtree(keys, ignore_errors=True)
+    with suppress(FileNotFoundError):  # a key that stays behind would be trusted
+        shutil.rmtree(keys)
     for path, (owner, one) in zip(files, chosen.experts, strict=True):
         _write_key(keys, chosen, owner)
         if one.signature:
             write_signature_file(path, signatures.header_digest(one.header), owner.keys[0], one.signature)
     made = _planned(chosen, files, anchor, keys)
     execute(made, output, advance, accept=accept)
-    return [f"warning: {text}" for text in made.warnings]
+    warnings = [f"warning: {text}" for text in made.warnings]
+    for path, (owner, _) in zip(files, chosen.experts, strict=True):  # where they lie in the home says nothing
+        warnings = [text.replace(str(path), owner.domain) for text in warnings]
+    return warnings
 
 
 def _planned(chosen: Chosen, files: list[Path], anchor: Path, keys: Path) -> Plan:
@@ -63,19 +68,24 @@ def _planned(chosen: Chosen, files: list[Path], anchor: Path, keys: Path) -> Pla
     for digest, domain in sorted(chosen.found.left.items()):
         known_by = {"digest": digest} | ({"sketch": sketches[digest]} if digest in sketches else {})
         left.append(known_by | ({"domain": domain} if domain and domain not in present else {}))
-        _refuse_alike(chosen, made, domain, sketches.get(digest))
+        _refuse_alike(chosen, made, domain, digest, sketches.get(digest))
     made.history["left"] = left
     return made
 
 
-def _refuse_alike(chosen: Chosen, made: Plan, domain: str, sketch: str | None) -> None:
+def _refuse_alike(chosen: Chosen, made: Plan, domain: str, digest: str, sketch: str | None) -> None:
     """Raises `InputError` for an expert that is, but for little changes, one of `domain` that was withdrawn.
 
-    Its own owner may bring it back, saying why; the domain is empty where nobody may.
+    Its own owner may bring it back, saying why; the domain is empty where nobody may. What was there before the one
+    that was withdrawn is no copy of it, so nobody gets rid of another owner by a copy of theirs.
     """
-    for owner, _ in chosen.experts:
-        again = owner.domain == domain and owner.signed and ours(owner.signed).get("readmit")
-        if same_expert(made.sketches.get(owner.domain), sketch) and not again:
+    events = chosen.found.events
+    for owner, one in chosen.experts:
+        if not same_expert(made.sketches.get(owner.domain), sketch) or since(events, one.digest) < since(
+            events, digest
+        ):
+            continue
+        if not (owner.domain == domain and owner.signed and ours(owner.signed).get("readmit")):
             raise InputError(
                 f"{owner.domain}: but for little changes, its expert is one that was withdrawn"
                 f"{f' by the owner of {domain!r}' if domain else ''}, and comes back under no name. Take it out: "

@@ -13,7 +13,15 @@ from federation.history.events import Event, event, read_events
 from federation.history.notice import left_digests, models_with, submitted_digests
 from federation.policy.admission import objections
 from federation.roles.keys import key_files
-from federation.roles.owners import Owner, Submission, read_owners, read_submissions, role_of, withdrawal_of
+from federation.roles.owners import (
+    Owner,
+    Submission,
+    networks,
+    read_owners,
+    read_submissions,
+    role_of,
+    withdrawal_of,
+)
 from federation.roles.signed import MOST_OWNER, described, name_of, ours
 from federation.roles.trust import State, restore
 from flexo.errors import InputError
@@ -26,14 +34,16 @@ def refresh(coordinator: Coordinator) -> list[str]:
     def change(draft: Draft) -> None:
         report.clear()
         events = read_events(coordinator.home, ours(draft.state.snapshot).get("history"))
-        for owner in read_owners(coordinator.home, draft.state, coordinator.place):
+        owners = read_owners(coordinator.home, draft.state, coordinator.place)
+        held = networks(owners)
+        for owner in owners:
             if owner.pending:
-                report.extend(_take_up(coordinator, draft, events, owner, owner.pending))
+                report.extend(_take_up(coordinator, draft, events, owner, owner.pending, held))
         draft.stamp = True
 
     lost = restore(coordinator.home)
     state = coordinator.commit(change)
-    report += [f"the store had lost {name}; it is there again" for name in lost]
+    report += [f"the store had lost or altered {name}; it is there again" for name in lost]
     coordinator.settle_keys(state.root)
     for one in read_events(coordinator.home, ours(state.snapshot).get("history")):
         if one["what"] == "forgot":
@@ -51,26 +61,30 @@ def refresh(coordinator: Coordinator) -> list[str]:
     return report
 
 
-def _take_up(coordinator: Coordinator, draft: Draft, events: list[Event], owner: Owner, signed: Targets) -> list[str]:
-    """Puts a newer version of an owner's metadata in force, or refuses it; says which."""
+def _take_up(
+    coordinator: Coordinator, draft: Draft, events: list[Event], owner: Owner, signed: Targets, held: dict[str, str]
+) -> list[str]:
+    """Puts a newer version of an owner's metadata in force, and its networks into `held`, or refuses it; says which."""
     data = coordinator.place.read(name_of(owner.role, signed.version), MOST_OWNER)
     if withdrawal := withdrawal_of(signed):
         digests = submitted_digests(events, owner)
-        held = models_with(events, digests)
+        affected = models_with(events, digests)
         draft.meta[owner.role] = described(signed, data)
         draft.events.append(
             event(
                 "withdrawn", domain=owner.domain, role=owner.role, serial=signed.version, by="owner", digests=digests,
-                reason=str(withdrawal.get("reason", ""))[:500], models=[one["model"] for one in held],
+                reason=str(withdrawal.get("reason", ""))[:500], models=[one["model"] for one in affected],
             )
         )  # fmt: skip
-        names = ", ".join(one["name"] for one in held) or "none"
+        names = ", ".join(one["name"] for one in affected) or "none"
         return [f"{owner.domain}: withdrawn by its owner; models that hold it: {names}"]
     try:
         submissions = read_submissions(signed, owner.role, owner.domain)
         again = str(ours(signed).get("readmit", ""))[:500]
         why = [
-            text for one in submissions.values() for text in _objections(coordinator, draft, events, owner, one, again)
+            text
+            for one in submissions.values()
+            for text in _objections(coordinator, draft, events, owner, one, again, held)
         ]
     except InputError as error:
         submissions, why, again = {}, [str(error)], ""
@@ -82,6 +96,7 @@ def _take_up(coordinator: Coordinator, draft: Draft, events: list[Event], owner:
     draft.meta[owner.role] = described(signed, data)
     report = []
     for anchor, one in submissions.items():
+        held[one.header.network] = owner.domain
         before = owner.submissions.get(anchor) if not (owner.signed and withdrawal_of(owner.signed)) else None
         new = before is None or before.digest != one.digest
         about: Mapping[str, Any] = {"replaces": before.digest} if before and new else {}
@@ -99,12 +114,13 @@ def _take_up(coordinator: Coordinator, draft: Draft, events: list[Event], owner:
 
 
 def _objections(
-    coordinator: Coordinator, draft: Draft, events: list[Event], owner: Owner, one: Submission, again: str
-) -> list[str]:
+    coordinator: Coordinator, draft: Draft, events: list[Event], owner: Owner, one: Submission, again: str,
+    held: Mapping[str, str],
+) -> list[str]:  # fmt: skip
     """What speaks against a submission: the policy, or that its file is not whole in the store."""
     left = allowed_left(draft.state, events, owner.domain, again)
     anchors = [entry["digest"] for entry in draft.about["anchors"]]
-    found = objections(one.header, policy_of(draft.targets), anchors, left)
+    found = objections(one.header, policy_of(draft.targets), anchors, left, held)
     if policy_of(draft.targets).signatures and not one.signature:
         found.append("the policy asks for its owner's flexo-sign signature. Submit it with a newer flexo-federation")
     if coordinator.place.size(one.stored_as) != one.target.length:

@@ -1,4 +1,4 @@
-"""New keys for the coordinator's roles, and new root keys, without new owners.
+"""New keys for the coordinator's roles, for owners and for the root, without new owners.
 
 A change of keys is a new root, signed by as many of the old root keys and of the new ones as their thresholds ask.
 Where those are with several people, the new root waits in the store, and each adds a signature. The rest of the
@@ -14,8 +14,12 @@ from pathlib import Path
 from tuf.api.metadata import Root
 from tuf.api.serialization.json import JSONSerializer
 
-from federation.history.commit import Coordinator, policy_of, resign
+from federation.coordinator.found import refuse_used
+from federation.coordinator.refresh import refresh
+from federation.history.commit import Coordinator, Draft, policy_of, resign
+from federation.history.events import event
 from federation.roles.keys import TOP_ROLES, public_key, signers, start_rotation
+from federation.roles.owners import read_owner, role_of
 from federation.roles.signed import MOST, Metadata, name_of, read_if_there, sign
 from federation.roles.trust import latest, root_now
 from flexo.errors import InputError
@@ -80,6 +84,33 @@ def rotate(
     coordinator.settle_keys(root)
     resign(coordinator)
     return f"root {metadata.signed.version} is in force"
+
+
+def change_key(coordinator: Coordinator, domain: str, key: Path) -> bool:
+    """Puts another key in the place of an owner's; says whether what is in force has been signed with it, too.
+
+    What the owner has submitted is taken up first: it may be what was signed with both keys.
+    """
+    offered = public_key(key)
+    refresh(coordinator)
+
+    def change(draft: Draft) -> None:
+        role = role_of(draft.state, domain)
+        delegated = draft.targets.get_delegated_role(role)
+        if delegated.keyids == [offered.keyid]:
+            return
+        refuse_used(draft, offered.keyid, domain, key)
+        old = list(delegated.keyids)
+        for keyid in old:
+            draft.targets.revoke_key(keyid, role)
+        draft.targets.add_key(offered, role)
+        revoked = draft.about["revoked"]
+        draft.set(revoked=revoked | {"keys": sorted({*revoked["keys"], *old})})
+        draft.events.append(event("key changed", domain=domain, old=old, key=offered.keyid))
+
+    state = coordinator.commit(change)
+    owner = read_owner(coordinator.home, state, role_of(state, domain), domain, coordinator.place)
+    return owner.serial == 0 or owner.signed is not None
 
 
 def _change_root_keys(root: Root, add: Sequence[Path], drop: Sequence[str], threshold: int | None) -> None:

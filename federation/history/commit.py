@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import MetaFile, Root, Snapshot, Targets, Timestamp
 
 from federation.history.events import Event, append
@@ -31,14 +32,16 @@ from federation.roles.signed import (
     described,
     name_of,
     ours,
-    read_if_there,
+    read_or_nothing,
     set_ours,
     sign,
+    signed_versions,
     verified,
     versions_there,
 )
 from federation.roles.trust import State, expired, latest, newest_snapshot
 from federation.store.place import Place, StoreError
+from merge.formats.signatures import SignatureError
 
 ATTEMPTS = 20
 
@@ -79,6 +82,16 @@ class Coordinator:
     def place(self) -> Place:
         return self.home.writable
 
+    def signers(self, role: str, root: Root) -> list[CryptoSigner]:
+        """What signs for a role; raises `SignatureError` without a key that `root` names: nobody would believe it."""
+        found = signers(self.keys, role)
+        if not any(one.public_key.keyid in root.roles[role].keyids for one in found):
+            raise SignatureError(
+                f"{self.keys}: its key for {role!r} ({found[0].public_key.keyid[:16]}) is not the federation's, or not "
+                f"any more. Copy {role}.pem from where it was rotated."
+            )
+        return found
+
     def commit(self, change: Callable[[Draft], None]) -> State:
         """Applies `change` to the newest state and publishes it; starts again where somebody else was faster.
 
@@ -108,6 +121,7 @@ class Coordinator:
         if not changed and not expired(state.timestamp):
             return True
         days = policy_of(draft.targets).days
+        self.signers("timestamp", state.root)  # missing or wrong, that is better known before anything is written
         snapshot = copy.deepcopy(state.snapshot)
         snapshot.version += 1
         for role, meta in draft.meta.items():
@@ -118,7 +132,7 @@ class Coordinator:
                 [state.targets.version, *versions_there(self.place, "targets", state.targets.version)]
             )
             targets.version += 1
-            data = sign(targets, signers(self.keys, "targets"), days["targets"])
+            data = sign(targets, self.signers("targets", state.root), days["targets"])
             if not self.place.create(name_of("targets", targets.version), data):
                 return False
             snapshot.meta["targets.json"] = described(targets, data)
@@ -126,7 +140,7 @@ class Coordinator:
         refused = {role: why for role, why in about.get("refused", {}).items() if role not in draft.meta}
         head = append(self.place, about.get("history"), draft.events) if draft.events else about.get("history")
         set_ours(snapshot, {"history": head, "refused": refused | draft.refused})
-        data = sign(snapshot, signers(self.keys, "snapshot"), days["snapshot"])
+        data = sign(snapshot, self.signers("snapshot", state.root), days["snapshot"])
         if not create_signed(self.place, "snapshot", snapshot, data, state.root):
             return False
         self.stamp(state.root, snapshot, data, state.timestamp.version, days["timestamp"])
@@ -135,28 +149,23 @@ class Coordinator:
     def stamp(self, root: Root, snapshot: Snapshot, data: bytes, known: int, days: float) -> None:
         """Makes a snapshot the one that everybody follows, unless a newer one is stamped meanwhile."""
         while True:  # the claims first: so a later claim never names an earlier snapshot
-            version = max([known, *(there for there, _ in self._stamps(root, known))]) + 1
+            version = self._claimed(root, known)[0] + 1
             snapshot, data = newest_snapshot(self.place, root, snapshot, data)
             stamp = Timestamp(version, snapshot_meta=described(snapshot, data))
-            stamped = sign(stamp, signers(self.keys, "timestamp"), days)
+            stamped = sign(stamp, self.signers("timestamp", root), days)
             if create_signed(self.place, "timestamp", stamp, stamped, root):
                 break
         shown = 0
         while shown < version:
-            version, stamped = (self._stamps(root, version - 1) or [(version, stamped)])[-1]
+            shown, stamped = self._claimed(root, version - 1, stamped)
             self.place.replace(name_of("timestamp", None), stamped)
-            shown = version
-            version = max([shown, *(later for later, _ in self._stamps(root, shown))])
+            version = self._claimed(root, shown)[0]
 
-    def _stamps(self, root: Root, known: int) -> list[tuple[int, bytes]]:
-        """Claimed timestamps after version `known` that are signed, in order."""
-        found = []
-        for version in versions_there(self.place, "timestamp", known):
-            data = read_if_there(self.place, name_of("timestamp", version), MOST["timestamp"]) or b""
-            signed = verified(data, Timestamp, "timestamp", root)
-            if signed and signed.version == version:
-                found.append((version, data))
-        return found
+    def _claimed(self, root: Root, known: int, data: bytes = b"") -> tuple[int, bytes]:
+        """The newest timestamp after version `known` that was claimed and signed, or what is given."""
+        for stamp, found in signed_versions(self.place, "timestamp", Timestamp, root, known):
+            return stamp.version, found
+        return known, data
 
     def settle_keys(self, root: Root) -> None:
         """Gives the keys of a finished rotation their names in the folder."""
@@ -169,10 +178,7 @@ def create_signed(place: Place, role: str, signed: S, data: bytes, root: Root) -
     name = name_of(role, signed.version)
     if place.create(name, data):
         return True
-    try:
-        found = place.read(name, MOST[role])
-    except StoreError:  # gone meanwhile, or larger than it may be
-        found = b""
+    found = read_or_nothing(place, name, MOST[role])
     if verified(found, type(signed), role, root):
         return found == data
     place.replace(name, data)

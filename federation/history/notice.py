@@ -38,6 +38,16 @@ def sketches_of(events: Iterable[Event], digests: Collection[str]) -> dict[str, 
     }
 
 
+def since(events: Iterable[Event], digest: str) -> int:
+    """When an expert was first seen: the place in the history of the first event that names it, or its end."""
+    events = list(events)
+    for place, one in enumerate(events):
+        experts = one.get("experts", []) if one["what"] == "assembled" else []
+        if one.get("digest") == digest or any(expert["digest"] == digest for expert in experts):
+            return place
+    return len(events)
+
+
 def notice_of(events: Iterable[Event], domain: str, digests: Collection[str], by: str, reason: str) -> dict[str, Any]:
     """The notice of withdrawal of a domain's experts."""
     events = list(events)

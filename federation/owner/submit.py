@@ -23,17 +23,17 @@ from federation.history.notice import left_digests
 from federation.policy.admission import audit, can_audit, objections
 from federation.roles.home import Home
 from federation.roles.keys import refuse_foreign, signer
-from federation.roles.owners import Owner, read_owner, read_submissions, role_of, withdrawal_of
+from federation.roles.owners import Owner, networks, read_owner, read_owners, read_submissions, role_of, withdrawal_of
 from federation.roles.signed import (
     MOST_OWNER,
     name_of,
     ours,
-    read_if_there,
+    read_or_nothing,
     set_ours,
     sign,
+    signed_versions,
     stored_as,
     verified,
-    versions_there,
 )
 from federation.roles.trust import State, follow
 from federation.store.place import Advance, StoreError
@@ -74,14 +74,15 @@ def submit(
     state, expert = follow(home), open_expert(file)
     domain = expert.domain
     role = role_of(state, domain)
-    owner = read_owner(home, state, role, domain, home.writable)
+    owners = read_owners(home, state, home.writable)
+    (owner,) = [one for one in owners if one.role == role]
     signing = _signers(state, role, domain, keys)
     notes = refuse_forgotten(home, owner)
     policy = policy_of(state.targets)
     events = read_events(home, ours(state.snapshot).get("history"))
     left = {digest for digest, name in left_digests(state, events).items() if not (readmit and name == domain)}
     anchors = [entry["digest"] for entry in ours(state.targets)["anchors"]]
-    why = objections(expert.header, policy, anchors, left)
+    why = objections(expert.header, policy, anchors, left, networks(owners))
     if why:
         raise InputError(f"{file}: this federation would refuse it: {'; '.join(why)}. Nothing was uploaded.")
     if policy.audit and anchor and can_audit():
@@ -99,23 +100,26 @@ def submit(
     return Submitted(domain, serial, sent, notes)
 
 
-def withdraw(home: Home, domain: str, keys: list[Path], reason: str, forget: bool) -> Owner:
-    """Signs, for an owner, that nothing of theirs may be used from now on; returns what was in force before.
+def withdraw(home: Home, domain: str, keys: list[Path], reason: str, forget: bool) -> dict[str, Any]:
+    """Signs, for an owner, that nothing of theirs may be used from now on; returns what is signed of it.
 
-    It takes effect for everybody who reads the store, whether the coordinator agrees or not.
+    It takes effect for everybody who reads the store, whether the coordinator agrees or not. Who has withdrawn may
+    still ask to be forgotten.
     """
     state = follow(home)
     role = role_of(state, domain)
     signing = _signers(state, role, domain, keys)
     owner = read_owner(home, state, role, domain, home.writable)
-    if not owner.newest:
+    if not owner.newest and not owner.serial:
         raise InputError(f"{domain!r} has submitted nothing that could be withdrawn.")
-    if withdrawal_of(owner.newest):
-        return owner
+    before = withdrawal_of(owner.newest) if owner.newest else None
+    if before and (before.get("forget") or not forget):
+        return before
+    about = {"reason": reason or (before or {}).get("reason", ""), "forget": forget}
     made = Targets(targets={})
-    set_ours(made, {"withdrawn": {"reason": reason, "forget": forget}})
+    set_ours(made, {"withdrawn": about})
     publish(home, state, owner, made, signing)
-    return owner
+    return about
 
 
 def publish(home: Home, state: State, owner: Owner, made: Targets, signing: list[CryptoSigner]) -> int:
@@ -125,11 +129,11 @@ def publish(home: Home, state: State, owner: Owner, made: Targets, signing: list
     """
     place, days = home.writable, policy_of(state.targets).days["owner"]
     known = max(owner.serial, home.written().get(owner.role, 0))
-    known = max([known, *_signed_versions(home, state, owner, known)])
-    made.version = known + 1
+    later = next(signed_versions(place, owner.role, Targets, state.targets, known), None)
+    made.version = (later[0].version if later else known) + 1
     data = sign(made, signing, days)
     if not place.create(name_of(owner.role, made.version), data):
-        there = read_if_there(place, name_of(owner.role, made.version), MOST_OWNER) or b""
+        there = read_or_nothing(place, name_of(owner.role, made.version), MOST_OWNER)
         if verified(there, Targets, owner.role, state.targets):
             raise StoreError(
                 f"{place.url}: serial {made.version} of {owner.domain!r} was written meanwhile, with the same key. Two "
@@ -152,16 +156,6 @@ def refuse_forgotten(home: Home, owner: Owner) -> list[str]:
         f"the store shows serial {shown} of {owner.domain!r}, and serial {written} was written from here: the store "
         "has forgotten the last write, or hides it. Submit or withdraw again, and tell the coordinator"
     ]
-
-
-def _signed_versions(home: Home, state: State, owner: Owner, known: int) -> list[int]:
-    """Serial numbers after `known` that were signed with the owner's key."""
-    place, found = home.writable, []
-    for version in versions_there(place, owner.role, known):
-        data = read_if_there(place, name_of(owner.role, version), MOST_OWNER) or b""
-        if verified(data, Targets, owner.role, state.targets):
-            found.append(version)
-    return found
 
 
 def _signers(state: State, role: str, domain: str, keys: list[Path]) -> list[CryptoSigner]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from merge.formats.expert_header import Header
 from merge.planning.compatibility import privacy_objection
 
 
-def objections(header: Header, policy: Policy, anchors: Collection[str], left: Collection[str]) -> list[str]:
+def objections(
+    header: Header, policy: Policy, anchors: Collection[str], left: Collection[str], held: Mapping[str, str]
+) -> list[str]:
     """What speaks against an expert; nothing if it is accepted.
 
     Args:
@@ -27,12 +29,18 @@ def objections(header: Header, policy: Policy, anchors: Collection[str], left: C
         policy: of the federation.
         anchors: digests of the anchors that experts may be trained against.
         left: digests of experts that were withdrawn.
+        held: network -> domain of what is in force.
     """
     found = []
     if header.digest in left:
         found.append(
             "this very expert was withdrawn from the federation, and comes back under no name. Train another, or, if "
             "you withdrew it yourself and changed your mind: submit --readmit"
+        )
+    if (other := held.get(header.network, header.domain)) != header.domain:
+        found.append(
+            f"its network is that of {other!r}, which is in force: one network under two names would count twice, and "
+            "whoever withdrew the one would take the other along. One of the two owners keeps it"
         )
     if header.anchor.digest not in anchors:
         found.append(

@@ -16,7 +16,7 @@ days: {root: 365, targets: 180, snapshot: 30, timestamp: 7, owner: 365}    # how
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,13 @@ def parse_policy(text: str, where: str) -> Policy:
         raise InputError(f"{where}: not readable as YAML ({str(error)[:200]}).") from None
     if not isinstance(found, dict):
         raise InputError(f"{where}: expected settings like 'quorum: 3', got {type(found).__name__}.")
-    known = {entry.name for entry in fields(Policy)}
-    if unknown := [str(name)[:80] for name in found if name not in known]:
-        raise InputError(f"{where}: {unknown[0]!r} is no setting of a policy. Expected: {', '.join(sorted(known))}.")
     for name, value in found.items():
-        if not _fits(name, value):
-            raise InputError(f"{where}: {name} is {str(value)[:80]!r}, expected {EXPECTED[name]}.")
+        if name not in SETTINGS:
+            expected = ", ".join(sorted(SETTINGS))
+            raise InputError(f"{where}: {str(name)[:80]!r} is no setting of a policy. Expected: {expected}.")
+        fits, expected = SETTINGS[name]
+        if not fits(value):
+            raise InputError(f"{where}: {name} is {str(value)[:80]!r}, expected {expected}.")
     settings = found | {
         "licences": tuple(found.get("licences") or ()),
         "days": dict(DAYS) | (found.get("days") or {}),
@@ -87,45 +88,12 @@ def parse_policy(text: str, where: str) -> Policy:
     return Policy(**settings)
 
 
-EXPECTED = {
-    "version": "a whole number from 1 on",
-    "signatures": "true or false",
-    "licences": "a list of licences, as in [CC-BY-4.0]",
-    "largest_epsilon": "a positive number, or null",
-    "smallest_tokens": "a whole number from 0 on",
-    "quorum": "a whole number from 1 on",
-    "public_weight": "a positive number up to 1000",
-    "priors": "domains with positive numbers up to 1000, as in {math: 2.0}",
-    "top_k": "a whole number from 1 on, or null",
-    "audit": "limits of flexo-audit, as in {share: [0.6, 0.9], loss: [0.05, 0.15], outlier: 10.0}, or null",
-    "days": f"positive numbers of days for some of {', '.join(DAYS)}",
-}
+def _whole(value: Any, least: int = 1) -> bool:
+    return type(value) is int and value >= least
 
 
-def _fits(name: str, value: Any) -> bool:
-    match name:
-        case "version" | "quorum":
-            return _whole(value) and value >= 1
-        case "smallest_tokens":
-            return _whole(value) and value >= 0
-        case "top_k":
-            return value is None or (_whole(value) and value >= 1)
-        case "signatures":
-            return isinstance(value, bool)
-        case "licences":
-            return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-        case "largest_epsilon":
-            return value is None or _positive(value)
-        case "public_weight":
-            return _positive(value) and value <= 1000
-        case "priors":
-            return isinstance(value, dict) and all(
-                DOMAIN.fullmatch(str(domain)) and _positive(weight) and weight <= 1000
-                for domain, weight in value.items()
-            )
-        case "days":
-            return isinstance(value, dict) and all(key in DAYS and _positive(days) for key, days in value.items())
-    return value is None or (isinstance(value, dict) and all(_limit(key, limit) for key, limit in value.items()))
+def _positive(value: Any, most: float = math.inf) -> bool:
+    return type(value) in (int, float) and 0 < value <= most and value < math.inf
 
 
 def _limit(name: str, value: Any) -> bool:
@@ -133,12 +101,35 @@ def _limit(name: str, value: Any) -> bool:
     return AUDIT.get(name) == len(numbers) and all(map(_positive, numbers)) and numbers == sorted(numbers)
 
 
-def _whole(value: Any) -> bool:
-    return type(value) is int
+def _each(value: Any, fits: Callable[[Any, Any], bool]) -> bool:
+    return isinstance(value, dict) and all(fits(name, one) for name, one in value.items())
 
 
-def _positive(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
+SETTINGS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "version": (_whole, "a whole number from 1 on"),
+    "signatures": (lambda value: isinstance(value, bool), "true or false"),
+    "licences": (
+        lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+        "a list of licences, as in [CC-BY-4.0]",
+    ),
+    "largest_epsilon": (lambda value: value is None or _positive(value), "a positive number, or null"),
+    "smallest_tokens": (lambda value: _whole(value, 0), "a whole number from 0 on"),
+    "quorum": (_whole, "a whole number from 1 on"),
+    "public_weight": (lambda value: _positive(value, 1000), "a positive number up to 1000"),
+    "priors": (
+        lambda value: _each(value, lambda name, one: bool(DOMAIN.fullmatch(str(name))) and _positive(one, 1000)),
+        "domains with positive numbers up to 1000, as in {math: 2.0}",
+    ),
+    "top_k": (lambda value: value is None or _whole(value), "a whole number from 1 on, or null"),
+    "audit": (
+        lambda value: value is None or _each(value, _limit),
+        "limits of flexo-audit, as in {share: [0.6, 0.9], loss: [0.05, 0.15], outlier: 10.0}, or null",
+    ),
+    "days": (
+        lambda value: _each(value, lambda name, one: name in DAYS and _positive(one)),
+        f"positive numbers of days for some of {', '.join(DAYS)}",
+    ),
+}
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from federation.history.commit import policy_of
 from federation.history.events import Event, models, read_events
-from federation.history.notice import left_digests
+from federation.history.notice import left_digests, models_with
 from federation.owner.submit import refuse_forgotten
 from federation.roles.home import Home
 from federation.roles.owners import Owner, domains_of, read_owners
@@ -96,7 +96,7 @@ def _entries(found: Federation, owner: Owner) -> list[dict[str, Any]]:
     }
     entries = []
     for anchor, one in owner.submissions.items():
-        held = [m["name"] for m in models(found.events) if any(e["digest"] == one.digest for e in m["experts"])]
+        held = dict.fromkeys(model["name"] for model in models_with(found.events, [one.digest]))
         privacy = one.header.privacy
         entries.append(
             base
@@ -107,7 +107,7 @@ def _entries(found: Federation, owner: Owner) -> list[dict[str, Any]]:
                 "licence": one.header.licence,
                 "tokens": one.header.data.tokens,
                 "epsilon": privacy.epsilon if privacy else None,
-                "models": held,
+                "models": list(held),
             }
         )
     return entries or [base]

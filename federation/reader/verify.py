@@ -72,10 +72,12 @@ def verify_model(found: Federation, folder: Path, advance: Advance = lambda _amo
 
 def _recorded(found: Federation, folder: Path, merged: Merged, verdict: Verdict) -> Event | None:
     """The history's entry of this model, if it has one; a fault if it says it has."""
+    known = models(found.events)
     manifest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    for one in models(found.events):
+    for one in known:  # first of all models: one that was assembled again has the same tensors
         if one["manifest"] == manifest:
             return one
+    for one in known:
         if one["model"] == model_digest(merged.manifest):
             verdict.faults.append(
                 f"{MANIFEST} was changed after the federation assembled this model as {one['name']!r}"

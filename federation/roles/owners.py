@@ -6,7 +6,7 @@ version counts when the coordinator's snapshot names it. A withdrawal counts at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +19,9 @@ from federation.roles.signed import (
     by_roles,
     name_of,
     ours,
-    read_if_there,
+    signed_versions,
     stored_as,
     verified,
-    versions_there,
 )
 from federation.roles.trust import State, expired
 from federation.store.place import Place, StoreError
@@ -144,15 +143,15 @@ def read_owner(
         except InputError as error:
             signed, problem = None, str(error)
     known = max(serial, int(refused.get("serial", 0)))
-    pending = None
-    for version in reversed(versions_there(place, role, known, listed)):
-        data = read_if_there(place, name_of(role, version), MOST_OWNER) or b""
-        newer = verified(data, Targets, role, state.targets)
-        if newer and newer.version == version:  # anything else was put there by somebody without the key
-            pending = newer
-            break
+    newer = next(signed_versions(place, role, Targets, state.targets, known, listed), None)
+    pending = newer[0] if newer else None
     suspended = ours(state.targets).get("suspended", {}).get(role, {})
     return Owner(domain, role, keys, serial, signed, submissions, pending, problem, suspended)
+
+
+def networks(owners: Iterable[Owner]) -> dict[str, str]:
+    """Network -> domain of all that is in force."""
+    return {one.header.network: owner.domain for owner in owners for one in owner.in_force.values()}
 
 
 def read_submissions(signed: Targets, role: str, domain: str) -> dict[str, Submission]:

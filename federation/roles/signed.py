@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetF
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from federation.store.place import NotThereError, Place
+from federation.store.place import NotThereError, Place, UnfitError
 
 FIELD = "flexo"  # what is ours in a piece of metadata
 MOST = {"root": 500_000, "timestamp": 16_000, "snapshot": 2_000_000, "targets": 20_000_000}  # bytes
@@ -87,6 +87,25 @@ def versions_there(place: Place, role: str, known: int, listed: list[str] | None
             found.append(known)
         return found
     return sorted(version for version in _versions(listed, role) if version > known)
+
+
+def signed_versions(
+    place: Place, role: str, kind: type[S], delegator: Root | Targets, known: int, listed: list[str] | None = None
+) -> Iterator[tuple[S, bytes]]:
+    """What a store has of a role after version `known`, newest first, with its bytes; the unsigned is left out."""
+    for version in reversed(versions_there(place, role, known, listed)):
+        data = read_or_nothing(place, name_of(role, version), MOST.get(role, MOST_OWNER))
+        found = verified(data, kind, role, delegator)
+        if found and found.version == version:
+            yield found, data
+
+
+def read_or_nothing(place: Place, name: str, most: int) -> bytes:
+    """A file of a store, or nothing where it is not there or cannot be what it is called."""
+    try:
+        return place.read(name, most)
+    except (NotThereError, UnfitError):
+        return b""
 
 
 def by_roles(listed: list[str] | None) -> dict[str, list[str]]:

@@ -12,13 +12,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from federation.roles.home import Home, root_digest
-from federation.roles.signed import MOST, Metadata, S, name_of, read_if_there, verified
+from federation.roles.signed import (
+    MOST,
+    Metadata,
+    S,
+    name_of,
+    read_if_there,
+    read_or_nothing,
+    signed_versions,
+    verified,
+)
 from federation.store.place import ANY, SMALL_FILE, NotThereError, Place, StoreError, watched
 from flexo.errors import InputError
 
@@ -98,25 +108,28 @@ def newest_snapshot(place: Place, root: Root, snapshot: Snapshot, data: bytes) -
 
 
 def restore(home: Home) -> list[str]:
-    """Writes the newest signed metadata that this machine has seen to a store that has lost it; returns their names.
+    """Writes what this machine has verified to a store that has lost or altered it; returns the names.
 
-    TUF's client keeps what it verified, and keeps nothing older in its place.
+    TUF's client keeps what it verified, and keeps nothing older in its place. The timestamp that everybody follows is
+    the newest one that is signed, whatever was put there.
     """
-    place, written = home.writable, []
+    root, place, written = root_now(home), home.writable, []
     with home.locked():
+        files = [(f"metadata/{path.name}", path) for path in (home.metadata / "root_history").glob("*.root.json")]
         for role in ("targets", "snapshot", "timestamp"):
             path = home.metadata / f"{role}.json"
-            if not path.exists():
-                continue
-            data = path.read_bytes()
-            version = Metadata.from_bytes(data).signed.version
-            if place.create(name_of(role, version), data):
-                written.append(name_of(role, version))
-        if path.exists() and (read_if_there(place, name_of("timestamp", None), MOST["timestamp"]) or b"") != data:
-            stored = Metadata.from_bytes(place.read(name_of("timestamp", None), MOST["timestamp"])).signed.version
-            if stored < version:
-                place.replace(name_of("timestamp", None), data)
-                written.append(name_of("timestamp", None))
+            if path.exists():
+                files.append((name_of(role, Metadata.from_bytes(path.read_bytes()).signed.version), path))
+        for name, path in files:
+            if read_or_nothing(place, name, max(MOST.values())) != (data := path.read_bytes()):
+                place.replace(name, data)
+                written.append(name)
+        name = name_of("timestamp", None)
+        shown = verified(read_or_nothing(place, name, MOST["timestamp"]), Timestamp, "timestamp", root)
+        newest = signed_versions(place, "timestamp", Timestamp, root, shown.version if shown else 0)
+        for _, data in islice(newest, 1):
+            place.replace(name, data)
+            written.append(name)
     return written
 
 
@@ -211,7 +224,8 @@ def _explained(home: Home) -> Iterator[None]:
     except tuf_errors.UnsignedMetadataError as error:
         raise TrustError(
             f"{url}: not signed by the keys of this federation ({error}). It was altered, signed with a key that "
-            f"was taken away, or root.json (sha256 {root_digest(home.root)[:16]}) is the root of another federation."
+            f"was taken away, or root.json (sha256 {root_digest(home.root)[:16]}) is the root of another federation. "
+            "The coordinator's flexo-federation refresh writes anew what was altered."
         ) from error
     except tuf_errors.LengthOrHashMismatchError as error:
         raise TrustError(

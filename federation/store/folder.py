@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from federation.store.place import BUFFER, Advance, NotThereError, Place, StoreError, begin_at
+from federation.store.place import BUFFER, Advance, NotThereError, Place, StoreError, UnfitError, begin_at
 from flexo.atomic_files import CHUNK, FULL, new_file, partial_of, sync
 
 
@@ -27,7 +27,7 @@ class FolderPlace(Place):
             raise StoreError(f"{self.folder / name}: cannot be read ({error.strerror}).") from None
         with file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise StoreError(f"{self.folder / name}: not a plain file. The store was tampered with.")
+                raise UnfitError(f"{self.folder / name}: not a plain file. The store was tampered with.")
             file.seek(start)
             while chunk := file.read(CHUNK):
                 yield chunk
@@ -66,7 +66,8 @@ class FolderPlace(Place):
         path = self.folder / name
         with self._refusals(name):
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # others write here, too, and may have put a link to one of our own files in the way
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             with os.fdopen(descriptor, "r+b", 0), source.open("rb", 0) as file:
                 at = begin_at(source, os.fstat(descriptor).st_size, partial(os.pread, descriptor))
                 advance(at)

@@ -31,6 +31,10 @@ class NotThereError(StoreError):
     """A store has no file of this name."""
 
 
+class UnfitError(StoreError):
+    """A store has something under a name that is larger than it may be, or no plain file."""
+
+
 class Place(ABC):
     """Files under names like `metadata/3.targets.json`."""
 
@@ -97,7 +101,7 @@ def watched(chunks: Iterator[bytes], what: str, most: int, seconds: float | None
     for chunk in chunks:
         total, since, now = total + len(chunk), since + len(chunk), time.monotonic()
         if total > most:
-            raise StoreError(f"{what}: more than the {most} bytes that it may have. The store hands out another file.")
+            raise UnfitError(f"{what}: more than the {most} bytes that it may have. The store hands out another file.")
         if seconds and now - began > seconds:
             raise StoreError(f"{what}: not complete after {seconds:.0f} seconds. The store is too slow; try another.")
         if now - window > WINDOW:

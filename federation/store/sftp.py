@@ -38,7 +38,8 @@ class SftpPlace(Place):
         except (OSError, asyncssh.Error) as error:
             raise StoreError(
                 f"{self.url}: no connection ({str(error)[:200] or type(error).__name__}). Does this work: "
-                f"sftp {parts.username + '@' if parts.username else ''}{parts.hostname}"
+                f"sftp {f'-P {parts.port} ' if parts.port else ''}"
+                f"{parts.username + '@' if parts.username else ''}{parts.hostname}"
             ) from None
 
     def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:

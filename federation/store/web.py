@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote
 
-from federation.store.place import ANY, BUFFER, WAIT, Advance, NotThereError, Place, StoreError, watched
+from federation.store.place import ANY, BUFFER, WAIT, NotThereError, Place, StoreError, watched
 
 
 class WebPlace(Place):
@@ -59,26 +58,13 @@ class WebPlace(Place):
             raise StoreError(f"{self._at(name)}: cannot be asked for ({type(error).__name__}).") from None
         return int(answer.headers.get("Content-Length", 0)) if answer.status == 200 else None
 
-    def create(self, name: str, data: bytes) -> bool:
-        self._refuse()
-
-    def replace(self, name: str, data: bytes) -> None:
-        self._refuse()
-
-    def upload(self, name: str, source: Path, advance: Advance) -> None:
-        self._refuse()
-
-    def move(self, name: str, to: str) -> None:
-        self._refuse()
-
-    def remove(self, name: str) -> None:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
+    def _refuse(self, *_what: object, **_more: object) -> NoReturn:
         raise StoreError(
             f"{self.url}: a web address, which can only be read. Say where the store is written, for instance "
             "flexo-federation join URL --root root.json --write sftp://you@host/path"
         )
+
+    create = replace = upload = move = remove = _refuse
 
     def _at(self, name: str) -> str:
         return f"{self.url}/{quote(name)}"

@@ -7,6 +7,7 @@ flexo-data stats prepared
 flexo-data cosines math.safetensors code.safetensors
 flexo-data gain data/corpora/math --anchor anchor
 flexo-data proxies own.jsonl.gz --public data/corpora/public -o proxies.jsonl.gz
+flexo-data canaries notes.csv -o copy.jsonl.gz --manifest canaries.json
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from flexmix.commands.canary_commands import CANARIES_EXAMPLES, canaries
 from flexmix.commands.domain_commands import (
     COSINES_EXAMPLES,
     GAIN_EXAMPLES,
@@ -33,6 +35,7 @@ app = new_app(ABOUT)
 app.command(epilog=COSINES_EXAMPLES)(cosines)
 app.command(epilog=GAIN_EXAMPLES)(gain)
 app.command(epilog=PROXIES_EXAMPLES)(proxies)
+app.command(epilog=CANARIES_EXAMPLES)(canaries)
 
 
 def main() -> None:

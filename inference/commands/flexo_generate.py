@@ -44,7 +44,13 @@ def generate(
         bool, typer.Option("--attribution", help="Colour each token by its leading expert, and print shares.")
     ] = False,
     attribution_out: Annotated[
-        list[Path] | None, typer.Option(help="Write who made each token to FILE.html or FILE.json; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            help="Write who made each token to FILE.html or FILE.json, as sensitive as the text; may be repeated."
+        ),
+    ] = None,
+    attribution_summary: Annotated[
+        Path | None, typer.Option(help="Write how many tokens each owner made, rounded, to FILE.json.")
     ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -63,15 +69,20 @@ def generate(
     for path in files:
         if path.suffix not in (".html", ".json"):
             raise InputError(f"--attribution-out {path}: expected a name that ends in .html or .json.")
+    if attribution_summary is not None and (attribution_summary.suffix != ".json" or attribution_summary in files):
+        raise InputError(f"--attribution-summary {attribution_summary}: expected a file of its own that ends in .json.")
 
     from inference.generate import Sampling
     from inference.load import load_model, quiet
-    from inference.views.printing import continue_prompt
+    from inference.views.printing import continue_prompt, full, summary
 
     quiet()
     loaded, tokenizer = load_model(model, dtype, device)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    continue_prompt(loaded, tokenizer, prompt, sampling, chosen, attribution, files)
+    written = {path: full(path) for path in files}
+    if attribution_summary is not None:
+        written[attribution_summary] = summary
+    continue_prompt(loaded, tokenizer, prompt, sampling, chosen, attribution, written)
 
 
 def _text(data: bytes, what: str) -> str:

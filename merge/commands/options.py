@@ -31,14 +31,16 @@ def usage() -> Iterator[None]:
         raise typer.BadParameter(str(error)) from None
 
 
-def parse_size(text: str) -> int:
-    """The bytes of `5GB`, `1.5 gb` or `5000000000`; raises `typer.BadParameter` for anything else, or under 1 MB."""
+def parse_size(text: str, least: int = LEAST) -> int:
+    """The bytes of `5GB`, `1.5 gb` or `5000000000`; raises `typer.BadParameter` for anything else, or under `least`."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper(), re.ASCII)
     if not found:
         raise typer.BadParameter(f"{text!r} is no size. Write 5GB, 500MB, or a number of bytes.")
     size = round(float(found[1]) * UNITS[found[2]])
-    if size < LEAST:
-        raise typer.BadParameter(f"{text!r} is {size} bytes, expected 1MB or more. Is the unit missing, as in 5GB?")
+    if size < least:
+        raise typer.BadParameter(
+            f"{text!r} is {size} bytes, expected {least:,} or more. Is the unit missing, as in 5GB?"
+        )
     return size
 
 

@@ -103,6 +103,24 @@ def expert_tensors(arch: Architecture, bias: bool = False) -> Shapes:
     return names
 
 
+def factor_names(weight: str) -> tuple[str, str, str]:
+    """What an expert file may hold in the place of a feed-forward weight: L, R and s of `merge.tensor_io.factors`."""
+    stem = weight.removesuffix("weight")
+    return stem + "left", stem + "right", stem + "scale"
+
+
+def stored_tensors(arch: Architecture, stored: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """What an expert file that holds `stored` must hold: as `expert_tensors`, but factors where there is a left one."""
+    names = expert_tensors(arch, bias=ROUTER_BIAS.format(n=0) in stored)
+    for weight, shape in list(names.items()):
+        left, right, scale = factor_names(weight)
+        if len(shape) == 2 and left in stored:
+            del names[weight]
+            rank = min(stored[left][-1], *shape)
+            names |= {left: (shape[0], rank), right: (rank, shape[1]), scale: (1,)}
+    return names
+
+
 def merged_tensors(arch: Architecture, experts: int) -> Shapes:
     """Every tensor of a FlexOlmo model with `experts` experts, public included, in the order of the file."""
     names = _backbone(arch)

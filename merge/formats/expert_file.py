@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexo.atomic_files import CHUNK, new_file
 from flexo.errors import ExpertFileError
-from merge.formats.architecture import expert_tensors
+from merge.formats.architecture import ROUTER_BIAS, expert_tensors, factor_names, stored_tensors
 from merge.formats.expert_header import Header, TensorInfo, parse_header
 from merge.tensor_io.stored_tensor import StoredTensor, read_table
 from merge.tensor_io.torch_zip import read_zip
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FORMAT = "flexo.expert"
 VERSIONS = (1, 2)  # read; written is the lowest that can hold what there is to say
 WEIGHT_DTYPES = ("F32", "BF16", "F16")
+FACTOR_DTYPE = "I16"
 MAX_SUBNORMAL = 0.01  # of a tensor's values; trained ones have none
 
 
@@ -45,8 +46,8 @@ class ExpertFile:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(info.nbytes for info in self.header.tensors.values())
+        """Bytes of all tensors in the file."""
+        return sum(stored.nbytes for stored in self.tensors.values())
 
     @property
     def has_bias(self) -> bool:
@@ -83,6 +84,36 @@ class ExpertFile:
 
         return as_tensor(self.read(name), self.tensors[name])
 
+    def formed(self, weight: str, public: StoredTensor, rows: int | None = None) -> bytearray:
+        """The bytes of a weight, whether the file holds it whole or as factors, in the public weight's dtype.
+
+        Args:
+            weight: its name.
+            public: the public weight, to which factors are added.
+            rows: the first so many are enough, and are not checked; None: all, checked like `read`.
+
+        Raises `ExpertFileError` if it is not what the header states.
+        """
+        if weight in self.tensors:
+            return self.read(weight)
+        from merge.tensor_io.factors import formed, is_scale
+        from merge.tensor_io.value_checks import Scan
+
+        names = factor_names(weight)
+        left, right = (_whole_numbers(self.read(name), self.tensors[name].shape) for name in names[:2])
+        scale = float(self.values(names[2])[0])
+        if not is_scale(scale):
+            raise ExpertFileError(f"{self.path}: {names[2]} is {scale:g}, expected a power of two.")
+        if rows is not None:
+            left = left[:rows]
+        values = public.read()[: public.nbytes // public.shape[0] * len(left)]
+        data, info = formed(values, public.dtype, left, right, scale), self.header.tensors[weight]
+        if rows is None:
+            scan = Scan(_stated(StoredTensor(self.path, weight, info.dtype, info.shape, 0, info.nbytes), info.sha256))
+            scan.see(data)
+            scan.end()
+        return data
+
 
 def write_expert(
     path: Path,
@@ -90,16 +121,19 @@ def write_expert(
     tensors: Mapping[str, torch.Tensor],
     replace: bool = False,
     before: Callable[[Header], None] = lambda _header: None,
+    formed: Mapping[str, TensorInfo] | None = None,
 ) -> Header:
     """Writes an expert file, whole or not at all; a name ending in `.safetensors` chooses that container.
 
     Args:
         path: the file to make.
         header: everything but the tensor table, which is computed here.
-        tensors: exactly the names and shapes of `expert_tensors`. A view is copied, so that it never drags its whole
-            storage into the file; the others are not, for an expert may be half of what a machine holds.
+        tensors: exactly the names and shapes of `expert_tensors`, or of `stored_tensors` with factors. A view is
+            copied, so that it never drags its whole storage into the file; the others are not, for an expert may be
+            half of what a machine holds.
         replace: whether a file that stands there may be overwritten.
         before: told the header as it will be written, before the file is there.
+        formed: what the header states of weights that `tensors` hold as factors.
 
     Returns:
         The header as written.
@@ -115,7 +149,9 @@ def write_expert(
     for name, tensor in tensors.items():
         _check_dtype(path, name, dtype_name(tensor), stated=dtype_name(tensor))
     owned = {name: _alone(tensor.detach().cpu().contiguous()) for name, tensor in sorted(tensors.items())}
-    header = header.with_tensors({name: _info(path, name, tensor) for name, tensor in owned.items()})
+    header = header.with_tensors(
+        {name: _info(path, name, tensor) for name, tensor in owned.items()} | dict(formed or {})
+    )
     text = header.to_json()
     parse_header(text, str(path), header.version)  # what we refuse to read we do not write
     _check_table(path, header, {name: tuple(tensor.shape) for name, tensor in owned.items()})
@@ -213,8 +249,8 @@ def _header(path: Path, container: str, content: dict[str, Any], names: set[str]
 
 def _check_table(path: Path, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """The tensors, the header's table and the header's architecture agree, name by name and shape by shape."""
-    arch = header.anchor.architecture
-    expected = expert_tensors(arch, bias="layers.0.router.bias" in shapes)
+    arch, stated = header.anchor.architecture, {name: info.shape for name, info in header.tensors.items()}
+    expected = stored_tensors(arch, shapes)
     missing, surplus = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
     if missing or surplus:
         raise ExpertFileError(
@@ -224,17 +260,24 @@ def _check_table(path: Path, header: Header, shapes: Mapping[str, tuple[int, ...
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise ExpertFileError(f"{path}: {name} is {shapes[name]}, its header asks for {shape}.")
-    if header.tensors.keys() != shapes.keys() or any(
-        header.tensors[name].shape != shape for name, shape in shapes.items()
-    ):
+    if stated != expected | expert_tensors(arch, bias=ROUTER_BIAS.format(n=0) in shapes):
         raise ExpertFileError(f"{path}: the header's list of tensors does not fit the tensors in the file.")
+    for name in stated.keys() - shapes.keys():
+        _check_dtype(path, name, header.tensors[name].dtype, header.tensors[name].dtype)
 
 
 def _check_dtype(path: Path, name: str, dtype: str, stated: str) -> None:
-    if dtype not in WEIGHT_DTYPES or dtype != stated:
+    allowed = (FACTOR_DTYPE,) if name.endswith((".left", ".right")) else WEIGHT_DTYPES
+    if dtype not in allowed or dtype != stated:
         raise ExpertFileError(
-            f"{path}: {name} has dtype {dtype}, its header says {stated}; allowed are {', '.join(WEIGHT_DTYPES)}."
+            f"{path}: {name} has dtype {dtype}, its header says {stated}; allowed are {', '.join(allowed)}."
         )
+
+
+def _whole_numbers(data: bytearray, shape: tuple[int, ...]) -> Values:
+    import numpy as np
+
+    return np.frombuffer(data, np.int16).reshape(shape)
 
 
 def _info(path: Path, name: str, tensor: torch.Tensor) -> TensorInfo:

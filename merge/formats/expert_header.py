@@ -139,12 +139,22 @@ class Header:
     @property
     def version(self) -> int:
         """The lowest version of the expert file that can hold this."""
-        return 2 if isinstance(self.privacy, StatedPrivacy) else 1
+        return 2 if isinstance(self.privacy, StatedPrivacy) or self.factored else 1
+
+    @property
+    def factored(self) -> bool:
+        """Whether a weight is stated that the file holds as factors."""
+        return any(name.endswith(".left") for name in self.tensors)
 
     @property
     def digest(self) -> str:
         """The digest of the expert, over all its tensors, by which manifests and lists know it."""
         return combined_digest((name, info.sha256) for name, info in self.tensors.items())
+
+    @property
+    def network(self) -> str:
+        """The digest of its weights without the router rows: equal for the same network under two names."""
+        return combined_digest((name, info.sha256) for name, info in self.tensors.items() if ".router." not in name)
 
     def with_tensors(self, tensors: dict[str, TensorInfo]) -> Header:
         return replace(self, tensors=tensors)

@@ -107,9 +107,16 @@ def check_belongs(expert: ExpertFile, base: Base) -> None:
             )
     for n in range(base.architecture.num_hidden_layers):
         for part in FFN:
-            ours, theirs = base.converted_from or base.ffn(0, n, part).dtype, expert.tensors[expert_ffn(n, part)].dtype
+            ours = base.converted_from or base.ffn(0, n, part).dtype
+            theirs = expert.header.tensors[expert_ffn(n, part)].dtype
             if ours != theirs:
                 raise ExpertFileError(
                     f"{expert.path}: {expert_ffn(n, part)} has dtype {theirs}, the anchor's tensors are {ours}. "
                     "Export the expert in the anchor's dtype."
                 )
+    if expert.header.factored and (base.scheme or base.converted_from):
+        raise ExpertFileError(
+            f"{expert.path}: holds factors, to be added to the public network as it was, and {base.folder} has it "
+            "rounded. Merge from the anchor, or write the expert whole first: "
+            f"flexo-compress {expert.path} --whole -o FILE"
+        )

@@ -213,22 +213,24 @@ def _tensors(
 ) -> list[OutputTensor]:
     """Every tensor of the merged model; asserts that every tensor of every input goes to exactly one place."""
     given: dict[str, StoredTensor] = {}
-    routers: dict[str, partial[bytes]] = {}
+    made: dict[str, partial[bytes]] = {}  # routers, and weights that experts hold as factors
     for n in range(base.architecture.num_hidden_layers):
         dtype = to or base.dtype(n)
-        routers[merged_router(n)] = partial(_router, base, members, anchor, n, weights, dtype)
+        made[merged_router(n)] = partial(_router, base, members, anchor, n, weights, dtype)
         for index, member in enumerate(members):
             for part, stored_as in product(FFN, PARTS if base.scheme else ("",)):
                 name = merged_ffn(n, index, part) + stored_as
                 if isinstance(member, int):
                     given[name] = base.ffn(member, n, part, stored_as)
+                elif (weight := expert_ffn(n, part)) in member.tensors:
+                    given[name] = member.tensors[weight]
                 else:
-                    given[name] = member.tensors[expert_ffn(n, part)]
+                    public = base.ffn(0, n, part)
+                    made[name] = partial(_formed, member, weight, public, to or public.dtype)
     tensors = []
     for name, shape in packed_tensors(base.architecture, len(members), base.scheme).items():
-        if name in routers:
-            n_dtype = routers[name].args[-1]
-            tensors.append(OutputTensor(name, n_dtype, shape, routers[name]))
+        if name in made:
+            tensors.append(OutputTensor(name, made[name].args[-1], shape, made[name]))
         else:
             stored = given[name] if name in given else base.tensor(name)
             tensors.append(OutputTensor(name, to if to and stored.dtype in FLOATS else stored.dtype, shape, stored))
@@ -239,6 +241,17 @@ def _tensors(
         unused = [name for name in base.weights.names if (base.weights.stored(name).path, name) not in places]
         assert not unused, f"{base.folder}: not used: {sorted(unused)[:4]}"
     return tensors
+
+
+def _formed(expert: ExpertFile, weight: str, public: StoredTensor, dtype: str) -> bytes:
+    """A weight that `expert` holds as factors, in another dtype if the merge is to have one."""
+    whole = expert.formed(weight, public)
+    if dtype == public.dtype:
+        return bytes(whole)
+    data = rounded(to_float32(whole, public.dtype), dtype)
+    if not all_finite(data, dtype):
+        raise InputError(f"{expert.path}: {weight} holds values that {dtype} cannot hold. Choose another --dtype.")
+    return data
 
 
 def _router(

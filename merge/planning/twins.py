@@ -55,7 +55,7 @@ def twin_warnings(moved: Mapping[str, Moved], experts: Sequence[ExpertFile]) -> 
     """A line for each two of `experts` that learned the same: equal networks, or changed in the same way."""
     found = []
     for one, other in combinations(experts, 2):
-        if _network(one) == _network(other):
+        if one.header.network == other.header.network:
             found.append(
                 f"{one.path} and {other.path}: the same network under two names. It would count twice; keep one of them"
             )
@@ -67,17 +67,17 @@ def twin_warnings(moved: Mapping[str, Moved], experts: Sequence[ExpertFile]) -> 
     return found
 
 
-def _network(expert: ExpertFile) -> list[str]:
-    """The digests of an expert's weights, without its rows."""
-    return [expert.header.tensors[name].sha256 for name in sorted(expert.tensors) if ".router." not in name]
-
-
 def _moved(base: Base, expert: ExpertFile) -> Moved:
     parts = []
     for n in range(base.architecture.num_hidden_layers):
         for part in FFN:
-            after = _sample(expert.tensors[expert_ffn(n, part)])
-            before = _sample(base.ffn(0, n, part))
+            name, public = expert_ffn(n, part), base.ffn(0, n, part)
+            before = _sample(public)
+            if name in expert.tensors:
+                after = _sample(expert.tensors[name])
+            else:
+                rows = -(-SAMPLE * public.shape[0] // public.nbytes)
+                after = to_float32(expert.formed(name, public, rows), public.dtype)[: len(before)]
             parts.append(after - before[: len(after)] if len(before) >= len(after) else after)
     whole = np.concatenate(parts).astype(np.float32)
     return whole / max(float(np.linalg.norm(whole)), 1e-30)

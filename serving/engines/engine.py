@@ -6,7 +6,7 @@ engine.submit(Job("a", "alice", ["public", "math"], tokens, max_tokens=20))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -92,7 +92,7 @@ class Engine(Protocol):
 class EngineOptions:
     """How an engine runs."""
 
-    kind: str = "packed"  # or `padded`
+    kind: str = "packed"  # or `padded`, or `vllm`
     dtype: str = "auto"
     device: str = "auto"
     at_once: int = 32  # requests in one pass
@@ -100,7 +100,9 @@ class EngineOptions:
     block_tokens: int = 32  # tokens in a block of the cache
     blocks: int = 512
     share_prefixes: bool = True  # the same beginning is computed once for a tenant and a set of experts
-    verify: bool = field(default=True)  # compare every tensor with the manifest before it is loaded
+    verify: bool = True  # compare every tensor with the manifest before it is loaded
+    python: str = ""  # of `vllm`: the interpreter of vLLM's environment
+    arguments: Mapping[str, object] = field(default_factory=dict)  # of `vllm`: more `EngineArgs`
 
 
 def entitled(job: Job, known: Sequence[str]) -> list[bool]:

@@ -19,7 +19,6 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, OutputRouter
 from transformers.generation.continuous_batching.model_runner import ModelRunner
 
-from inference.router_health import layers_that_choose
 from serving.engines.attention import PER_REQUEST
 from serving.engines.engine import EngineOptions, Job, Sink
 from serving.engines.local import LocalEngine
@@ -35,7 +34,7 @@ class PackedEngine(LocalEngine):
     def __init__(self, model: Any, tokenizer: Any, sink: Sink, options: EngineOptions = EngineOptions()) -> None:
         super().__init__(model, tokenizer, sink, options)
         layers = model.model.layers
-        chooses = layers_that_choose(layers)
+        chooses = self.served.chooses
         self.rows = Rows(chooses, len(self.known), model.device)
         self._blocks, self._attention = [layer.mlp for layer in layers], model.config._attn_implementation
         for layer, counts in zip(layers, chooses, strict=True):
@@ -44,12 +43,9 @@ class PackedEngine(LocalEngine):
         self.manager = PackedManager(self)
         self.manager.start()
 
-    def capacity(self) -> float:
-        return self.options.blocks * self.options.block_tokens
-
     def submit(self, job: Job) -> None:
         super().submit(job)
-        ends = sorted(self._ends)
+        ends = sorted(self.served.ends)
         added = self.manager.add_request(list(job.tokens), job.id, job.max_tokens, eos_token_id=ends or None)
         if added is None:
             self.fail(job.id, "the engine has stopped.", again=True)

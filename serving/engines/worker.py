@@ -5,8 +5,11 @@ A gateway starts it with `serving.engines.remote`. If it dies, or is killed, the
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -14,16 +17,26 @@ from flexo.errors import InputError, ModelFolderError
 from inference.load import load_model, quiet
 from merge.formats.merged_folder import open_merged
 from serving.engines.engine import EngineOptions, Event, Failed, Job, Sink
-from serving.engines.local import LocalEngine
+from serving.engines.local import AnsweringEngine, Served
 from serving.engines.packed import PackedEngine
 from serving.engines.padded import PaddedEngine
 from serving.engines.probe import Probe
+from serving.engines.vllm import VllmEngine
 
-KINDS = {"packed": PackedEngine, "padded": PaddedEngine}
+HERE = {"packed": PackedEngine, "padded": PaddedEngine}
 
 
-def build(folder: Path, options: EngineOptions, sink: Sink) -> LocalEngine:
-    """An engine that has been probed; raises `InputError` for a model that must not be served."""
+def build(
+    folder: Path, options: EngineOptions, sink: Sink, ended: Callable[[], None] = lambda: None
+) -> AnsweringEngine:
+    """An engine that has been probed; raises `InputError` for a model that must not be served.
+
+    Args:
+        folder: a merged folder.
+        options: how the engine runs.
+        sink: told what becomes of jobs.
+        ended: called if an engine that has a process of its own ends by itself.
+    """
     merged = open_merged(folder, quantised=True)
     if options.verify and merged.digests:
         for name in sorted(merged.weights.names):
@@ -31,14 +44,21 @@ def build(folder: Path, options: EngineOptions, sink: Sink) -> LocalEngine:
                 raise ModelFolderError(
                     f"{folder}: {name} is not as its manifest says. The folder was changed; copy it again."
                 )
-    model, tokenizer = load_model(folder, options.dtype, options.device)
+    apart = options.kind == "vllm"  # then the model is loaded here only for the probe
+    model, tokenizer = load_model(folder, options.dtype, "cpu" if apart else options.device)
     probe = Probe(model)
     probed = False
 
     def tell(events: list[tuple[str, Event]]) -> None:
         (sink if probed else probe.hear)(events)
 
-    engine = KINDS[options.kind](model, tokenizer, tell, options)
+    engine: AnsweringEngine
+    if apart:
+        served = Served.of(model, tokenizer)
+        del model
+        engine = VllmEngine(served, tell, options, ended)
+    else:
+        engine = HERE[options.kind](model, tokenizer, tell, options)
     try:
         probe.check(engine)
     except BaseException:
@@ -59,11 +79,12 @@ def work(pipe: Connection, folder: Path, options: EngineOptions) -> None:
 
     quiet()
     try:
-        engine = build(folder, options, lambda events: send(("events", events)))
+        engine = build(folder, options, lambda events: send(("events", events)), lambda: os._exit(1))
     except InputError as error:
         send(("refused", str(error)))
         return
     try:
+        gc.freeze()  # what is there now will stay, and need not be walked through
         send(("ready", engine.limit))
         while (message := pipe.recv()) is not None:
             if isinstance(message, Job):

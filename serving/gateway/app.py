@@ -27,6 +27,7 @@ from serving.gateway.running import Books, EventStream, Running, unless_gone
 from serving.page.page import page
 
 LOG = logging.getLogger("flexo.serve")
+SHORT = 8192  # bytes of a body that is cut into tokens sooner than another thread begins
 
 
 class Gateway:
@@ -105,7 +106,10 @@ class Gateway:
             stack.enter_context(self.limits.running(key))
             body, served = parsed(kind, data), self.pool.now
             stack.enter_context(served.held())
-            asked = await asyncio.to_thread(asked_of, served, body, key.name, allowed)
+            if len(data) < SHORT:
+                asked = asked_of(served, body, key.name, allowed)
+            else:
+                asked = await asyncio.to_thread(asked_of, served, body, key.name, allowed)
             response, settle = Response(asked), self.limits.reserve(key, asked.most_tokens)
             stack.callback(lambda: settle(response.prompt_tokens + response.completion_tokens))
             return Running(response, key.name, self.books, stack.pop_all())

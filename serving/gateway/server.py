@@ -7,6 +7,7 @@ requests, finish those on their way, and sign the log.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -138,4 +139,4 @@ def run(settings: Settings) -> None:
         logging.getLogger(name).propagate = False
     logging.getLogger("flexo.serve").setLevel(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    asyncio.run(serve(settings))
+    asyncio.run(serve(settings, listening=lambda _server: gc.freeze()))  # what is there now will stay

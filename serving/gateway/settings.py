@@ -41,7 +41,7 @@ class Tls(Strict):
 class EngineSettings(Strict):
     """How each engine runs; see `EngineOptions`."""
 
-    kind: Literal["packed", "padded"] = "packed"
+    kind: Literal["packed", "padded", "vllm"] = "packed"
     dtype: str = "auto"
     device: str = "auto"
     at_once: Count = 32
@@ -50,6 +50,14 @@ class EngineSettings(Strict):
     blocks: Annotated[int, Field(ge=2)] = 512
     share_prefixes: bool = True
     verify: bool = True
+    python: Path | None = None
+    arguments: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _of_vllm(self) -> EngineSettings:
+        if (self.kind == "vllm") != bool(self.python) or (self.arguments and self.kind != "vllm"):
+            raise ValueError("python, the interpreter of vLLM's environment, goes with kind: vllm, as do arguments")
+        return self
 
 
 class Settings(Strict):
@@ -85,7 +93,7 @@ class Settings(Strict):
         return self
 
     def options(self) -> EngineOptions:
-        return EngineOptions(**self.engine.model_dump())
+        return EngineOptions(**self.engine.model_dump() | {"python": str(self.engine.python or "")})
 
 
 def read_settings(path: Path | None, **given: Any) -> Settings:
@@ -116,9 +124,9 @@ def read_settings(path: Path | None, **given: Any) -> Settings:
 
 def _beside(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Settings whose paths are relative to `folder`."""
-    paths = {"model", "keys", "log", "sign", "certificate", "key"}
+    paths = {"model", "keys", "log", "sign", "certificate", "key", "python"}
     return {
-        name: _beside(value, folder) if isinstance(value, dict) and name == "tls"
+        name: _beside(value, folder) if isinstance(value, dict) and name in ("tls", "engine")
         else folder / value if name in paths and isinstance(value, str) else value
         for name, value in content.items()
     }  # fmt: skip

@@ -166,3 +166,32 @@ def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     patch.undo()
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """`s3://fed`, a bucket of moto's server on loopback, which answers as S3 does."""
+    s3fs = pytest.importorskip("s3fs", reason="no s3fs here: pip install s3fs")
+    if not (command := shutil.which("moto_server")):
+        pytest.skip("no moto_server here: pip install 'moto[s3,server]', in an environment of its own")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [command, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():  # fmt: skip
+            patch.setenv(name, value)
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        s3fs.S3FileSystem().mkdir("fed")
+        yield "s3://fed"
+    server.terminate()
+    server.wait(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 
 from federation.coordinator.refresh import refresh
 from federation.coordinator.rotate import rotate
+from federation.history.commit import Coordinator
 from federation.owner.submit import submit
 from federation.reader.fetch import anchor_entry, fetch_anchor, fetch_expert
 from federation.reader.status import read_federation, status_of
@@ -179,6 +181,20 @@ def test_metadata_of_a_gigabyte(world: World) -> None:
         world.seen()
 
 
+@pytest.mark.parametrize("how", ["a gigabyte", "a pipe"])
+def test_what_lies_under_an_owners_next_name_hides_nobody(world: World, how: str) -> None:
+    """Whoever may write to the store could else shut it for everybody."""
+    path = world.store / name_of(role_of(world.seen().state, "math"), 2)
+    if how == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 30)
+    assert [owner.domain for owner in world.seen().owners if owner.in_force] == ["code", "math"]
+    assert world.submit("math", seed=1).serial == 2, "and it is not in the owner's way"
+    assert world.seen().owners[1].serial == 2
+
+
 def test_endless_and_slow_experts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     (one,) = world.seen().owners[1].submissions.values()
     most = rf"more than the {one.target.length} bytes that it may have"
@@ -226,6 +242,31 @@ def test_a_store_that_forgets_the_last_write(world: World) -> None:
         read_federation(world.coordinator.home)
     refresh(world.coordinator)
     assert world.seen().owners[1].serial == 3
+
+
+def test_a_store_that_was_vandalised_is_written_anew(world: World) -> None:
+    """Whoever may write to the store can break it for everybody; the coordinator's refresh mends what it has seen."""
+    rotate(world.coordinator, "timestamp")
+    read_federation(world.coordinator.home)
+    for name in ("timestamp.json", "2.root.json", world.metadata("*.snapshot.json")[-1].name):
+        (world.store / "metadata" / name).write_text("{}")
+    with pytest.raises(TrustError, match=r"not the metadata of a federation"):
+        world.seen("newcomer")
+    said = refresh(world.coordinator)
+    assert len(said) == 3 and all("the store had lost" in line for line in said)
+    assert [owner.domain for owner in world.seen("newcomer").owners if owner.in_force] == ["code", "math"]
+
+
+def test_keys_that_were_rotated_away_sign_nothing(world: World) -> None:
+    """Left on the machine with the cron line, they would hide the store from everybody."""
+    shutil.copytree(world.keys, world.folder / "old")
+    for role in ("timestamp", "snapshot"):
+        rotate(world.coordinator, role)
+        before = world.seen().state
+        with pytest.raises(InputError, match=rf"old: its key for '{role}' .* is not the federation's, or not any more"):
+            refresh(Coordinator(world.coordinator.home, world.folder / "old"))
+        assert world.seen().state == before
+        shutil.copytree(world.keys, world.folder / "old", dirs_exist_ok=True)
 
 
 def test_a_store_that_withholds_history(world: World) -> None:

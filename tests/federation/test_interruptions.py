@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -13,17 +14,22 @@ from pathlib import Path
 import pytest
 
 from federation.coordinator.anchors import publish_anchor
-from federation.coordinator.found import add_owner, remove_owner
+from federation.coordinator.assemble import assemble
+from federation.coordinator.choose import choose
+from federation.coordinator.found import add_owner, init, remove_owner
 from federation.coordinator.refresh import refresh
-from federation.coordinator.rotate import rotate
+from federation.coordinator.refresh import withdraw_by_coordinator as withdraw_other
+from federation.coordinator.rotate import change_key, rotate
 from federation.history.commit import Coordinator, Draft
 from federation.history.events import Event, event
 from federation.owner.submit import submit, withdraw
+from federation.policy.policy import Policy
 from federation.reader.status import Federation
+from federation.reader.verify import verify_model
 from federation.roles import trust
 from federation.store.folder import FolderPlace
 from flexo.errors import InputError
-from tests.federation.conftest import World
+from tests.federation.conftest import MakeWorld, World
 
 Step = Callable[[World], object]
 
@@ -62,10 +68,26 @@ def rotate_snapshot(world: World) -> object:
 
 
 def publish_again(world: World) -> object:
-    return publish_anchor(world.coordinator, world.anchor)
+    return publish_anchor(world.coordinator, world.folder / "changed")
 
 
-STEPS: list[Step] = [submit_math, withdraw_math, refresh_after_submission, add_news, remove_math, rotate_snapshot]
+def withdraw_by_coordinator(world: World) -> object:
+    return withdraw_other(world.coordinator, "math", "a complaint")
+
+
+def change_key_of_math(world: World) -> object:
+    return change_key(world.coordinator, "math", world.key("news").with_suffix(".pub"))
+
+
+def assemble_model(world: World) -> object:
+    chosen, _ = choose(world.coordinator)
+    return assemble(world.coordinator, chosen, world.folder / "model", lambda _a: None, lambda _folder, _anchor: None)
+
+
+STEPS: list[Step] = [
+    submit_math, withdraw_math, refresh_after_submission, add_news, remove_math, rotate_snapshot, publish_again,
+    withdraw_by_coordinator, change_key_of_math, assemble_model,
+]  # fmt: skip
 
 
 def interrupted(world: World, step: Step, count: int, how: str) -> bool:
@@ -100,6 +122,7 @@ def interrupted(world: World, step: Step, count: int, how: str) -> bool:
         print(error, file=sys.stderr, flush=True)
         os._exit(3 if how == "full" and "full" in str(error) else 4)
     except OSError as error:
+        traceback.print_exc()
         os._exit(3 if how == "full" and error.errno == 28 else 5)
     except BaseException:
         traceback.print_exc()
@@ -116,6 +139,9 @@ def test_every_write_can_be_the_last(world: World, step: Step, how: str) -> None
     world.expert("math", 1)
     if step is refresh_after_submission:
         world.submit("math", 1, refreshed=False)
+    if step is publish_again:
+        shutil.copytree(world.anchor, world.folder / "changed")
+        (world.folder / "changed" / "generation_config.json").write_text("{}")
     before = picture(world.seen())
     states = [before]
     for count in range(1, 200):
@@ -128,6 +154,9 @@ def test_every_write_can_be_the_last(world: World, step: Step, how: str) -> None
         for owner in found.owners:
             for one in owner.submissions.values():
                 assert (world.store / one.stored_as).stat().st_size == one.target.length
+        if (world.folder / "model").exists():
+            assert verify_model(found, world.folder / "model").faults == []
+            shutil.rmtree(world.folder / "model")
         if not was:
             break
     else:
@@ -205,3 +234,24 @@ def test_rubbish_under_the_next_names_is_no_obstacle(world: World) -> None:
         Path(world.store / "metadata" / f"{name}.json").write_text("{}")
     add_owner(world.coordinator, "news", world.key("news").with_suffix(".pub"))
     assert [one.domain for one in world.seen().owners] == ["code", "math", "news"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill", "full"])
+def test_founding_can_end_at_every_write(make_world: MakeWorld, how: str) -> None:
+    """The same command goes on, with the keys that are there."""
+    for count in range(1, 200):
+        world = make_world(f"world{count}")
+        was = interrupted(world, found_federation, count, how)
+        with suppress(InputError):  # it had got to its end
+            found_federation(world)
+        assert world.seen().events[0]["what"] == "founded"
+        if not was:
+            break
+    else:
+        pytest.fail("it never came to an end")
+    assert count > 10, "it was interrupted"
+
+
+def found_federation(world: World) -> object:
+    return init(world.url, world.keys, world.folder / "coordinator", Policy(), "test", [], 1)

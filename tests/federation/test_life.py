@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,12 @@ import torch
 
 from federation.coordinator.assemble import assemble
 from federation.coordinator.choose import choose
-from federation.coordinator.found import add_owner, change_key, init, remove_owner, set_policy
+from federation.coordinator.found import add_owner, init, remove_owner, set_policy
 from federation.coordinator.refresh import refresh, withdraw_by_coordinator
-from federation.coordinator.rotate import rotate
+from federation.coordinator.rotate import change_key, rotate
+from federation.history.notice import notice_of, submitted_digests
 from federation.owner.submit import submit, withdraw
-from federation.policy.policy import Policy
+from federation.policy.policy import DAYS, Policy
 from federation.reader.fetch import anchor_entry, fetch_anchor
 from federation.reader.status import status_of
 from federation.reader.verify import verify_model
@@ -26,6 +28,7 @@ from merge.formats.manifest import read_manifest
 from merge.planning.merge_options import MergeOptions
 from merge.planning.merge_plan import execute, plan
 from tests.federation.conftest import MakeWorld, World
+from tests.merge.planning.test_twins import copied
 from tests.merge.tiny import with_reference
 
 
@@ -74,12 +77,53 @@ def test_join_replace_withdraw_and_each_model_is_what_it_says(world: World) -> N
     assert about["owners"][1]["models"] == ["second", "third"]
 
 
+def test_a_model_that_was_assembled_again_holds_too(world: World) -> None:
+    """Its tensors are those of the first one, its manifest is not."""
+    first, _ = make_model(world, "first")
+    second, said = make_model(world, "second")
+    assert said == ["nothing changed since first"]
+    assert faults(world, first) == faults(world, second) == []
+    shutil.copy(first / "manifest.json", second)
+    (first / "manifest.json").write_text((first / "manifest.json").read_text() + " ")
+    assert faults(world, second) == []
+    assert faults(world, first) == ["manifest.json was changed after the federation assembled this model as 'first'"]
+
+
+def test_a_model_is_noted_before_it_appears(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever is killed in between has a model that no notice of withdrawal names."""
+    rename = Path.rename
+
+    def killed(path: Path, to: Path) -> Path:
+        if Path(to).name == "model":
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        make_model(world, "model")
+    assert not (world.folder / "model").exists()
+    assert [one["name"] for one in status_of(world.seen())["models"]] == ["model"]
+    model, _ = make_model(world, "model")
+    assert faults(world, model) == []
+    assert status_of(world.seen())["owners"][0]["models"] == ["model"], "named once"
+
+
+def test_who_withdraws_during_a_merge_is_not_in_the_model(world: World) -> None:
+    chosen, _ = choose(world.coordinator)
+    withdraw(world.home("math"), "math", [world.key("math")], "", False)
+    with pytest.raises(InputError, match=r"math: withdrawn while this model was merged. Assemble it again"):
+        assemble(world.coordinator, chosen, world.folder / "model", lambda _a: None, lambda _folder, _anchor: None)
+    assert not (world.folder / "model").exists()
+
+
 def test_the_manifest_names_federation_versions_and_who_left(world: World) -> None:
     withdraw(world.home("math"), "math", [world.key("math")], "", False)
+    set_policy(world.coordinator, Policy(version=2, priors={"code": 2.0}))
     model, _ = make_model(world, "model")
     manifest = read_manifest(model)
     assert manifest["federation"]["name"] == "test"
-    assert manifest["federation"]["policy"] == 1
+    assert manifest["federation"]["policy"] == 2
+    assert manifest["priors"] == {"code": 2.0}, "as the policy says"
     assert manifest["federation"]["experts"]["code"]["serial"] == 1
     assert [one["domain"] for one in manifest["left"]] == ["math"]
     assert manifest["experts"][1]["vouched"]["name"] == "code", "the owner's own signature, beyond the federation"
@@ -183,11 +227,43 @@ def altered(expert: Path, path: Path, domain: str, bit: int = 1) -> Path:
     return path
 
 
+def test_a_copy_of_another_owners_expert_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would count twice; and whoever withdraws a copy would take the original along."""
+    world.owner("sums")
+    rename(world.expert("math"), world.folder / "sums.pt", "sums")
+    with pytest.raises(InputError, match=r"its network is that of 'math', which is in force: .* Nothing was uploaded"):
+        submit(world.home("sums"), world.folder / "sums.pt", [world.key("sums")])
+    with monkeypatch.context() as patch:
+        patch.setattr("federation.owner.submit.objections", lambda *_a: [])
+        submit(world.home("sums"), world.folder / "sums.pt", [world.key("sums")])
+    (line,) = refresh(world.coordinator)
+    assert line.startswith("sums: serial 1 refused: its network is that of 'math'")
+    with pytest.raises(InputError, match=r"'sums' has submitted nothing that could be withdrawn"):
+        withdraw(world.home("sums"), "sums", [world.key("sums")], "", False)
+    model, _ = make_model(world, "model")
+    assert [one["domain"] for one in read_manifest(model)["experts"]] == ["public", "code", "math"]
+    assert faults(world, model) == []
+
+
+def test_a_blurred_copy_is_noticed_and_drives_nobody_out(world: World) -> None:
+    world.owner("sums")
+    blurred = copied(world.expert("math"), world.folder / "sums.pt", "sums", 0.02)
+    submit(world.home("sums"), blurred, [world.key("sums")])
+    _, said = make_model(world, "first")
+    assert said[0].startswith("warning: math and sums: training changed them in the same way (cosine 0.9")
+    withdraw(world.home("sums"), "sums", [world.key("sums")], "", False)
+    model, _ = make_model(world, "second")
+    assert [one["domain"] for one in read_manifest(model)["experts"]] == ["public", "code", "math"]
+
+
 def test_who_is_forgotten_leaves_digests_alone(world: World) -> None:
     make_model(world, "model")
     world.seen("reader")
     digest = world.seen().owners[1].submissions[anchor_entry(world.seen().state)["digest"]].digest
-    withdraw(world.home("math"), "math", [world.key("math")], "", True)
+    withdraw(world.home("math"), "math", [world.key("math")], "sold", False)
+    refresh(world.coordinator)
+    about = withdraw(world.home("math"), "math", [world.key("math")], "", True)
+    assert about == {"reason": "sold", "forget": True}, "who has left may still ask for it"
     assert refresh(world.coordinator)[-1] == "math: forgotten, as its owner asked"
     found = world.seen("reader")
     assert [owner.domain for owner in found.owners] == ["code"]
@@ -210,6 +286,16 @@ def test_who_is_forgotten_leaves_digests_alone(world: World) -> None:
         submit(world.home("mathematics"), renamed, [world.key("mathematics")])
 
 
+def test_an_owner_leaves_with_a_new_key_what_the_old_one_signed(world: World) -> None:
+    model, _ = make_model(world, "model")
+    change_key(world.coordinator, "math", world.key("alice2").with_suffix(".pub"))
+    withdraw(world.home("math"), "math", [world.key("alice2")], "the old key was stolen", False)
+    refresh(world.coordinator)
+    assert (
+        "math: has left, and this model still holds it (its owner withdrew it: the old key" in faults(world, model)[0]
+    )
+
+
 def test_a_domain_can_be_given_to_somebody_else(world: World) -> None:
     remove_owner(world.coordinator, "math", "moved away")
     assert [owner.domain for owner in world.seen().owners] == ["code"]
@@ -224,7 +310,6 @@ def test_a_domain_can_be_given_to_somebody_else(world: World) -> None:
 
 def test_an_owners_key_changes_without_a_gap_if_both_sign(world: World) -> None:
     submit(world.home("math"), world.expert("math"), [world.key("math"), world.key("alice2")])
-    refresh(world.coordinator)
     assert change_key(world.coordinator, "math", world.key("alice2").with_suffix(".pub"))
     assert [one.domain for one in world.seen().owners if one.in_force] == ["code", "math"]
     with pytest.raises(InputError, match=r"may not sign for 'math'"):
@@ -291,6 +376,42 @@ def test_a_policy_is_versioned_and_refuses_in_the_owners_words(world: World) -> 
     set_policy(world.coordinator, Policy(version=3, largest_epsilon=4.0))
     with pytest.raises(InputError, match="states no guarantee of differential privacy"):
         world.submit("math")
+
+
+def test_a_policy_that_asks_for_signatures_refuses_what_has_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TUF's signature covers the file; the owner's own goes into the model's manifest."""
+    with monkeypatch.context() as patch:
+        patch.setattr("federation.owner.submit.statement", lambda _digest: b"something else")
+        patch.setattr("federation.owner.submit.base64.b64encode", lambda _signature: b"")
+        world.submit("math", seed=1, refreshed=False)
+    (line,) = refresh(world.coordinator)
+    assert line.startswith("math: serial 2 refused: the policy asks for its owner's flexo-sign signature")
+
+
+def test_an_owners_signature_expires(world: World) -> None:
+    set_policy(world.coordinator, Policy(version=2, days={**DAYS, "owner": 1e-9}))
+    world.submit("math")
+    assert [one.domain for one in world.seen().owners if one.in_force] == ["code"]
+    assert re.fullmatch(r"expired on \d{4}-\d\d-\d\d: its owner can submit it again", world.seen().owners[1].problem)
+    model, _ = make_model(world, "model")
+    assert [one["domain"] for one in read_manifest(model)["experts"]] == ["public", "code"]
+    set_policy(world.coordinator, Policy(version=3))
+    world.submit("math")
+    assert [one.domain for one in world.seen().owners if one.in_force] == ["code", "math"]
+
+
+def test_a_merge_without_a_federation_takes_its_notice(world: World) -> None:
+    """`flexo-merge --revoked`: the very expert, and the same one a little changed under a new name."""
+    make_model(world, "model")
+    found = world.seen()
+    digests = submitted_digests(found.events, found.owners[1])
+    path = world.folder / "notice.json"
+    path.write_text(json.dumps(notice_of(found.events, "math", digests, "owner", "sold")))
+    listed = MergeOptions(revoked=path)
+    with pytest.raises(InputError, match=r"revoked by .*notice.json"):
+        plan([world.expert("math")], world.anchor, listed)
+    with pytest.raises(InputError, match=r"but for little changes, an expert that has left"):
+        plan([altered(world.expert("math"), world.folder / "sums.pt", "sums")], world.anchor, listed)
 
 
 def test_the_coordinator_refuses_what_an_owner_slips_past(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

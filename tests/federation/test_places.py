@@ -19,8 +19,10 @@ from flexo.errors import InputError
 from tests.federation.web import hostile, served
 
 
-@pytest.fixture(params=["folder", "memory", "sftp"])
+@pytest.fixture(params=["folder", "memory", "sftp", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "s3":
+        return open_place(f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}")
     if request.param == "memory":
         return open_place(f"memory://{uuid.uuid4().hex}")
     if request.param == "sftp":
@@ -188,8 +190,23 @@ def test_a_pipe_in_a_store_does_not_block(tmp_path: Path) -> None:
         open_place(str(tmp_path)).read("x.json", 10)
 
 
-def test_a_full_disk_keeps_what_was_whole(small_disk: Path, tmp_path: Path) -> None:
-    place = FolderPlace(small_disk)
+def test_a_link_in_the_way_of_an_upload_is_not_followed(tmp_path: Path) -> None:
+    """Whoever may write to a store could else have other writers' own files overwritten."""
+    source, mine = tmp_path / "source", tmp_path / "mine"
+    source.write_bytes(b"an expert")
+    mine.write_bytes(b"precious")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "y.pt").symlink_to(mine)
+    with pytest.raises(StoreError, match=r"cannot be written \(Too many levels of symbolic links\)"):
+        FolderPlace(tmp_path / "store").upload("y.pt", source, lambda _amount: None)
+    assert mine.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("kind", ["folder", "sftp"])
+def test_a_full_disk_keeps_what_was_whole(
+    kind: str, small_disk: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place = open_place((request.getfixturevalue("sftp") if kind == "sftp" else "") + str(small_disk))
     assert place.create("metadata/1.root.json", bytes(1000))
     source = tmp_path / "source"
     source.write_bytes(bytes(100_000))
@@ -198,10 +215,20 @@ def test_a_full_disk_keeps_what_was_whole(small_disk: Path, tmp_path: Path) -> N
         lambda: place.replace("metadata/1.root.json", bytes(100_000)),
         lambda: place.upload("incoming/y.pt", source, lambda _amount: None),
     ):
-        with pytest.raises(InputError, match=r"the disk"):
+        with pytest.raises(InputError, match=r"disk"):
             write()
+        place.remove("incoming/y.pt")
     assert place.names("metadata") == ["1.root.json"]
     assert place.read("metadata/1.root.json", 1000) == bytes(1000)
+
+
+def test_a_fetch_to_a_full_disk_keeps_what_arrived(small_disk: Path, tmp_path: Path) -> None:
+    data = os.urandom(100_000)
+    (tmp_path / "y.pt").write_bytes(data)
+    with pytest.raises(InputError, match=r"the disk is full. What has arrived is kept"):
+        fetch(FolderPlace(tmp_path), "y.pt", small_disk / "y.pt", len(data), hashlib.sha256(data).hexdigest())
+    (kept,) = small_disk.iterdir()
+    assert kept.name == ".y.pt.partial" and data.startswith(kept.read_bytes()) and kept.stat().st_size
 
 
 def test_another_kind_of_store_is_named(tmp_path: Path) -> None:

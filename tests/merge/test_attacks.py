@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from merge.formats.anchor_folder import open_anchor
-from tests.merge.attacks import headers, pickles, tables, values, zips
+from tests.merge.attacks import factors, headers, pickles, tables, values, zips
 from tests.merge.attacks.attack import Attack, Forge
 from tests.merge.tools import listing
 
 ROOT = Path(__file__).resolve().parents[2]
-ATTACKS = [*pickles.ATTACKS, *zips.ATTACKS, *tables.ATTACKS, *headers.ATTACKS, *values.ATTACKS]
+KINDS = (pickles, zips, tables, headers, values, factors)
+ATTACKS = [attack for kind in KINDS for attack in kind.ATTACKS]
 MB = 150  # the largest at work: a pickle of half a million instructions, JSON just below its bounds
 
 

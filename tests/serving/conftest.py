@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from inference.load import load_model
 from tests.inference.models import merge_domains
 from tests.serving.asked import Alone, alone, requests
 from tests.serving.live import Live, live
@@ -13,7 +15,11 @@ from tests.serving.live import Live, live
 @pytest.fixture(scope="session")
 def served(make_expert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A merged folder of public, math, news and code, three active; for all tests of a session."""
-    return merge_domains(make_expert, tmp_path_factory.mktemp("served") / "model", top_k=3)
+    folder = merge_domains(make_expert, tmp_path_factory.mktemp("served") / "model", top_k=3)
+    load_model(folder)
+    gc.collect()
+    gc.freeze()  # transformers collects garbage whenever an engine stops, and walks through all that was imported
+    return folder
 
 
 @pytest.fixture(scope="session")

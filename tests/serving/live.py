@@ -24,6 +24,9 @@ from serving.gateway.settings import Settings, read_settings
 SMALL: dict[str, Any] = {"dtype": "float32", "device": "cpu", "pass_tokens": 256, "block_tokens": 4, "blocks": 256}
 
 
+PATIENCE = 300.0  # seconds, for a machine with other work on it
+
+
 class Here:
     """In the place of `RemoteEngine`: the engine itself, which `die` ends as a crash would."""
 
@@ -72,7 +75,7 @@ class Live:
         self.settings, self.server, self.engines, self.secrets = settings, server, engines, secrets
         port = server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.http = httpx.Client(base_url=self.url, timeout=60)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE)
 
     def post(self, body: Any, key: str = "all", path: str = "/v1/completions", **given: Any) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -115,7 +118,7 @@ def live(folder: Path, model: Path, keys: dict[str, dict[str, Any]], **settings:
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)  # one that never starts must not keep the tests from ending
     thread.start()
     until(lambda: bool(failed) or bool(begun and begun[0].started))
     if failed:
@@ -124,11 +127,11 @@ def live(folder: Path, model: Path, keys: dict[str, dict[str, Any]], **settings:
         yield Live(given, begun[0], started, secrets)
     finally:
         begun[0].should_exit = True
-        thread.join(60)
+        thread.join(PATIENCE)
     assert not thread.is_alive() and not failed
 
 
-def until(done: Callable[[], bool], seconds: float = 60) -> None:
+def until(done: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Waits for something to happen elsewhere."""
     end = time.monotonic() + seconds
     while not done():

@@ -23,6 +23,7 @@ from merge.tensor_io.json_file import read_json
 from trainers.expert.paired import PairOptions
 from trainers.loop.gpu_specs import HARDWARE, Hardware
 from trainers.loop.next_token_loss import chunk_rows
+from trainers.loop.optimizer import Kind
 from trainers.loop.run import Run
 
 GIB = 1 << 30
@@ -50,7 +51,7 @@ class Load:
     bf16: bool = True
     rank: int | None = None  # of low-rank experts
     first_layer: int = 0  # that has an expert
-    adafactor: bool = False
+    kind: Kind = "adamw"  # of optimiser
     recomputed: bool = False  # activations are computed twice instead of kept
     bias: bool = False
     device: str = "cuda"
@@ -131,7 +132,7 @@ def load_of(run: Run, model: PairOptions, first_layer: int) -> Load:
         bf16=trainer.precision == "auto" or trainer.precision.startswith("bf16"),
         rank=model.rank,
         first_layer=first_layer,
-        adafactor=run.optimizer.kind == "adafactor",
+        kind=run.optimizer.kind,
         recomputed=trainer.activation_checkpointing,
         bias=model.router_bias is not None,
     )
@@ -149,7 +150,7 @@ def plan_cost(arch: Architecture, load: Load) -> CostPlan:
         trained=trained,
         weights=ceil((frozen * (2 if load.bf16 else 4) + 4 * trained) / spread),
         gradients=ceil(4 * trained / spread),
-        optimizer=ceil((_factored(arch, load) if load.adafactor else 8 * trained) / spread),
+        optimizer=ceil(_optimizer_state(arch, load, layers * matrices, trained) / spread),
         activations=_activations(arch, load) + (_gathered(arch, load) if load.sharded and load.devices > 1 else 0),
         flops_per_token=_flops_per_token(arch, load),
     )
@@ -166,9 +167,12 @@ def _trained_layers(arch: Architecture, load: Load) -> int:
     return arch.num_hidden_layers - load.first_layer
 
 
-def _factored(arch: Architecture, load: Load) -> int:
+def _optimizer_state(arch: Architecture, load: Load, matrices: int, trained: int) -> int:
+    """Bytes of what an optimiser holds of the parameters, of which so many are within matrices."""
     d, f = arch.hidden_size, arch.intermediate_size
-    return 4 * _trained_layers(arch, load) * (3 * (d + f) + d)
+    if load.kind == "adafactor":
+        return 4 * _trained_layers(arch, load) * (3 * (d + f) + d)
+    return 8 * trained - (4 * matrices if load.kind == "muon" else 0)
 
 
 def _gathered(arch: Architecture, load: Load) -> int:
@@ -286,7 +290,8 @@ def _advice(arch: Architecture, load: Load, device: Hardware) -> str:
     choices = {
         "run.activation_checkpointing=true": replace(load, recomputed=True),
         "run.activation_checkpointing=true and one window at a time (run.accumulate)": lean,
-        "also optimizer.kind=adafactor": replace(lean, adafactor=True),
+        "also optimizer.kind=muon": replace(lean, kind="muon"),
+        "also optimizer.kind=adafactor": replace(lean, kind="adafactor"),
         "also model.rank=64": replace(lean, rank=64),
         "also run.strategy=fsdp on 8 devices": replace(lean, devices=max(8, load.devices), sharded=True),
     }

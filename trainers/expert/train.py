@@ -165,6 +165,11 @@ def _begun(path: Path, owner: Owner) -> ExpertFile:
     if begun.domain != owner.domain.name:
         raise InputError(f"{path}: the expert of {begun.domain}, and this run is of {owner.domain.name}.")
     check_belongs(begun, AnchorBase(owner.anchor, owner.anchor.folder.name, owner.anchor.digest))
+    if begun.header.factored:
+        raise InputError(
+            f"{path}: holds factors, and training goes on from whole weights. Write those first: "
+            f"flexo-compress {path} --whole -o FILE"
+        )
     return begun
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,10 +13,12 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from flexo.errors import InputError
+from trainers.loop.muon import Muon
 from trainers.loop.sharded_adafactor import ShardedAdafactor
 
-Kind = Literal["adamw", "adafactor"]
+Kind = Literal["adamw", "muon", "adafactor"]
 Schedule = Literal["cosine", "wsd"]
+NO_MAP = re.compile(r"embed_tokens|lm_head|\.gate\.")  # matrices whose rows are vectors of tokens or experts
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,16 @@ class OptimizerOptions:
     """An optimiser, and how its learning rate goes up and down."""
 
     lr: float  # peak
-    kind: Kind = "adamw"  # adafactor holds a row and a column of second moments per matrix, and no first moment
+    kind: Kind = "adamw"  # muon: of matrices within layers; the rest is AdamW's. adafactor: no matrix of moments
     schedule: Schedule = "cosine"  # wsd: warmup, stable, linear decay (MiniCPM, arXiv 2404.06395, section 4)
     betas: tuple[float, float] = (0.9, 0.95)
+    momentum: float = 0.95  # of muon
     weight_decay: float = 0.0  # on matrices; vectors are never decayed
     warmup: float = 0.05  # share of all steps
     decay: float = 0.2  # of wsd, share of all steps
     final: float = 0.1  # learning rate at the end, as a share of the peak
     row_lr: float | None = None  # peak for router rows and biases; None: as the rest
+    rest_lr: float | None = None  # of muon, peak for what is AdamW's and no row; None: as `lr`
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup + self.decay <= 1 or min(self.warmup, self.decay) < 0:
@@ -41,23 +46,30 @@ class OptimizerOptions:
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimiser over exactly these parameters."""
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        settings: dict[tuple[Any, ...], dict[str, Any]] = {}
         for name, parameter in named:
-            is_row = name.endswith((".row_D", ".bias"))
-            groups.setdefault((is_row, parameter.ndim > 1), []).append(parameter)
-        assert groups, "nothing to train"
-        settings: list[dict[str, Any]] = [
-            {
-                "params": parameters,
-                "lr": self.row_lr if is_row and self.row_lr is not None else self.lr,
-                "weight_decay": self.weight_decay if is_matrix else 0.0,
-            }
-            for (is_row, is_matrix), parameters in groups.items()
-        ]
+            group = self._group(name, parameter)
+            settings.setdefault(tuple(group.values()), {"params": [], **group})["params"].append(parameter)
+        assert settings, "nothing to train"
+        groups = list(settings.values())
+        if self.kind == "muon":
+            return Muon(groups, betas=self.betas)
         if self.kind == "adafactor":
-            spread = all(isinstance(parameter, DTensor) for part in settings for parameter in part["params"])
-            return (ShardedAdafactor if spread else torch.optim.Adafactor)(settings)
-        return torch.optim.AdamW(settings, betas=self.betas, fused=True)
+            spread = all(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
+            return (ShardedAdafactor if spread else torch.optim.Adafactor)(groups)
+        return torch.optim.AdamW(groups, betas=self.betas, fused=True)
+
+    def _group(self, name: str, parameter: nn.Parameter) -> dict[str, Any]:
+        """The settings of the group that a parameter belongs to."""
+        is_matrix = parameter.ndim > 1
+        group = {"lr": self.lr, "weight_decay": self.weight_decay if is_matrix else 0.0}
+        if self.kind == "muon" and is_matrix and not NO_MAP.search(name):
+            return group | {"momentum": self.momentum, "stacked": 2 if name.endswith("gate_up_proj") else 1}
+        if name.endswith((".row_D", ".bias")):
+            own = self.row_lr
+        else:
+            own = self.rest_lr if self.kind == "muon" else None
+        return group if own is None else group | {"lr": own}
 
     def factor(self, steps: int) -> Callable[[int], float]:
         """The factor on the peak learning rate at each step of a run: linear warmup, then down to `final`.

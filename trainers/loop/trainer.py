@@ -18,7 +18,7 @@ import torch
 from flexmix.packing.datamodule import TextModule
 from flexo.cpu_threads import keep_freed_memory
 from flexo.errors import InputError
-from trainers.distributed import StrategyName, is_first, make_strategy
+from trainers.distributed import StrategyName, computes_in_bf16, is_first, make_strategy
 from trainers.loop.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
 from trainers.loop.finite import NotFiniteError
 from trainers.loop.module import LitAnchor
@@ -26,13 +26,14 @@ from trainers.loop.run_folder import CHECKPOINT
 from trainers.slurm.jobs import slurm_environment
 
 Metrics = dict[str, float]
+PRECISIONS = ("auto", "bf16-mixed", "bf16-true", "32-true", "32", "64-true")  # as lightning.Trainer names them
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
     """Settings of Lightning's trainer, and how often a checkpoint is written."""
 
-    precision: str = "auto"  # or anything that lightning.Trainer takes
+    precision: str = "auto"  # one of PRECISIONS
     accelerator: str = "auto"
     strategy: StrategyName = "auto"  # ddp: the whole model on every device; fsdp: spread over the devices
     devices: int = 1  # on each node
@@ -54,6 +55,8 @@ class TrainerOptions:
             raise InputError(
                 f"run.precision={self.precision}: fp16 needs loss scaling, which flexo leaves out; use bf16-mixed."
             )
+        if self.precision not in PRECISIONS:
+            raise InputError(f"run.precision={self.precision}: expected one of {', '.join(PRECISIONS)}.")
 
     def prepare(self, model: Any) -> None:
         """Applies to a model what these options change about it before training."""
@@ -136,10 +139,8 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     """`auto` is bf16 where the hardware computes in it, else fp32; anything else is Lightning's own name."""
     if precision != "auto":
         return precision
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    cpu = torch.cpu.get_capabilities()
-    return "bf16-mixed" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "32-true"
+    cuda = accelerator != "cpu" and torch.cuda.is_available()
+    return "bf16-mixed" if computes_in_bf16(cuda) else "32-true"
 
 
 def _validate(trainer: L.Trainer, lit: LitAnchor, texts: TextModule) -> Metrics:

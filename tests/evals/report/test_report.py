@@ -223,10 +223,10 @@ def test_tables_that_do_not_fit_are_refused() -> None:
 
 def test_a_cell_is_kept_under_all_that_it_depends_on(tmp_path: Path) -> None:
     found = Measurement(1.5, 4, 2, 10, passes=2.0)
-    Store(tmp_path).keep({"models": ["a"], "text": "t"}, found)
-    assert Store(tmp_path).find({"text": "t", "models": ["a"]}) == found
-    assert Store(tmp_path).find({"text": "t", "models": ["b"]}) is None
-    assert Store(None).find({"text": "t", "models": ["a"]}) is None
+    Store(tmp_path, Measurement).keep({"models": ["a"], "text": "t"}, found)
+    assert Store(tmp_path, Measurement).find({"text": "t", "models": ["a"]}) == found
+    assert Store(tmp_path, Measurement).find({"text": "t", "models": ["b"]}) is None
+    assert Store(None, Measurement).find({"text": "t", "models": ["a"]}) is None
 
 
 def with_credit(seed: int) -> Results:

@@ -88,6 +88,22 @@ def test_attribution_goes_with_chosen_experts(merged: Path, tmp_path: Path, caps
     assert stdout == "" and "answer.json: this file exists already" in err
 
 
+def test_a_summary_of_owners_is_written_beside(merged: Path, tmp_path: Path, capsys: Capture) -> None:
+    files = [tmp_path / "answer.json", tmp_path / "owners.json"]
+    arguments = [merged, "The cat", "--max-new-tokens", 60, "--experts", "math"]
+    out = ["--attribution-out", files[0], "--attribution-summary", files[1]]
+    assert generate(*arguments, *out) == 0
+    tokens = len(json.loads(files[0].read_text())["tokens"])
+    found = json.loads(files[1].read_text())
+    contact = json.loads(files[0].read_text())["experts"][1]["contact"]
+    assert tokens == 60 and found["owners"] == [{"owner": contact or "math", "tokens": 60}]
+    assert generate(*arguments, "--attribution-summary", files[1]) == 1
+    assert "this file exists already" in capsys.readouterr().err
+    for path in (tmp_path / "owners.txt", files[0]):
+        assert generate(*arguments, "--attribution-out", files[0], "--attribution-summary", path) == 1
+        assert "expected a file of its own that ends in .json" in capsys.readouterr().err
+
+
 def test_attribution_that_cannot_be_is_refused(
     merged: Path, tiny_anchor: Path, tmp_path: Path, capsys: Capture
 ) -> None:

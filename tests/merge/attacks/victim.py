@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+import merge.tensor_io.factors  # noqa: F401 - it is imported where an expert first needs it
 from flexo.errors import InputError
 from merge.formats.expert_file import open_expert
 from merge.planning.merge_plan import execute, plan

@@ -18,6 +18,7 @@ from merge.formats.anchor_folder import open_anchor
 from merge.formats.architecture import expert_tensors
 from merge.formats.expert_file import open_expert, write_expert
 from merge.formats.expert_header import Header
+from merge.tensor_io.stored_tensor import StoredTensor
 from tests.merge.tiny import expert_header, expert_values
 from tests.merge.tools import listing
 
@@ -94,6 +95,22 @@ def test_golden_files_of_all_versions_stay_readable(name: str, dtype: torch.dtyp
         assert torch.equal(tensor, counted.reshape(tensor.shape).to(dtype))
         start += tensor.numel()
     assert expert.has_bias == name.endswith(".pt")
+
+
+@pytest.mark.parametrize("name", ["expert-v2-factors.pt", "expert-v2-factors.safetensors"])
+def test_golden_files_with_factors_stay_readable(name: str, tmp_path: Path) -> None:
+    """Written once, too: factors of rank 2 that count up, scale 1/4, and weights formed on a public network of ones."""
+    expert = open_expert(GOLDEN / name)
+    assert json.loads(json.dumps(expert.header.to_dict())) == json.loads((GOLDEN / f"{name}.json").read_text())
+    for weight, info in expert.header.tensors.items():
+        if not weight.endswith("_proj.weight"):
+            continue
+        left, right = (expert.tensor(weight.replace("weight", part)) for part in ("left", "right"))
+        assert torch.equal(left, torch.arange(left.numel(), dtype=torch.int16).view(left.shape))
+        (tmp_path / "ones").write_bytes(torch.ones(info.shape).numpy().tobytes())
+        public = StoredTensor(tmp_path / "ones", "ones", "F32", info.shape, 0, info.nbytes)
+        formed = torch.frombuffer(expert.formed(weight, public), dtype=torch.float32).view(info.shape)
+        assert torch.equal(formed, 1 + left.float() @ right.float() / 4)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

@@ -21,6 +21,7 @@ from serving.receipts.log import read_log
 from tests.serving.live import until
 from tests.source_tree import ROOT
 
+PATIENCE = 600  # seconds, for a machine with other work on it
 COMMAND = [sys.executable, "-m", "serving.commands.flexo_serve"]
 
 
@@ -72,7 +73,9 @@ def test_a_server_outlives_its_engines_and_stops_gracefully(
 ) -> None:
     secret = call("keys", "add", "alice", "--experts", "public,math", "--keys", tmp_path / "keys.yaml",
                   "--requests-per-minute", "100000").strip()  # fmt: skip
-    http = httpx.Client(base_url="http://127.0.0.1:18473", headers={"Authorization": f"Bearer {secret}"}, timeout=60)
+    http = httpx.Client(
+        base_url="http://127.0.0.1:18473", headers={"Authorization": f"Bearer {secret}"}, timeout=PATIENCE
+    )
 
     def ready(engines: int) -> bool:
         try:
@@ -80,21 +83,21 @@ def test_a_server_outlives_its_engines_and_stops_gracefully(
         except httpx.TransportError:
             return False
 
-    until(lambda: ready(2), 120)
+    until(lambda: ready(2), PATIENCE)
     ask = {"prompt": "The cat", "max_tokens": 20, "temperature": 0}
     expected = http.post("/v1/completions", json=ask).json()["choices"]
     for victim in engines_of(server.pid)[:1]:
         os.kill(victim, signal.SIGKILL)
     for _ in range(20):
         assert http.post("/v1/completions", json=ask).json()["choices"] == expected
-    until(lambda: ready(2), 120)
+    until(lambda: ready(2), PATIENCE)
     os.kill(server.pid, signal.SIGHUP)
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while len([1 for _, line in read_log(tmp_path / "log") if line["what"] == "model"]) < 2:
         assert time.monotonic() < end
         assert http.post("/v1/completions", json=ask).json()["choices"] == expected
     server.terminate()
-    assert server.wait(60) in (0, 143)
+    assert server.wait(PATIENCE) in (0, 143)
     lines = list(read_log(tmp_path / "log", tmp_path / "server.pub"))
     assert len({line["id"] for _, line in lines if line["what"] == "answer"}) == len(lines) - 2
     assert server.stderr

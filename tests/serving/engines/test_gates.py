@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers.generation.continuous_batching.requests import RequestState
 
 from flexo.errors import InputError
 from serving.engines.engine import Failed, Job, NotEntitledError
-from tests.serving.asked import ENGINES, SETS, SMALL, Alone, Asked, renamed, requests
+from tests.serving.asked import ENGINES, SETS, SMALL, Alone, Asked, alone, renamed, requests
 
 KINDS = pytest.mark.parametrize("kind", ENGINES)
 
@@ -170,6 +171,32 @@ def test_a_pass_that_nobody_has_prepared_uses_the_public_expert_alone(served: Pa
         asked.ask([public.job])
         assert set(torch.cat(told[1:]).flatten().tolist()) == {0}, "a forbidden expert ran"
         asked.agrees(public)
+
+
+@KINDS
+def test_a_model_with_several_end_tokens_and_no_limit_of_its_own(
+    served: Path, expected: list[Alone], tmp_path: Path, kind: str
+) -> None:
+    one = next(one for one in expected if len(set(one.tokens[:3])) == 3 and 0 not in one.tokens)
+    folder = tmp_path / "model"
+    shutil.copytree(served, folder)
+    for name in ("config.json", "generation_config.json"):
+        content = json.loads((folder / name).read_text()) | {"eos_token_id": [0, one.tokens[2]]}
+        if name == "config.json":
+            content["max_position_embeddings"] = -1
+        (folder / name).write_text(json.dumps(content))
+    with Asked(folder, kind) as asked:
+        assert asked.engine.limit == SMALL.blocks * SMALL.block_tokens
+        asked.ask([renamed(one.job, "ends")])
+        assert [made.token for made in asked.made("ends")] == one.tokens[:3] and asked.ended("ends").reason == "stop"
+
+
+@KINDS
+def test_half_precision(served: Path, kind: str) -> None:
+    jobs = [renamed(job, job.id, score=True) for job in requests()]
+    with Asked(served, kind, replace(SMALL, dtype="bfloat16")) as asked:
+        asked.ask(jobs)
+        asked.agrees_roughly(alone(served, jobs))
 
 
 def test_events_hold_what_json_can(served: Path, expected: list[Alone]) -> None:

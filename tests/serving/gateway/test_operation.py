@@ -175,6 +175,8 @@ def test_a_model_is_probed_before_it_is_served(served: Path, tmp_path: Path, mon
         ({"host": "0.0.0.0"}, "keys would cross the network unprotected"),
         ({"port": 99999}, "port"),
         ({"engine": {"kind": "gpu"}}, r"engine\.kind"),
+        ({"engine": {"kind": "vllm"}}, "the interpreter of vLLM's environment"),
+        ({"engine": {"arguments": {"enable_eplb": True}}}, "goes with kind: vllm"),
         ({"colour": "red"}, "colour"),
         ({"model": None}, "model"),
     ],
@@ -186,10 +188,12 @@ def test_settings_are_checked(given: dict[str, Any], said: str) -> None:
 
 def test_paths_of_a_settings_file_are_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "serve.yaml"
-    path.write_text("model: model\nkeys: /etc/keys.yaml\nhost: 0.0.0.0\ntls: {certificate: c.pem, key: k.pem}\n")
+    path.write_text("model: model\nkeys: /etc/keys.yaml\nhost: 0.0.0.0\ntls: {certificate: c.pem, key: k.pem}\n"
+                    "engine: {kind: vllm, python: vllm/bin/python, arguments: {model: x}}\n")  # fmt: skip
     found = read_settings(path, port=1)
     assert found.model == tmp_path / "model" and str(found.keys) == "/etc/keys.yaml" and found.port == 1
     assert found.tls and found.tls.certificate == tmp_path / "c.pem"
+    assert found.options().python == str(tmp_path / "vllm/bin/python") and found.options().arguments == {"model": "x"}
     for text in ("- 1", "model: [", "\0"):
         path.write_text(text)
         with pytest.raises(InputError, match=r"serve\.yaml"):

@@ -47,7 +47,7 @@ def named() -> dict[str, nn.Parameter]:
     }
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adafactor"])
+@pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor"])
 def test_matrices_are_decayed_and_rows_have_their_own_rate(kind: str) -> None:
     parameters = named()
     optimizer = OptimizerOptions(lr=1e-2, kind=kind, weight_decay=0.5, row_lr=1e-3).build(parameters.items())  # type: ignore[arg-type]
@@ -65,12 +65,12 @@ def test_matrices_are_decayed_and_rows_have_their_own_rate(kind: str) -> None:
     torch.testing.assert_close(parameters["layer.row_D"].data, torch.ones(32))
 
 
-def test_adafactor_holds_a_row_and_a_column_where_adamw_holds_two_matrices() -> None:
+def test_muon_holds_one_matrix_and_adafactor_a_row_and_a_column_where_adamw_holds_two_matrices() -> None:
     held = {}
-    for kind in ("adamw", "adafactor"):
+    for kind in ("adamw", "muon", "adafactor"):
         parameters = {"weight": nn.Parameter(torch.ones(64, 32))}
         optimizer = OptimizerOptions(lr=1e-2, kind=kind).build(parameters.items())  # type: ignore[arg-type]
         parameters["weight"].grad = torch.ones(64, 32)
         optimizer.step()
         held[kind] = sum(value.numel() for value in optimizer.state[parameters["weight"]].values())
-    assert held["adamw"] >= 2 * 64 * 32 and held["adafactor"] < 200
+    assert held["adamw"] >= 2 * 64 * 32 and held["muon"] == 64 * 32 + 1 and held["adafactor"] < 200

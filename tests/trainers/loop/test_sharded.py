@@ -1,4 +1,4 @@
-"""Adafactor on parameters that are cut by rows, against PyTorch's own; on two devices in test_devices.py."""
+"""Adafactor and Muon on parameters that are cut by rows, against whole ones; on two devices in test_distributed.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from trainers.loop.optimizer import OptimizerOptions
+from trainers.loop.optimizer import Kind, OptimizerOptions
 from trainers.loop.sharded_adafactor import ShardedAdafactor
 
 
@@ -31,7 +31,8 @@ def mesh() -> Iterator[DeviceMesh]:
     dist.destroy_process_group()
 
 
-def test_steps_and_state_are_those_of_pytorch(mesh: DeviceMesh) -> None:
+@pytest.mark.parametrize("kind", ["adafactor", "muon"])
+def test_steps_and_state_are_those_of_whole_parameters(mesh: DeviceMesh, kind: Kind) -> None:
     dice = torch.Generator().manual_seed(0)
     values = {
         name: torch.randn(size, generator=dice)
@@ -39,9 +40,9 @@ def test_steps_and_state_are_those_of_pytorch(mesh: DeviceMesh) -> None:
     }
     whole = {name: nn.Parameter(value.clone()) for name, value in values.items()}
     cut = {name: nn.Parameter(distribute_tensor(value, mesh, [Shard(0)])) for name, value in values.items()}
-    options = OptimizerOptions(lr=0.3, kind="adafactor", weight_decay=0.1, row_lr=0.01)
+    options = OptimizerOptions(lr=0.3, kind=kind, weight_decay=0.1, row_lr=0.01)
     expected, ours = options.build(whole.items()), options.build(cut.items())
-    assert isinstance(ours, ShardedAdafactor) and not isinstance(expected, ShardedAdafactor)
+    assert isinstance(ours, ShardedAdafactor) is (kind == "adafactor") and not isinstance(expected, ShardedAdafactor)
     for _ in range(5):
         for name, value in values.items():
             grad = torch.randn(value.shape, generator=dice) * 1e-3
@@ -55,7 +56,8 @@ def test_steps_and_state_are_those_of_pytorch(mesh: DeviceMesh) -> None:
                 torch.testing.assert_close(full(held[key]), value)
 
 
-def test_its_state_goes_through_a_checkpoint(mesh: DeviceMesh) -> None:
+@pytest.mark.parametrize("kind", ["adafactor", "muon"])
+def test_the_state_goes_through_a_checkpoint(mesh: DeviceMesh, kind: Kind) -> None:
     model = nn.Linear(4, 6)
     fully_shard(model, mesh=mesh)
 
@@ -64,7 +66,7 @@ def test_its_state_goes_through_a_checkpoint(mesh: DeviceMesh) -> None:
             model(torch.eye(4)).square().sum().backward()
             optimizer.step(), optimizer.zero_grad()
 
-    options, whole = OptimizerOptions(lr=0.3, kind="adafactor"), StateDictOptions(full_state_dict=True)
+    options, whole = OptimizerOptions(lr=0.3, kind=kind), StateDictOptions(full_state_dict=True)
     first = options.build(model.named_parameters())
     steps(first, 3)
     weights = {name: full(value).clone() for name, value in model.state_dict().items()}

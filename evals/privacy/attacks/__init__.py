@@ -1,0 +1,1 @@
+"""The attacks, one module each: what it needs, and the figures that it gives."""

@@ -1,0 +1,81 @@
+"""Muon for the matrices of layers and AdamW for all else, as one optimiser with one state.
+
+    M <- mu M + (1 - mu) G        W <- (1 - lr decay) W - 0.2 sqrt(max(out, in)) lr polar((1 - mu) G + mu M)
+
+polar(X) is X with all its singular values near 1 (Muon, Keller Jordan 2024, kellerjordan.github.io/posts/muon). The
+factor makes a step as large as AdamW's at the same rate (arXiv 2502.16982, section 2.2). Both as in `torch.optim.Muon`,
+which takes matrices only, one by one, and whole: no experts in one tensor [E, out, in], nothing spread over devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from trainers.distributed import computes_in_bf16, whole
+
+QUINTIC = (3.4445, -4.7750, 2.0315)  # a, b, c: the steepest at 0 that keeps singular values within 0.7 and 1.2
+ITERATIONS = 5
+LIKE_ADAMW = 0.2  # the root mean square of AdamW's steps
+
+
+class Muon(torch.optim.AdamW):
+    """`torch.optim.AdamW`, but for parameter groups with a `momentum`: those are matrices, and Muon's.
+
+    A group's `stacked` says of how many matrices of the same shape, one below the other, each of its matrices is made.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        groups = self.param_groups
+        for group in groups:
+            if "momentum" in group:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._update(parameter, group)
+        self.param_groups = [group for group in groups if "momentum" not in group]
+        try:
+            super().step()
+        finally:
+            self.param_groups = groups
+        return loss
+
+    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+        grad, state, momentum = parameter.grad, self.state[parameter], group["momentum"]
+        assert grad is not None
+        if not state:
+            state["step"] = torch.tensor(0.0)  # AdamW wants one in every state that it loads
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        held = state["momentum_buffer"].lerp_(grad, 1 - momentum)
+        # of a spread matrix, every device makes the whole update and keeps its rows of it: one matrix at a time
+        update = whole(grad.lerp(held, momentum))
+        stacked = update.reshape(*update.shape[:-2], group["stacked"], -1, update.shape[-1])
+        size = LIKE_ADAMW * max(stacked.shape[-2:]) ** 0.5
+        update = polar(stacked).reshape(update.shape).to(parameter.dtype)
+        if isinstance(parameter, DTensor):
+            update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * size)
+
+
+def polar(x: torch.Tensor, iterations: int = ITERATIONS) -> torch.Tensor:
+    """Matrices [..., M, N] with the same singular vectors and singular values near 1, by Newton-Schulz iterations.
+
+    In bf16 where the device computes in it. A matrix of zeros stays one.
+    """
+    a, b, c = QUINTIC
+    wide = x.reshape(-1, *x.shape[-2:])
+    if tall := x.shape[-2] > x.shape[-1]:
+        wide = wide.mT
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-12)
+    wide = wide.to(torch.bfloat16 if computes_in_bf16(x.is_cuda) else torch.float32)
+    for _ in range(iterations):
+        gram = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return (wide.mT if tall else wide).reshape(x.shape)
