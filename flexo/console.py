@@ -261,7 +261,7 @@ class ProgressLines:
             if now - self._said_at < LINE_SECONDS:
                 return
             if self._since is not None and self._since[1] == self.done:
-                self._since: tuple[float, float] | None = None
+                self._since = self._first
             began, before = self._since or (now, 0.0)
             rate = (self.done - before) / (now - began) if now > began else 0.0
             sys.stderr.write(f"{self._line(rate)}\n")
