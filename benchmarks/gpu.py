@@ -190,7 +190,7 @@ def _apart(part: Part, options: argparse.Namespace, left: float, kept: Path, met
     if left > 5:
         process = get_context(method).Process(target=run_part, args=(part, options.device, options.toy, kept))
         process.start()
-        process.join(min(600 if options.toy else part.seconds, left))
+        process.join(min(1800 if options.toy else part.seconds, left))
         ended = "cut off" if process.is_alive() else "failed" if process.exitcode else "done"
         process.kill()
         process.join()

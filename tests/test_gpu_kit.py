@@ -74,8 +74,9 @@ def test_all_of_it_runs_at_toy_size(tmp_path: Path) -> None:
     for name in ("public", "math", "code"):
         for split, documents in (("train", 200), ("test", 20)):
             shard(tmp_path / "corpora" / name / f"{split}.jsonl.gz", name, documents)
-    command = [sys.executable, ROOT / "benchmarks/gpu.py", "--toy", "--device", "cpu", "-o", tmp_path / "gpu.json"]
-    done = subprocess.run([*command, "--corpora", tmp_path / "corpora"], capture_output=True, text=True, cwd=tmp_path)
+    command = [sys.executable, ROOT / "benchmarks/gpu.py", "--toy", "--device", "cpu", "--seconds", "3600"]
+    command += ["--corpora", tmp_path / "corpora", "-o", tmp_path / "gpu.json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert [*parts] == [part.name for part in gpu.parts(True, tmp_path)]

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import inference.commands.flexo_check
 import merge.commands.flexo_merge
-from inference.check import check, reference_tokens
+from inference.check import check, in_float32, reference_tokens
 from inference.load import load_model
+from tests.inference.models import load
 from tests.merge.tiny import with_reference
 from tests.merge.tools import call, listing
 
@@ -112,3 +113,20 @@ def test_a_merge_that_does_not_pass_is_not_kept(
     err = capsys.readouterr().err
     assert "did not pass its check, and was not kept" in err and "test.jsonl.gz: cannot be read" in err
     assert listing(tmp_path) == before
+
+
+def test_one_layer_at_a_time_is_in_float32(merged: Path) -> None:
+    x_BT = torch.randint(1, 96, (2, 16), generator=torch.Generator().manual_seed(0))
+    model = load(merged, dtype=torch.bfloat16)
+    whole = torch.nn.Module.float(load(merged, dtype=torch.bfloat16))
+    wide: list[list[bool]] = []
+    layers = model.model.layers
+    for layer in layers:
+        layer.mlp.register_forward_hook(
+            lambda *_: wide.append([one.mlp.experts.down_proj.dtype == torch.float32 for one in layers])
+        )
+    in_float32(model)
+    with torch.inference_mode():
+        assert torch.equal(model(x_BT).logits, whole(x_BT).logits)
+    assert wide == torch.eye(3, dtype=torch.bool).tolist()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
