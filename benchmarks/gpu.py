@@ -188,7 +188,8 @@ def _apart(part: Part, options: argparse.Namespace, left: float, kept: Path, met
     ended, log = "no time was left", kept / "log.txt"
     log.write_text("")
     if left > 5:
-        process = get_context(method).Process(target=run_part, args=(part, options.device, options.toy, kept))
+        context: Any = get_context(method)
+        process = context.Process(target=run_part, args=(part, options.device, options.toy, kept))
         process.start()
         process.join(min(1800 if options.toy else part.seconds, left))
         ended = "cut off" if process.is_alive() else "failed" if process.exitcode else "done"

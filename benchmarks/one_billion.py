@@ -42,9 +42,9 @@ KINDS: dict[
     str, tuple[list[str], dict[str, Any]]
 ] = {  # of training -> settings, and what of the plan's load they change
     "adamw": ([], {}),
-    "adafactor": (["optimizer.kind=adafactor"], {"adafactor": True}),
+    "adafactor": (["optimizer.kind=adafactor"], {"kind": "adafactor"}),
     "rank64": (["model.rank=64"], {"rank": 64}),
-    "upper": (["model.first_layer={half}", "optimizer.kind=adafactor"], {"first_layer": "half", "adafactor": True}),
+    "upper": (["model.first_layer={half}", "optimizer.kind=adafactor"], {"first_layer": "half", "kind": "adafactor"}),
 }
 
 

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, Olmo2Config
 
 from benchmarks.training import batch, shape
-from flexo.console import keep_freed_memory
+from flexo.cpu_threads import keep_freed_memory
 from trainers.expert.paired import pair, trainable_parameters
 from trainers.loop.next_token_loss import NextToken
 from trainers.loop.optimizer import Kind, OptimizerOptions

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -207,7 +208,7 @@ def speed(args: argparse.Namespace, hidden: int, vocabulary: int, name: str) -> 
 def peak(args: argparse.Namespace) -> None:
     """Prints this process's peak memory over what it had before the model was made; run once for each way."""
     config, dtype = shape(args.hidden[0], args.vocabulary[0], args.layers), DTYPES[args.dtype[0]]
-    make = peer if args.peak == "peer" else lambda *a: ours(*a, args.compile)
+    make = peer if args.peak == "peer" else partial(ours, compiled=args.compile)
     make(shape(64, 64, 2), dtype, args.device)(batch(64, 1, 16, args.device))  # brings the libraries' kernels in
     inputs = batch(args.vocabulary[0], args.rows, args.length, args.device)
     before = highest_rss()

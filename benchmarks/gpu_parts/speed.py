@@ -56,7 +56,9 @@ def expert_step(note: Note, device: str, size: str, way: str, rows: int, recompu
     make = {"published": training.peer, "dense": training.dense}.get(way, training.ours)
     if way == "adafactor":
         given["kind"] = "adafactor"
-    load = Load(tokens=1, length=length, rows=rows, recomputed=recomputed, adafactor=way == "adafactor")
+    load = Load(
+        tokens=1, length=length, rows=rows, recomputed=recomputed, kind="adafactor" if way == "adafactor" else "adamw"
+    )
     flops = plan_cost(arch, Load(tokens=1, length=length, rows=rows)).flops_per_token
     if way == "dense":
         flops = whole_flops_per_token(arch, length)
