@@ -254,3 +254,19 @@ def test_a_cloud_that_refuses_is_said_in_a_sentence(refusal: Exception, monkeypa
 def test_another_kind_of_store_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no such kind of store here"):
         open_place("nowhere://bucket/x")
+
+
+def test_a_server_that_cannot_keep_what_it_took_is_said(
+    sftp: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk may turn out to be full when a file is synced, not when it is written."""
+    import asyncssh
+
+    async def full(_file: object) -> None:
+        raise asyncssh.SFTPFailure("no space left")
+
+    place = open_place(sftp + str(tmp_path / "store"))
+    monkeypatch.setattr(asyncssh.SFTPClientFile, "fsync", full)
+    with pytest.raises(StoreError, match=r"the server refuses \(no space left\)"):
+        place.replace("x.json", b"{}")
+    assert place.names("") == []
