@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tuf.api.metadata import DelegatedRole, Delegations, Role, Root
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root
 from tuf.api.serialization import DeserializationError
 
-from federation.history.commit import Coordinator, Draft, first_state, policy_of, root_of
+from federation.history.commit import Coordinator, Draft, first_state, policy_of
 from federation.history.events import about, digest_of, event, read_events, withdrawn
 from federation.policy.policy import Policy
 from federation.roles.home import Home, make_home, root_digest
@@ -58,8 +58,8 @@ def init(
     data = sign(root, signers(keys, "root"), policy.days["root"])
     if (home / "root.json").exists():  # an interrupted attempt; who has this root already can keep it
         kept = (home / "root.json").read_bytes()
-        if verified(kept, Root, "root", root):
-            data, root = kept, root_of(kept)
+        if kept_root := verified(kept, Root, "root", root):
+            data, root = kept, kept_root
     made = make_home(home, store, store, data)
     first = {
         "name": name,
@@ -181,10 +181,10 @@ def refuse_no_root(path: Path) -> bytes:
     """A root that was handed over; raises `InputError` for a file that is none."""
     try:
         data = path.read_bytes() if path.stat().st_size <= MOST["root"] else b""
-        root = root_of(data)
+        root: Metadata[Root] = Metadata.from_bytes(data)
     except (OSError, ValueError, DeserializationError) as error:
         raise InputError(f"{path}: cannot be read as the root of a federation ({str(error)[:200]}).") from None
-    if not isinstance(root, Root) or not verified(data, Root, "root", root):
+    if not verified(data, Root, "root", root.signed):
         raise InputError(f"{path}: not the root of a federation, or not signed by itself. Ask for it again.")
     return data
 

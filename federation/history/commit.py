@@ -27,16 +27,13 @@ from federation.roles.home import Home
 from federation.roles.keys import finish_rotation, signers
 from federation.roles.signed import (
     MOST,
-    Metadata,
-    S,
+    create_signed,
     described,
     name_of,
     ours,
-    read_or_nothing,
     set_ours,
     sign,
     signed_versions,
-    verified,
     versions_there,
 )
 from federation.roles.trust import State, expired, latest, newest_snapshot
@@ -173,18 +170,6 @@ class Coordinator:
             finish_rotation(self.keys, role, entry.keyids)
 
 
-def create_signed(place: Place, role: str, signed: S, data: bytes, root: Root) -> bool:
-    """Creates a version of a top-level role's metadata; one that is there without its signature is no obstacle."""
-    name = name_of(role, signed.version)
-    if place.create(name, data):
-        return True
-    found = read_or_nothing(place, name, MOST[role])
-    if verified(found, type(signed), role, root):
-        return found == data
-    place.replace(name, data)
-    return True
-
-
 def policy_of(targets: Targets) -> Policy:
     """The policy that is part of the signed targets metadata."""
     return parse_policy(str(ours(targets).get("policy", "{}")), "the federation's policy")
@@ -218,9 +203,3 @@ def resign(coordinator: Coordinator) -> State:
         draft.stamp = True
 
     return coordinator.commit(change)
-
-
-def root_of(data: bytes) -> Root:
-    """The root in a file that was verified before."""
-    metadata: Metadata[Root] = Metadata.from_bytes(data)
-    return metadata.signed
