@@ -108,7 +108,7 @@ def change_key(coordinator: Coordinator, domain: str, key: Path) -> bool:
         draft.set(revoked=revoked | {"keys": sorted({*revoked["keys"], *old})})
         draft.events.append(event("key changed", domain=domain, old=old, key=offered.keyid))
 
-    state = coordinator.commit(change)
+    state = coordinator.commit(change).state
     owner = read_owner(coordinator.home, state, role_of(state, domain), domain, coordinator.place)
     return owner.serial == 0 or owner.signed is not None
 

@@ -89,17 +89,19 @@ class Coordinator:
             )
         return found
 
-    def commit(self, change: Callable[[Draft], None]) -> State:
+    def commit(self, change: Callable[[Draft], None]) -> Draft:
         """Applies `change` to the newest state and publishes it; starts again where somebody else was faster.
 
         `change` may be called several times, each time with a new draft; an exception of its leaves all as it was.
+        Returns the draft that was published, with the state that is in force since.
         """
         for _ in range(ATTEMPTS):
             state = self._stamped(latest(self.home))
             draft = Draft(state, copy.deepcopy(state.targets))
             change(draft)
             if self._publish(draft):
-                return latest(self.home)
+                draft.state = latest(self.home)
+                return draft
         raise StoreError(f"{self.place.url}: others write at the same time, {ATTEMPTS} times in a row. Run it again.")
 
     def _stamped(self, state: State) -> State:
@@ -195,11 +197,11 @@ def first_state(
     coordinator.stamp(root, snapshot, snapshot_data, 0, days["timestamp"])
 
 
-def resign(coordinator: Coordinator) -> State:
+def resign(coordinator: Coordinator) -> None:
     """A new targets, snapshot and timestamp with the signature of every key in the folder."""
 
     def change(draft: Draft) -> None:
         draft.set(signed=draft.about.get("signed", 0) + 1)
         draft.stamp = True
 
-    return coordinator.commit(change)
+    coordinator.commit(change)

@@ -78,8 +78,7 @@ def submit(
     signing = _signers(state, role, domain, keys)
     notes = refuse_forgotten(home, owner)
     policy = policy_of(state.targets)
-    events = read_events(home, ours(state.snapshot).get("history"))
-    left = {digest for digest, name in left_digests(state, events).items() if not (readmit and name == domain)}
+    left = left_digests(state, read_events(home, state.snapshot), domain if readmit else "")
     anchors = [entry["digest"] for entry in ours(state.targets)["anchors"]]
     why = objections(expert.header, policy, anchors, left, networks(owners))
     if why:
