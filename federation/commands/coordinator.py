@@ -13,29 +13,13 @@ from flexo.verbosity import note
 from merge.commands.options import printable
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the subcommands to an app."""
-    for name, command in (
-        ("init", init),
-        ("publish-anchor", publish_anchor),
-        ("add-owner", add_owner),
-        ("remove-owner", remove_owner),
-        ("set-policy", set_policy),
-        ("rotate", rotate),
-        ("refresh", refresh),
-        ("assemble", assemble),
-    ):
-        app.command(name, rich_help_panel="Coordinator")(command)
-
-
 def init(
     store: Annotated[str, typer.Argument(help="A folder, sftp://user@host/path, s3://..., or what fsspec writes.")],
     keys: KeysOption,
     name: Annotated[str, typer.Option(help="The federation's name, for people.")] = "federation",
     policy: Annotated[Path | None, typer.Option(help="A policy in YAML. [default: any licence, no limits]")] = None,
     root_key: Annotated[
-        list[Path] | None,
-        typer.Option("--root-key", help="The public key of another holder of the root; repeated."),
+        list[Path] | None, typer.Option(help="The public key of another holder of the root; repeated.")
     ] = None,
     threshold: Annotated[int, typer.Option(min=1, help="Root keys that it takes to change keys.")] = 1,
     home: HomeOption = HOME,
@@ -195,3 +179,6 @@ def assemble(
         lines = merge(coordinator(home, keys), chosen, output, advance, accept)
     typer.echo("\n".join([*map(printable, lines), *said]))
     typer.echo(f"wrote {output}/  anyone can check it: flexo-federation verify {output}")
+
+
+COMMANDS = (init, publish_anchor, add_owner, remove_owner, set_policy, rotate, refresh, assemble)

@@ -30,8 +30,9 @@ def about() -> None:
         ) from None
 
 
-for commands in (coordinator, owner, reader):
-    commands.register(app)
+for panel, module in {"Coordinator": coordinator, "Owner": owner, "Anyone": reader}.items():
+    for command in module.COMMANDS:
+        app.command(rich_help_panel=panel)(command)
 
 
 def main() -> None:

@@ -15,12 +15,6 @@ from merge.commands.options import printable
 Json = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the subcommands to an app."""
-    for name, command in (("status", status), ("log", log), ("verify", verify)):
-        app.command(name, rich_help_panel="Anyone")(command)
-
-
 def status(as_json: Json = False, home: HomeOption = HOME) -> None:
     """Show who is in: version, size, licence, epsilon, key, expiry, and the models that hold each expert."""
     from federation.reader.status import read_federation, status_of
@@ -110,3 +104,6 @@ def _short(value: Any) -> str:
         return ", ".join(map(_short, value))
     text = str(value)
     return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
+
+
+COMMANDS = (status, log, verify)

@@ -69,22 +69,19 @@ def publish_anchor(
 
 def promote(coordinator: Coordinator) -> str:
     """Makes the next anchor the one in force and drops the old one; returns its digest."""
-    digest = ""
 
     def change(draft: Draft) -> None:
-        nonlocal digest
         anchors = draft.about["anchors"]
         if len(anchors) != 2:
             raise InputError("there is no next anchor. Publish one: flexo-federation publish-anchor NEW/ --next")
         old, new = anchors
-        digest = new["digest"]
         for path in [path for path in draft.targets.targets if path.startswith(f"{old['where']}/")]:
             del draft.targets.targets[path]
         draft.set(anchors=[new])
-        draft.events.append(event("anchor promoted", digest=digest, instead_of=old["digest"]))
+        draft.events.append(event("anchor promoted", digest=new["digest"], instead_of=old["digest"]))
 
-    coordinator.commit(change)
-    return digest
+    (anchor,) = coordinator.commit(change).about["anchors"]
+    return str(anchor["digest"])
 
 
 def _put_in_force(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from federation.coordinator.choose import Chosen
 from federation.coordinator.merging import merge
-from federation.history.commit import Coordinator, Draft
+from federation.history.commit import Coordinator
 from federation.history.events import Event, about, event, models
 from federation.policy.admission import audit
 from federation.reader.fetch import fetch_expert, kept_anchor
@@ -100,11 +100,7 @@ def record(coordinator: Coordinator, chosen: Chosen, folder: Path, name: str) ->
             for owner, one in chosen.experts
         ],
     )
-
-    def change(draft: Draft) -> None:
-        draft.events.append(one)
-
-    coordinator.commit(change)
+    coordinator.commit(lambda draft: draft.events.append(one))
 
 
 def _because(one: Event) -> str:

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tuf.api.metadata import DelegatedRole, Delegations, Role, Root
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root
 from tuf.api.serialization import DeserializationError
 
-from federation.history.commit import Coordinator, Draft, first_state, policy_of, root_of
+from federation.history.commit import Coordinator, Draft, first_state, policy_of
 from federation.history.events import about, digest_of, event, read_events, withdrawn
 from federation.policy.policy import Policy
 from federation.roles.home import Home, make_home, root_digest
 from federation.roles.keys import TOP_ROLES, make_keys, public_key, signers
 from federation.roles.owners import role_of
-from federation.roles.signed import MOST, name_of, ours, sign, verified, versions_there
+from federation.roles.signed import MOST, name_of, sign, verified, versions_there
 from federation.roles.trust import latest
 from federation.store.opening import open_place
 from federation.store.transfer import INCOMING
@@ -58,8 +58,8 @@ def init(
     data = sign(root, signers(keys, "root"), policy.days["root"])
     if (home / "root.json").exists():  # an interrupted attempt; who has this root already can keep it
         kept = (home / "root.json").read_bytes()
-        if verified(kept, Root, "root", root):
-            data, root = kept, root_of(kept)
+        if kept_root := verified(kept, Root, "root", root):
+            data, root = kept, kept_root
     made = make_home(home, store, store, data)
     first = {
         "name": name,
@@ -78,7 +78,7 @@ def add_owner(coordinator: Coordinator, domain: str, key: Path) -> None:
     offered = public_key(key)
 
     def change(draft: Draft) -> None:
-        owners, revoked = dict(draft.about["owners"]), draft.about["revoked"]
+        owners = draft.about["owners"]
         if domain in owners.values():
             if draft.targets.get_delegated_role(role_of(draft.state, domain)).keyids == [offered.keyid]:
                 return  # added before the command was stopped
@@ -90,7 +90,7 @@ def add_owner(coordinator: Coordinator, domain: str, key: Path) -> None:
         delegations.roles[role] = DelegatedRole(role, [], 1, True, paths=[f"experts/{role}/*"])
         draft.targets.delegations = delegations
         draft.targets.add_key(offered, role)
-        draft.set(owners=owners | {role: domain}, revoked=revoked)
+        draft.set(owners=owners | {role: domain})
         draft.events.append(event("owner added", domain=domain, key=offered.keyid))
 
     coordinator.commit(change)
@@ -101,14 +101,10 @@ def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: boo
 
     With `forget`, what names the domain is deleted from the store: metadata, expert files, events. Digests remain.
     """
-    forgotten: list[str] = []
-    forgotten_roles: list[str] = []
 
     def change(draft: Draft) -> None:
-        forgotten.clear()
         role = role_of(draft.state, domain)
-        forgotten_roles[:] = [role] if forget else []
-        events = read_events(coordinator.home, ours(draft.state.snapshot).get("history"))
+        events = read_events(coordinator.home, draft.state.snapshot)
         revoked = draft.about["revoked"]
         delegated = draft.targets.get_delegated_role(role)
         left = {one["digest"] for one in about(events, domain) if one["what"] == "submitted"}
@@ -123,18 +119,18 @@ def remove_owner(coordinator: Coordinator, domain: str, reason: str, forget: boo
         assert draft.targets.delegations and draft.targets.delegations.roles is not None
         del draft.targets.delegations.roles[role]
         if forget:
-            forgotten.extend(digest_of(one) for one in about(events, domain) if one["what"] != "forgotten")
-            draft.events.append(event("forgot", events=list(forgotten), role=role, digests=sorted(left)))
+            forgotten = [digest_of(one) for one in about(events, domain)]
+            draft.events.append(event("forgot", events=forgotten, role=role, digests=sorted(left)))
         else:
             draft.events.append(event("owner removed", domain=domain, reason=reason, digests=sorted(left)))
 
-    coordinator.commit(change)
-    for role in forgotten_roles:
+    (done,) = coordinator.commit(change).events
+    if forget:
         for folder in {path.parent for path in coordinator.home.folder.glob(f"experts/*/{domain}.*")}:
             shutil.rmtree(folder)
         with suppress(FileNotFoundError):
             shutil.rmtree(coordinator.home.folder / "trusted" / domain)
-        sweep(coordinator, role, forgotten)
+        sweep(coordinator, done["role"], done["events"])
 
 
 def sweep(coordinator: Coordinator, role: str, events: Sequence[str]) -> None:
@@ -181,10 +177,10 @@ def refuse_no_root(path: Path) -> bytes:
     """A root that was handed over; raises `InputError` for a file that is none."""
     try:
         data = path.read_bytes() if path.stat().st_size <= MOST["root"] else b""
-        root = root_of(data)
+        root: Metadata[Root] = Metadata.from_bytes(data)
     except (OSError, ValueError, DeserializationError) as error:
         raise InputError(f"{path}: cannot be read as the root of a federation ({str(error)[:200]}).") from None
-    if not isinstance(root, Root) or not verified(data, Root, "root", root):
+    if not verified(data, Root, "root", root.signed):
         raise InputError(f"{path}: not the root of a federation, or not signed by itself. Ask for it again.")
     return data
 

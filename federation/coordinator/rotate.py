@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuf.api.metadata import Root
+from tuf.api.metadata import Metadata, Root
 from tuf.api.serialization.json import JSONSerializer
 
 from federation.coordinator.found import refuse_used
@@ -20,7 +20,7 @@ from federation.history.commit import Coordinator, Draft, policy_of, resign
 from federation.history.events import event
 from federation.roles.keys import TOP_ROLES, public_key, signers, start_rotation
 from federation.roles.owners import read_owner, role_of
-from federation.roles.signed import MOST, Metadata, name_of, read_if_there, sign
+from federation.roles.signed import MOST, name_of, read_if_there, sign
 from federation.roles.trust import latest, root_now
 from flexo.errors import InputError
 
@@ -108,7 +108,7 @@ def change_key(coordinator: Coordinator, domain: str, key: Path) -> bool:
         draft.set(revoked=revoked | {"keys": sorted({*revoked["keys"], *old})})
         draft.events.append(event("key changed", domain=domain, old=old, key=offered.keyid))
 
-    state = coordinator.commit(change)
+    state = coordinator.commit(change).state
     owner = read_owner(coordinator.home, state, role_of(state, domain), domain, coordinator.place)
     return owner.serial == 0 or owner.signed is not None
 

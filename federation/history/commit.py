@@ -27,16 +27,13 @@ from federation.roles.home import Home
 from federation.roles.keys import finish_rotation, signers
 from federation.roles.signed import (
     MOST,
-    Metadata,
-    S,
+    create_signed,
     described,
     name_of,
     ours,
-    read_or_nothing,
     set_ours,
     sign,
     signed_versions,
-    verified,
     versions_there,
 )
 from federation.roles.trust import State, expired, latest, newest_snapshot
@@ -92,17 +89,19 @@ class Coordinator:
             )
         return found
 
-    def commit(self, change: Callable[[Draft], None]) -> State:
+    def commit(self, change: Callable[[Draft], None]) -> Draft:
         """Applies `change` to the newest state and publishes it; starts again where somebody else was faster.
 
         `change` may be called several times, each time with a new draft; an exception of its leaves all as it was.
+        Returns the draft that was published, with the state that is in force since.
         """
         for _ in range(ATTEMPTS):
             state = self._stamped(latest(self.home))
             draft = Draft(state, copy.deepcopy(state.targets))
             change(draft)
             if self._publish(draft):
-                return latest(self.home)
+                draft.state = latest(self.home)
+                return draft
         raise StoreError(f"{self.place.url}: others write at the same time, {ATTEMPTS} times in a row. Run it again.")
 
     def _stamped(self, state: State) -> State:
@@ -173,18 +172,6 @@ class Coordinator:
             finish_rotation(self.keys, role, entry.keyids)
 
 
-def create_signed(place: Place, role: str, signed: S, data: bytes, root: Root) -> bool:
-    """Creates a version of a top-level role's metadata; one that is there without its signature is no obstacle."""
-    name = name_of(role, signed.version)
-    if place.create(name, data):
-        return True
-    found = read_or_nothing(place, name, MOST[role])
-    if verified(found, type(signed), role, root):
-        return found == data
-    place.replace(name, data)
-    return True
-
-
 def policy_of(targets: Targets) -> Policy:
     """The policy that is part of the signed targets metadata."""
     return parse_policy(str(ours(targets).get("policy", "{}")), "the federation's policy")
@@ -210,17 +197,11 @@ def first_state(
     coordinator.stamp(root, snapshot, snapshot_data, 0, days["timestamp"])
 
 
-def resign(coordinator: Coordinator) -> State:
+def resign(coordinator: Coordinator) -> None:
     """A new targets, snapshot and timestamp with the signature of every key in the folder."""
 
     def change(draft: Draft) -> None:
         draft.set(signed=draft.about.get("signed", 0) + 1)
         draft.stamp = True
 
-    return coordinator.commit(change)
-
-
-def root_of(data: bytes) -> Root:
-    """The root in a file that was verified before."""
-    metadata: Metadata[Root] = Metadata.from_bytes(data)
-    return metadata.signed
+    coordinator.commit(change)

@@ -17,7 +17,10 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tuf.api.metadata import Snapshot
+
 from federation.roles.home import Home
+from federation.roles.signed import ours
 from federation.store.place import NotThereError, Place, StoreError
 from flexo.errors import InputError
 from merge.formats.manifest import made_at
@@ -45,31 +48,32 @@ def append(place: Place, head: Mapping[str, Any] | None, events: Sequence[Event]
     return {"entry": _write(place, "history", entry), "number": entry["number"]}
 
 
-def read_events(home: Home, head: Mapping[str, Any] | None) -> list[Event]:
+def read_events(home: Home, snapshot: Snapshot) -> list[Event]:
     """Everything that happened, oldest first; raises `StoreError` where the chain is broken or something is withheld.
 
     What was forgotten is an event {"what": "forgotten", "digest": sha256}.
     """
+    head = ours(snapshot).get("history") or {"entry": None, "number": 0}
+    sha256, number = head["entry"], head["number"]
     entries: list[dict[str, Any]] = []
-    sha256 = head["entry"] if head else None
     while sha256 is not None:
         entry = _read(home, "history", sha256)
-        expected = entries[-1]["number"] - 1 if entries else head["number"] if head else 0
-        if entry.get("format") != "flexo.history" or entry.get("number") != expected:
-            raise StoreError(f"{home.place.url}: entry {expected} of the history is not what the next one says.")
+        if entry.get("format") != "flexo.history" or entry.get("number") != number:
+            raise StoreError(f"{home.place.url}: entry {number} of the history is not what the next one says.")
         entries.append(entry)
-        sha256 = entry["previous"]
+        sha256, number = entry["previous"], number - 1
     events: list[Event] = []
-    missing: dict[str, StoreError] = {}
+    missing: set[str] = set()
     for entry in reversed(entries):
         for digest in entry["events"]:
             try:
-                events.append(_read(home, "events", digest) | {"number": entry["number"]})
-            except NotThereError as error:
-                missing[digest] = error
-                events.append({"what": "forgotten", "digest": digest, "number": entry["number"]})
+                one = _read(home, "events", digest)
+            except NotThereError:
+                missing.add(digest)
+                one = {"what": "forgotten", "digest": digest}
+            events.append(one | {"number": entry["number"]})
     forgotten = {digest for one in events if one["what"] == "forgot" for digest in one["events"]}
-    for digest in missing.keys() - forgotten:
+    for digest in missing - forgotten:
         raise StoreError(f"{home.place.url}: event {digest[:12]} of the history is withheld, and nobody forgot it.")
     return [_forgotten(home, one) if digest_of(one) in forgotten else one for one in events]
 

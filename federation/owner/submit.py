@@ -22,18 +22,17 @@ from federation.history.events import read_events
 from federation.history.notice import left_digests
 from federation.policy.admission import audit, can_audit, objections
 from federation.roles.home import Home
-from federation.roles.keys import refuse_foreign, signer
+from federation.roles.keys import signer
 from federation.roles.owners import Owner, networks, read_owner, read_owners, read_submissions, role_of, withdrawal_of
 from federation.roles.signed import (
     MOST_OWNER,
+    create_signed,
     name_of,
     ours,
-    read_or_nothing,
     set_ours,
     sign,
     signed_versions,
     stored_as,
-    verified,
 )
 from federation.roles.trust import State, follow
 from federation.store.place import Advance, StoreError
@@ -79,8 +78,7 @@ def submit(
     signing = _signers(state, role, domain, keys)
     notes = refuse_forgotten(home, owner)
     policy = policy_of(state.targets)
-    events = read_events(home, ours(state.snapshot).get("history"))
-    left = {digest for digest, name in left_digests(state, events).items() if not (readmit and name == domain)}
+    left = left_digests(state, read_events(home, state.snapshot), domain if readmit else "")
     anchors = [entry["digest"] for entry in ours(state.targets)["anchors"]]
     why = objections(expert.header, policy, anchors, left, networks(owners))
     if why:
@@ -132,14 +130,11 @@ def publish(home: Home, state: State, owner: Owner, made: Targets, signing: list
     later = next(signed_versions(place, owner.role, Targets, state.targets, known), None)
     made.version = (later[0].version if later else known) + 1
     data = sign(made, signing, days)
-    if not place.create(name_of(owner.role, made.version), data):
-        there = read_or_nothing(place, name_of(owner.role, made.version), MOST_OWNER)
-        if verified(there, Targets, owner.role, state.targets):
-            raise StoreError(
-                f"{place.url}: serial {made.version} of {owner.domain!r} was written meanwhile, with the same key. Two "
-                "submissions at once? Look with flexo-federation status, then submit again what shall be in force."
-            )
-        place.replace(name_of(owner.role, made.version), data)  # somebody without the key was in the way
+    if not create_signed(place, owner.role, made, data, state.targets):
+        raise StoreError(
+            f"{place.url}: serial {made.version} of {owner.domain!r} was written meanwhile, with the same key. Two "
+            "submissions at once? Look with flexo-federation status, then submit again what shall be in force."
+        )
     home.remember(owner.role, made.version)
     if place.read(name_of(owner.role, made.version), MOST_OWNER) != data:
         raise StoreError(f"{place.url}: does not give back what was just written. Do not rely on it; try again.")
@@ -159,11 +154,15 @@ def refuse_forgotten(home: Home, owner: Owner) -> list[str]:
 
 
 def _signers(state: State, role: str, domain: str, keys: list[Path]) -> list[CryptoSigner]:
-    """The owner's keys, of which the first must be the one that the federation knows."""
+    """What signs with the owner's keys, one of which must be the one that the federation knows."""
     found = [signer(path) for path in keys]
-    known = [state.targets.get_key(keyid) for keyid in state.targets.get_delegated_role(role).keyids]
-    if not any(one.public_key.keyid in [key.keyid for key in known] for one in found):
-        refuse_foreign(known, found[0], domain, keys[0])
+    known = state.targets.get_delegated_role(role).keyids
+    if not any(one.public_key.keyid in known for one in found):
+        raise InputError(
+            f"{keys[0]}: the key {found[0].public_key.keyid[:16]}, which may not sign for {domain!r}; that takes the "
+            f"key {' or '.join(keyid[:16] for keyid in known)}. A key signs for its own domain and no other. For a new "
+            f"key, ask the coordinator: flexo-federation rotate {domain} --key NEW.pub"
+        )
     return found
 
 

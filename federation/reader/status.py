@@ -10,6 +10,7 @@ from federation.history.events import Event, models, read_events
 from federation.history.notice import left_digests, models_with
 from federation.owner.submit import refuse_forgotten
 from federation.roles.home import Home
+from federation.roles.keys import TOP_ROLES
 from federation.roles.owners import Owner, domains_of, read_owners
 from federation.roles.signed import ours
 from federation.roles.trust import State, follow
@@ -41,8 +42,7 @@ class Federation:
 def read_federation(home: Home) -> Federation:
     """Everything that anyone can know of a federation now; raises `TrustError` if the store is not to be believed."""
     state = follow(home)
-    events = read_events(home, ours(state.snapshot).get("history"))
-    return Federation(home, state, read_owners(home, state), events)
+    return Federation(home, state, read_owners(home, state), read_events(home, state.snapshot))
 
 
 def status_of(found: Federation) -> dict[str, Any]:
@@ -55,12 +55,7 @@ def status_of(found: Federation) -> dict[str, Any]:
         "root": state.root.version,
         "policy": policy_of(state.targets).version,
         "anchors": [one["digest"] for one in about["anchors"]],
-        "expires": {
-            "root": state.root.expires.isoformat(),
-            "targets": state.targets.expires.isoformat(),
-            "snapshot": state.snapshot.expires.isoformat(),
-            "timestamp": state.timestamp.expires.isoformat(),
-        },
+        "expires": {role: getattr(state, role).expires.isoformat() for role in TOP_ROLES},
         "owners": owners,
         "models": [{name: one[name] for name in ("name", "model", "when")} for one in models(found.events)],
         "warnings": [note for owner in found.owners for note in refuse_forgotten(found.home, owner)],

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,18 +49,16 @@ class Home:
     def root(self) -> bytes:
         return (self.folder / "root.json").read_bytes()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """One process at a time: TUF's client asks for that."""
-        with hold(self.folder / ".lock"):
-            yield
+        return hold(self.folder / ".lock")
 
     def cached(self, name: str, sha256: str, most: int) -> bytes:
-        """A file of the store that is known by its sha256; Raises `StoreError` for another.
+        """A file of the store that is known by its sha256; raises `StoreError` for another.
 
         It is kept here from then on, unless the store is a folder of this machine.
         """
-        path = self.folder / "cache" / sha256[:2] / sha256
+        path = self._cache(sha256)
         if not self.place.near and path.is_file():
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() == sha256:
@@ -81,7 +78,7 @@ class Home:
 
     def drop(self, sha256: str) -> None:
         """Keeps a cached file no longer."""
-        (self.folder / "cache" / sha256[:2] / sha256).unlink(missing_ok=True)
+        self._cache(sha256).unlink(missing_ok=True)
 
     def written(self) -> dict[str, int]:
         """Role -> the serial number that was last signed here."""
@@ -92,6 +89,9 @@ class Home:
         """Notes a serial number that was signed here: a store that shows less has forgotten it."""
         with self.locked():
             self._write("written.json", self.written() | {role: serial})
+
+    def _cache(self, sha256: str) -> Path:
+        return self.folder / "cache" / sha256[:2] / sha256
 
     def _write(self, name: str, value: Any) -> None:
         with new_file(self.folder / name, replace=True) as partial:

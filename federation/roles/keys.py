@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from securesystemslib.signer import CryptoSigner, Key, SSlibKey
+from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from flexo.errors import InputError
 from merge.formats.signatures import SignatureError, fingerprint_of, read_public_key
 from merge.formats.signing import make_key, read_private_key
 
@@ -89,14 +88,3 @@ def finish_rotation(folder: Path, role: str, current: Iterable[str]) -> None:
     for suffix in (".pub", ".pem"):  # the private one last: where it is missing, this starts again
         if (file := path.with_suffix(suffix)).exists():
             file.rename(folder / f"{role}{suffix}")
-
-
-def refuse_foreign(keys: Iterable[Key], offered: CryptoSigner, domain: str, path: Path) -> None:
-    """Raises `InputError` unless the key may sign for `domain`."""
-    ids = [key.keyid for key in keys]
-    if offered.public_key.keyid not in ids:
-        raise InputError(
-            f"{path}: the key {offered.public_key.keyid[:16]}, which may not sign for {domain!r}; that takes the key "
-            f"{' or '.join(name[:16] for name in ids)}. A key signs for its own domain and no other. For a new key, "
-            f"ask the coordinator: flexo-federation rotate {domain} --key NEW.pub"
-        )

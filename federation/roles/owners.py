@@ -16,7 +16,8 @@ from tuf.api.metadata import TargetFile, Targets
 from federation.roles.home import Home
 from federation.roles.signed import (
     MOST_OWNER,
-    by_roles,
+    Listed,
+    listed_versions,
     name_of,
     ours,
     signed_versions,
@@ -110,21 +111,16 @@ def role_of(state: State, domain: str) -> str:
 def read_owners(home: Home, state: State, place: Place | None = None) -> list[Owner]:
     """Everybody who is in, by domain, with what the store has of them beyond the snapshot."""
     place = place or home.place
-    listed = place.names("metadata")
-    by_role = None if listed is None else by_roles(listed)
+    listed = listed_versions(place)
     with ThreadPoolExecutor(8) as pool:  # where a store is far away, most of the time is waiting
-        owners = pool.map(
-            lambda pair: read_owner(
-                home, state, pair[0], pair[1], place, None if by_role is None else by_role.get(pair[0], [])
-            ),
-            sorted(domains_of(state).items(), key=lambda pair: pair[1]),
-        )
-        return list(owners)
+        reading = [
+            pool.submit(read_owner, home, state, role, domain, place, listed)
+            for role, domain in sorted(domains_of(state).items(), key=lambda pair: pair[1])
+        ]
+        return [one.result() for one in reading]
 
 
-def read_owner(
-    home: Home, state: State, role: str, domain: str, place: Place, listed: list[str] | None = None
-) -> Owner:
+def read_owner(home: Home, state: State, role: str, domain: str, place: Place, listed: Listed | None = None) -> Owner:
     """One owner; what does not hold is said in `problem`, so that one owner never hides the others."""
     keys = tuple(state.targets.get_delegated_role(role).keyids)
     refused: Mapping[str, Any] = ours(state.snapshot).get("refused", {}).get(role, {})

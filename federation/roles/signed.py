@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -17,13 +18,19 @@ from federation.store.place import NotThereError, Place, UnfitError
 
 FIELD = "flexo"  # what is ours in a piece of metadata
 MOST = {"root": 500_000, "timestamp": 16_000, "snapshot": 2_000_000, "targets": 20_000_000}  # bytes
-MOST_OWNER = 9_000_000  # a header is at most 8 MB
+MOST_OWNER = 9_000_000  # bytes; a header is at most 8 MB
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
+Listed = dict[str, list[int]]  # role -> versions
 
 
 def name_of(role: str, version: int | None) -> str:
     """Where a version of a role's metadata lies; None for the newest timestamp."""
     return f"metadata/{role}.json" if version is None else f"metadata/{version}.{role}.json"
+
+
+def most(role: str) -> int:
+    """The bytes that a role's metadata may have."""
+    return MOST.get(role, MOST_OWNER)
 
 
 def stored_as(target: TargetFile) -> str:
@@ -74,30 +81,52 @@ def read_if_there(place: Place, name: str, most: int) -> bytes | None:
         return None
 
 
-def versions_there(place: Place, role: str, known: int, listed: list[str] | None = None) -> list[int]:
+def listed_versions(place: Place) -> Listed | None:
+    """Role -> versions of its metadata that a store shows; None where it cannot list."""
+    names = place.names("metadata")
+    if names is None:
+        return None
+    found: Listed = {}
+    for name in names:
+        number, _, rest = name.partition(".")
+        if number.isdecimal() and len(number) < 10 and rest.endswith(".json"):
+            found.setdefault(rest.removesuffix(".json"), []).append(int(number))
+    return found
+
+
+def versions_there(place: Place, role: str, known: int, listed: Listed | None = None) -> list[int]:
     """The versions of a role's metadata after `known` that a store has, in order.
 
-    `listed` is what the folder was seen to hold; without, it is listed now, or asked one by one where it cannot be.
+    `listed` is what the store was seen to show; without, it is listed now, or asked one by one where it cannot be.
     """
-    listed = place.names("metadata") if listed is None else listed
-    if listed is None:
-        found = []
-        while place.size(name_of(role, known + 1)) is not None:
-            known += 1
-            found.append(known)
-        return found
-    return sorted(version for version in _versions(listed, role) if version > known)
+    listed = listed_versions(place) if listed is None else listed
+    if listed is not None:
+        return sorted(version for version in listed.get(role, []) if version > known)
+    following = itertools.count(known + 1)
+    return list(itertools.takewhile(lambda version: place.size(name_of(role, version)) is not None, following))
 
 
 def signed_versions(
-    place: Place, role: str, kind: type[S], delegator: Root | Targets, known: int, listed: list[str] | None = None
+    place: Place, role: str, kind: type[S], delegator: Root | Targets, known: int, listed: Listed | None = None
 ) -> Iterator[tuple[S, bytes]]:
     """What a store has of a role after version `known`, newest first, with its bytes; the unsigned is left out."""
     for version in reversed(versions_there(place, role, known, listed)):
-        data = read_or_nothing(place, name_of(role, version), MOST.get(role, MOST_OWNER))
+        data = read_or_nothing(place, name_of(role, version), most(role))
         found = verified(data, kind, role, delegator)
         if found and found.version == version:
             yield found, data
+
+
+def create_signed(place: Place, role: str, signed: S, data: bytes, delegator: Root | Targets) -> bool:
+    """Creates a version of a role's metadata; one that is there without its signature is no obstacle."""
+    name = name_of(role, signed.version)
+    if place.create(name, data):
+        return True
+    found = read_or_nothing(place, name, most(role))
+    if verified(found, type(signed), role, delegator):
+        return found == data
+    place.replace(name, data)
+    return True
 
 
 def read_or_nothing(place: Place, name: str, most: int) -> bytes:
@@ -106,21 +135,3 @@ def read_or_nothing(place: Place, name: str, most: int) -> bytes:
         return place.read(name, most)
     except (NotThereError, UnfitError):
         return b""
-
-
-def by_roles(listed: list[str] | None) -> dict[str, list[str]]:
-    """What a folder of metadata was seen to hold, role by role."""
-    found: dict[str, list[str]] = {}
-    for name in listed or []:
-        found.setdefault(name.partition(".")[2].removesuffix(".json"), []).append(name)
-    return found
-
-
-def _versions(names: Iterable[str], role: str) -> Iterable[int]:
-    for name in names:
-        number, _, rest = name.partition(".")
-        if rest == f"{role}.json" and number.isdecimal() and len(number) < 10:
-            yield int(number)
-
-
-__all__ = ["MetaFile", "Metadata", "Root", "Snapshot", "Targets", "Timestamp"]

@@ -15,13 +15,12 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from federation.roles.home import Home, root_digest
 from federation.roles.signed import (
     MOST,
-    Metadata,
     S,
     name_of,
     read_if_there,
@@ -29,7 +28,7 @@ from federation.roles.signed import (
     signed_versions,
     verified,
 )
-from federation.store.place import ANY, SMALL_FILE, NotThereError, Place, StoreError, watched
+from federation.store.place import ANY, SMALL_FILE, NotThereError, Place, watched
 from flexo.errors import InputError
 
 BASE = "store:"
@@ -241,5 +240,3 @@ def _explained(home: Home) -> Iterator[None]:
         ) from error
     except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
         raise TrustError(f"{url}: not the metadata of a federation ({str(error)[:300]}).") from error
-    except StoreError:
-        raise

@@ -7,6 +7,7 @@ memory); elsewhere it looks first, and two writers in the same instant are found
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from federation.store.place import BUFFER, WAIT, Advance, NotThereError, Place, StoreError
@@ -26,69 +27,65 @@ class CloudPlace(Place):
     def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
         from concurrent.futures import ThreadPoolExecutor
 
-        try:
-            with self._fs.open(self._at(name), "rb", block_size=BUFFER) as file, ThreadPoolExecutor(1) as reader:
-                file.seek(start)
-                while chunk := reader.submit(file.read, BUFFER).result(WAIT):
-                    yield chunk
-        except FileNotFoundError:
-            raise NotThereError(f"{self._at(name)}: no such file in this store.") from None
-        except OSError as error:
-            raise self._refusal(name, error) from None
+        with (
+            self._refusals(name, missing=True),
+            self._fs.open(self._at(name), "rb", block_size=BUFFER) as file,
+            ThreadPoolExecutor(1) as reader,
+        ):
+            file.seek(start)
+            while chunk := reader.submit(file.read, BUFFER).result(WAIT):
+                yield chunk
 
     def names(self, folder: str) -> list[str] | None:
-        try:
-            found = self._fs.ls(self._at(folder), detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(Path(path).name for path in found)
+        with self._refusals(folder), suppress(FileNotFoundError):
+            return sorted(Path(path).name for path in self._fs.ls(self._at(folder), detail=False))
+        return []
 
     def size(self, name: str) -> int | None:
-        try:
+        with self._refusals(name), suppress(FileNotFoundError):
             return int(self._fs.info(self._at(name))["size"])
-        except FileNotFoundError:
-            return None
+        return None
 
     def create(self, name: str, data: bytes) -> bool:
         if self.size(name) is not None:
             return False
-        try:
-            self._fs.pipe_file(self._at(name), data, mode="create")
-        except FileExistsError:
-            return False
-        except (TypeError, NotImplementedError, ValueError):  # a place that cannot; the last writer would win
-            self._fs.pipe_file(self._at(name), data)
-        except OSError as error:
-            raise self._refusal(name, error) from None
+        with self._refusals(name):
+            try:
+                self._fs.pipe_file(self._at(name), data, mode="create")
+            except FileExistsError:
+                return False
+            except (TypeError, NotImplementedError, ValueError):  # a place that cannot; the last writer would win
+                self._fs.pipe_file(self._at(name), data)
         return self.read(name, len(data) + BUFFER) == data
 
     def replace(self, name: str, data: bytes) -> None:
-        try:
+        with self._refusals(name):
             self._fs.pipe_file(self._at(name), data)
-        except OSError as error:
-            raise self._refusal(name, error) from None
 
     def upload(self, name: str, source: Path, advance: Advance) -> None:
-        try:
+        with self._refusals(name):
             self._fs.put_file(str(source), self._at(name))
-        except OSError as error:
-            raise self._refusal(name, error) from None
         advance(source.stat().st_size)
 
     def move(self, name: str, to: str) -> None:
-        try:
+        with self._refusals(name, missing=True):
             self._fs.mv(self._at(name), self._at(to))
-        except FileNotFoundError:
-            raise NotThereError(f"{self._at(name)}: no such file in this store.") from None
-        except OSError as error:
-            raise self._refusal(to, error) from None
 
     def remove(self, name: str) -> None:
         if self.size(name) is not None:
-            self._fs.rm_file(self._at(name))
+            with self._refusals(name):
+                self._fs.rm_file(self._at(name))
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _refusal(self, name: str, error: OSError) -> StoreError:
-        return StoreError(f"{self.url}/{name}: the store refuses ({str(error)[:200]}). Try again later.")
+    @contextmanager
+    def _refusals(self, name: str, missing: bool = False) -> Iterator[None]:
+        """Turns what the place says into a `StoreError`, and that a file is `missing` into a `NotThereError`."""
+        try:
+            yield
+        except Exception as error:  # each kind of place has errors of its own: botocore's are no OSError
+            if missing and isinstance(error, FileNotFoundError):
+                raise NotThereError(f"{self._at(name)}: no such file in this store.") from None
+            said = str(error)[:200] or type(error).__name__
+            raise StoreError(f"{self.url}/{name}: the store refuses ({said}). Try again later.") from error

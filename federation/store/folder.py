@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -92,22 +93,13 @@ class FolderPlace(Place):
         with self._refusals(name):
             (self.folder / name).unlink(missing_ok=True)
 
-    def _refusals(self, name: str) -> _Refusals:
-        return _Refusals(f"{self.folder / name}")
-
-
-class _Refusals:
-    """Turns what the operating system says against writing into a `StoreError`."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
+    @contextmanager
+    def _refusals(self, name: str) -> Iterator[None]:
+        """Turns what the operating system says against writing into a `StoreError`."""
+        try:
+            yield
+        except OSError as error:
             why = "the disk of the store is full" if error.errno in FULL else f"cannot be written ({error.strerror})"
             raise StoreError(
-                f"{self.what}: {why}. Nothing half-written is visible; make room and run it again."
+                f"{self.folder / name}: {why}. Nothing half-written is visible; make room and run it again."
             ) from error

@@ -7,7 +7,7 @@ import posixpath
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,13 @@ class SftpPlace(Place):
             ) from None
 
     def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
-        file = self._try(name, lambda: self._sftp.open(self._at(name), "rb"))
-        try:
+        with self._opened(name, self._at(name), "rb") as file:
             coming = [self._begin(file.read(CHUNK, start))]
             while coming and (chunk := self._answer(name, coming.pop(0))):
                 start += len(chunk)
                 while len(chunk) == CHUNK and len(coming) < AHEAD:
                     coming.append(self._begin(file.read(CHUNK, start + CHUNK * len(coming))))
                 yield chunk
-        finally:
-            with suppress(StoreError):
-                self._try(name, file.close)
 
     def names(self, folder: str) -> list[str] | None:
         try:
@@ -63,10 +59,9 @@ class SftpPlace(Place):
         return sorted(name for name in found if not name.startswith("."))
 
     def size(self, name: str) -> int | None:
-        try:
+        with suppress(NotThereError):
             return int(self._try(name, lambda: self._sftp.stat(self._at(name))).size)
-        except NotThereError:
-            return None
+        return None
 
     def create(self, name: str, data: bytes) -> bool:
         written = self._written(name, data)
@@ -87,8 +82,7 @@ class SftpPlace(Place):
     def upload(self, name: str, source: Path, advance: Advance) -> None:
         self._folder_of(name)
         there = self.size(name) or 0
-        file = self._try(name, lambda: self._sftp.open(self._at(name), "r+b" if there else "wb"))
-        try:
+        with self._opened(name, self._at(name), "r+b" if there else "wb") as file:
             at = begin_at(source, there, lambda count, begin: self._try(name, partial(file.read, count, begin)))
             advance(at)
             coming: Future[Any] | None = None
@@ -101,9 +95,6 @@ class SftpPlace(Place):
                         advance(self._answer(name, before))
             self._try(name, lambda: file.truncate(at))
             self._sync(name, file)
-        finally:
-            with suppress(StoreError):
-                self._try(name, file.close)
 
     def move(self, name: str, to: str) -> None:
         self._folder_of(to)
@@ -118,22 +109,30 @@ class SftpPlace(Place):
         folder, base = posixpath.split(self._at(name))
         hidden = posixpath.join(folder, f".{base}.partial-{secrets.token_hex(8)}")
         self._folder_of(name)
-        file = self._try(name, lambda: self._sftp.open(hidden, "wb"))
-        try:
+        with self._opened(name, hidden, "wb") as file:
             self._try(name, lambda: file.write(data))
             self._sync(name, file)
-        finally:
-            self._try(name, file.close)
         return hidden
+
+    @contextmanager
+    def _opened(self, name: str, path: str, mode: str) -> Iterator[Any]:
+        file = self._try(name, lambda: self._sftp.open(path, mode))
+        try:
+            yield file
+        except BaseException:
+            with suppress(StoreError):  # what went wrong first is what is said
+                self._try(name, file.close)
+            raise
+        self._try(name, file.close)
 
     def _sync(self, name: str, file: Any) -> None:
         from asyncssh.sftp import SFTPOpUnsupported
 
-        with suppress(StoreError):
-            try:
-                self._run(file.fsync, 20 * WAIT)
-            except SFTPOpUnsupported:  # a server without this extension of OpenSSH
-                return
+        async def synced() -> None:
+            with suppress(SFTPOpUnsupported):  # a server without this extension of OpenSSH
+                await file.fsync()
+
+        self._try(name, synced, 20 * WAIT)
 
     def _folder_of(self, name: str) -> None:
         folder = posixpath.dirname(self._at(name))

@@ -231,6 +231,42 @@ def test_a_fetch_to_a_full_disk_keeps_what_arrived(small_disk: Path, tmp_path: P
     assert kept.name == ".y.pt.partial" and data.startswith(kept.read_bytes()) and kept.stat().st_size
 
 
+@pytest.mark.parametrize("refusal", [PermissionError("Access Denied"), RuntimeError("Unable to locate credentials")])
+def test_a_cloud_that_refuses_is_said_in_a_sentence(refusal: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec.implementations.memory as memory
+
+    place = open_place(f"memory://{uuid.uuid4().hex}")
+    place.replace("x.json", b"{}")
+
+    def refuse(*_about: object, **_more: object) -> None:
+        raise refusal
+
+    for name in ("ls", "info", "rm_file", "pipe_file"):
+        monkeypatch.setattr(memory.MemoryFileSystem, name, refuse)
+    for ask in (
+        lambda: place.names("metadata"), lambda: place.size("x.json"), lambda: place.remove("x.json"),
+        lambda: place.create("y.json", b""), lambda: place.replace("y.json", b""),
+    ):  # fmt: skip
+        with pytest.raises(StoreError, match=rf"the store refuses \({refusal}\)"):
+            ask()
+
+
 def test_another_kind_of_store_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no such kind of store here"):
         open_place("nowhere://bucket/x")
+
+
+def test_a_server_that_cannot_keep_what_it_took_is_said(
+    sftp: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk may turn out to be full when a file is synced, not when it is written."""
+    import asyncssh
+
+    async def full(_file: object) -> None:
+        raise asyncssh.SFTPFailure("no space left")
+
+    place = open_place(sftp + str(tmp_path / "store"))
+    monkeypatch.setattr(asyncssh.SFTPClientFile, "fsync", full)
+    with pytest.raises(StoreError, match=r"the server refuses \(no space left\)"):
+        place.replace("x.json", b"{}")
+    assert place.names("") == []
