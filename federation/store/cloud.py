@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EBUSY
 from pathlib import Path
+from typing import Any
 
 from federation.store.place import BUFFER, WAIT, Advance, NotThereError, Place, StoreError
 
@@ -27,14 +29,24 @@ class CloudPlace(Place):
     def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
         from concurrent.futures import ThreadPoolExecutor
 
-        with (
-            self._refusals(name, missing=True),
-            self._fs.open(self._at(name), "rb", block_size=BUFFER) as file,
-            ThreadPoolExecutor(1) as reader,
-        ):
-            file.seek(start)
-            while chunk := reader.submit(file.read, BUFFER).result(WAIT):
-                yield chunk
+        with self._refusals(name, missing=True), ThreadPoolExecutor(1) as reader:
+
+            def begun(tries: int = 5) -> tuple[Any, bytes]:
+                file = self._fs.open(self._at(name), "rb", block_size=BUFFER)
+                file.seek(start)
+                try:
+                    return file, reader.submit(file.read, BUFFER).result(WAIT)
+                except OSError as error:
+                    file.close()
+                    if error.errno != EBUSY or tries == 1:  # on S3: replaced since it was opened
+                        raise
+                return begun(tries - 1)
+
+            file, chunk = begun()
+            with file:
+                while chunk:
+                    yield chunk
+                    chunk = reader.submit(file.read, BUFFER).result(WAIT)
 
     def names(self, folder: str) -> list[str] | None:
         with self._refusals(folder), suppress(FileNotFoundError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -249,6 +250,26 @@ def test_a_cloud_that_refuses_is_said_in_a_sentence(refusal: Exception, monkeypa
     ):  # fmt: skip
         with pytest.raises(StoreError, match=rf"the store refuses \({refusal}\)"):
             ask()
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 refuses to read on in a file that has been replaced since."""
+    import fsspec.implementations.memory as memory
+
+    place = open_place(f"memory://{uuid.uuid4().hex}")
+    place.replace("x.json", b"new")
+    read, refusals = memory.MemoryFile.read, [OSError(errno.EBUSY, "no longer exists")]
+
+    def replaced(self: memory.MemoryFile, size: int = -1) -> bytes:
+        if refusals:
+            raise refusals.pop()
+        return bytes(read(self, size))
+
+    monkeypatch.setattr(memory.MemoryFile, "read", replaced, raising=False)
+    assert place.read("x.json", 100) == b"new"
+    refusals += [OSError(errno.EBUSY, "no longer exists")] * 100
+    with pytest.raises(StoreError, match="no longer exists"):
+        place.read("x.json", 100)
 
 
 def test_another_kind_of_store_is_named(tmp_path: Path) -> None:
