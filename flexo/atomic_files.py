@@ -56,17 +56,22 @@ def new_file(target: Path, replace: bool = False) -> Iterator[Path]:
 
     Raises `InputError` at once if `target` exists and may not be replaced, and as `new_folder` does.
     """
-    with _os_refusals(target):
-        if target.is_dir():
-            raise InputError(f"{target}: a folder stands where the output file should go. Choose another output.")
-        if target.exists() and not replace:
-            raise InputError(f"{target}: this file exists already. Choose another output or delete it first.")
+    refuse_existing(target, replace)
     with _partial(target) as (partial, final):
         partial.touch()  # refused here as well; who writes it may want to make it anew, with permissions of its own
         partial.unlink()
         yield partial
         sync(partial)
         partial.replace(final)
+
+
+def refuse_existing(target: Path, replace: bool = False) -> None:
+    """Raises `InputError` if `target` is a folder, or a file that may not be replaced."""
+    with _os_refusals(target):
+        if target.is_dir():
+            raise InputError(f"{target}: a folder stands where the output file should go. Choose another output.")
+        if target.exists() and not replace:
+            raise InputError(f"{target}: this file exists already. Choose another output or delete it first.")
 
 
 def refuse_occupied(target: Path) -> None:

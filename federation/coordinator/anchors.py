@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tuf.api.metadata import TargetFile
 
@@ -17,12 +16,12 @@ from federation.history.events import event
 from federation.reader.fetch import kept_anchor
 from federation.roles.signed import ours, stored_as
 from federation.roles.trust import latest
-from federation.store.place import Advance
+from federation.store.place import Advance, Place
 from federation.store.transfer import holds, send
 from flexo.atomic_files import sha256_file
 from flexo.errors import InputError
 from merge.formats.anchor_changes import Changes, compare_anchors
-from merge.formats.anchor_folder import Anchor, anchor_files, open_anchor
+from merge.formats.anchor_folder import anchor_files, open_anchor
 from merge.model_files.weight_files import weight_files
 
 
@@ -48,22 +47,31 @@ def publish_anchor(
                 f"{folder}: not the function of the anchor in force; different are {', '.join(changes.grave)}. Experts "
                 "would no longer fit. To move the federation to it: publish-anchor --next, and owners train again."
             )
-    digest, where = anchor.digest, f"anchor/{anchor.digest[:12]}"
     files = anchor_files(folder)
     if kept:  # what means the same stays as it is: experts name the sha256 of tokenizer.json
         for path in weight_files(folder):
             del files[path.name]
         files |= {path.name: path for path in (kept / "tokenizer.json", *weight_files(kept))}
-    targets = {}
-    for name, path in files.items():
-        sha256 = sha256_file(path)
-        target = TargetFile(path.stat().st_size, {"sha256": sha256}, f"{where}/{name}")
-        if holds(coordinator.place, stored_as(target), target.length, sha256):
-            advance(target.length)
-        else:
-            send(coordinator.place, f"anchor/{sha256}", path, partial(_as_signed, target), advance=advance)
-        targets[target.path] = target
-    _put_in_force(coordinator, anchor, digest, where, targets, as_next, changes)
+    entry = {"digest": anchor.digest, "where": f"anchor/{anchor.digest[:12]}"}
+    uploaded = _uploaded(coordinator.place, files, entry["where"], advance)
+
+    def change(draft: Draft) -> None:
+        before = draft.about["anchors"]
+        if as_next and (not before or before[0]["digest"] == anchor.digest):
+            raise InputError(f"{folder}: the next anchor follows another one. Publish it without --next.")
+        if not as_next and before and before[0]["digest"] != anchor.digest:
+            raise InputError(f"{folder}: another anchor was published meanwhile. Look with status.")
+        anchors = [before[0], entry] if as_next else [entry, *before[1:]]
+        others = tuple(f"{one['where']}/" for one in anchors if one["where"] != entry["where"])
+        targets = uploaded | {path: one for path, one in draft.targets.targets.items() if path.startswith(others)}
+        if targets == draft.targets.targets and anchors == before:
+            return
+        draft.targets.targets = targets
+        draft.set(anchors=anchors)
+        what = "next anchor" if as_next else "anchor"
+        draft.events.append(event(what, digest=anchor.digest, harmless=changes.harmless))
+
+    coordinator.commit(change)
     return changes
 
 
@@ -84,33 +92,19 @@ def promote(coordinator: Coordinator) -> str:
     return str(anchor["digest"])
 
 
-def _put_in_force(
-    coordinator: Coordinator, anchor: Anchor, digest: str, where: str, targets: dict[str, TargetFile], as_next: bool,
-    changes: Changes,
-) -> None:  # fmt: skip
-    entry: dict[str, Any] = {"digest": digest, "where": where}
-
-    def change(draft: Draft) -> None:
-        anchors = list(draft.about["anchors"])
-        if as_next:
-            if not anchors or anchors[0]["digest"] == digest:
-                raise InputError(f"{anchor.folder}: the next anchor follows another one. Publish it without --next.")
-            anchors[1:] = [entry]
-        elif anchors and anchors[0]["digest"] != digest:
-            raise InputError(f"{anchor.folder}: another anchor was published meanwhile. Look with status.")
+def _uploaded(place: Place, files: dict[str, Path], where: str, advance: Advance) -> dict[str, TargetFile]:
+    """Uploads what the store has not yet; returns what to sign of each file."""
+    targets = {}
+    for name, path in files.items():
+        sha256 = sha256_file(path)
+        target = TargetFile(path.stat().st_size, {"sha256": sha256}, f"{where}/{name}")
+        if holds(place, stored_as(target), target.length, sha256):
+            advance(target.length)
         else:
-            anchors[:1] = [entry]
-        known = {one["where"] for one in anchors} - {where}
-        others = {path: one for path, one in draft.targets.targets.items() if "/".join(path.split("/")[:2]) in known}
-        if draft.targets.targets == others | targets and anchors == draft.about["anchors"]:
-            return
-        draft.targets.targets = others | targets
-        draft.set(anchors=anchors)
-        what = "next anchor" if as_next else "anchor"
-        draft.events.append(event(what, digest=digest, harmless=changes.harmless))
-
-    coordinator.commit(change)
+            send(place, f"anchor/{sha256}", path, partial(_stored_as, target), advance=advance)
+        targets[target.path] = target
+    return targets
 
 
-def _as_signed(target: TargetFile, _sha256: str) -> str:
+def _stored_as(target: TargetFile, _sha256: str) -> str:
     return stored_as(target)

@@ -67,11 +67,8 @@ def changes(chosen: Chosen, lines: list[str]) -> list[str]:
             lines.append(f"replaced: {owner.domain}, serial {then[role]['serial']} by serial {owner.serial}")
     for role in then.keys() - now.keys():
         domain = names.get(role, "somebody who is forgotten")
-        why = [
-            one
-            for one in about(chosen.found.events, domain)
-            if one["what"] in ("withdrawn", "owner removed", "refused")
-        ]
+        out = ("withdrawn", "owner removed", "refused")
+        why = [one for one in about(chosen.found.events, domain) if one["what"] in out]
         lines.append(f"left: {domain}{_because(why[-1]) if why else ', not in force any more'}")
     if chosen.policy.version != last["policy"]:
         lines.append(f"policy: version {last['policy']} before, {chosen.policy.version} now")

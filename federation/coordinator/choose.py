@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tuf.api.metadata import Key
-
 from federation.coordinator.refresh import refresh
 from federation.history.commit import Coordinator, policy_of
 from federation.policy.admission import objections
@@ -52,8 +50,3 @@ def choose(coordinator: Coordinator, following: bool = False) -> tuple[Chosen, l
             + "; ".join(report)
         )
     return Chosen(found, anchor, experts, policy), report
-
-
-def key_of(found: Federation, owner: Owner) -> Key:
-    """The key of an owner."""
-    return found.state.targets.get_key(owner.keys[0])

@@ -10,10 +10,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tuf.api.metadata import Key
 
-from federation.coordinator.choose import Chosen, key_of
+from federation.coordinator.choose import Chosen
 from federation.history.notice import since, sketches_of
-from federation.roles.owners import Owner
 from federation.roles.signed import ours
 from federation.store.place import Advance
 from flexo.errors import InputError
@@ -32,7 +32,7 @@ def merge(
     with suppress(FileNotFoundError):  # a key that stays behind would be trusted
         shutil.rmtree(keys)
     for path, (owner, one) in zip(files, chosen.experts, strict=True):
-        _write_key(keys, chosen, owner)
+        _trust(keys / owner.domain / f"{owner.domain}.pub", chosen.found.state.targets.get_key(owner.keys[0]))
         if one.signature:
             write_signature_file(path, signatures.header_digest(one.header), owner.keys[0], one.signature)
     made = _planned(chosen, files, anchor, keys)
@@ -81,11 +81,9 @@ def _refuse_alike(chosen: Chosen, made: Plan, domain: str, digest: str, sketch: 
     """
     events = chosen.found.events
     for owner, one in chosen.experts:
-        if not same_expert(made.sketches.get(owner.domain), sketch) or since(events, one.digest) < since(
-            events, digest
-        ):
-            continue
-        if not (owner.domain == domain and owner.signed and ours(owner.signed).get("readmit")):
+        alike = same_expert(made.sketches.get(owner.domain), sketch)
+        readmitted = owner.domain == domain and owner.signed and ours(owner.signed).get("readmit")
+        if alike and not readmitted and since(events, one.digest) >= since(events, digest):
             raise InputError(
                 f"{owner.domain}: but for little changes, its expert is one that was withdrawn"
                 f"{f' by the owner of {domain!r}' if domain else ''}, and comes back under no name. Take it out: "
@@ -94,9 +92,8 @@ def _refuse_alike(chosen: Chosen, made: Plan, domain: str, digest: str, sketch: 
             )
 
 
-def _write_key(folder: Path, chosen: Chosen, owner: Owner) -> None:
-    """The owner's public key, bound to the domain, as `--trusted-keys` reads it."""
-    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key_of(chosen.found, owner).keyval["public"]))
-    path = folder / owner.domain / f"{owner.domain}.pub"
+def _trust(path: Path, owners: Key) -> None:
+    """Writes an owner's public key as `--trusted-keys` reads it: the folder's name binds it to the domain."""
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(owners.keyval["public"]))
     path.parent.mkdir(parents=True)
     path.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))

@@ -69,13 +69,15 @@ def _take_up(
         names = ", ".join(one["name"] for one in models_with(events, out["digests"])) or "none"
         return [f"{domain}: withdrawn by its owner; models that hold it: {names}"]
     again = str(ours(signed).get("readmit", ""))[:500]
+    left_out = left_digests(draft.state, events, domain if again else "")
     submissions: Mapping[str, Submission] = {}
     try:
         submissions = read_submissions(signed, owner.role, domain)
-        left_out = left_digests(draft.state, events, domain if again else "")
-        why = [text for one in submissions.values() for text in _objections(coordinator, draft, one, left_out, held)]
+        why = []
     except InputError as error:
         why = [str(error)]
+    for one in submissions.values():  # a store that does not answer ends this: it is no fault of the owner's
+        why += _objections(coordinator, draft, one, left_out, held)
     if why:
         text = "; ".join(why)
         draft.refused[owner.role] = {"serial": serial, "why": text}

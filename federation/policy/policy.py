@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,7 @@ class Policy:
     days: Mapping[str, float] = field(default_factory=lambda: dict(DAYS))
 
     def to_yaml(self) -> str:
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        plain = {name: _plain(value) for name, value in values.items()}
-        text: str = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100)
+        text: str = yaml.safe_dump(asdict(self), sort_keys=False, default_flow_style=None, width=100)
         return text
 
 
@@ -130,7 +128,3 @@ SETTINGS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         f"positive numbers of days for some of {', '.join(DAYS)}",
     ),
 }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value

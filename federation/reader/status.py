@@ -48,7 +48,6 @@ def read_federation(home: Home) -> Federation:
 def status_of(found: Federation) -> dict[str, Any]:
     """What `flexo-federation status` shows, as plain values."""
     state, about = found.state, found.about
-    owners = [entry for owner in found.owners for entry in _entries(found, owner)]
     return {
         "name": about["name"],
         "store": found.home.url,
@@ -56,7 +55,7 @@ def status_of(found: Federation) -> dict[str, Any]:
         "policy": policy_of(state.targets).version,
         "anchors": [one["digest"] for one in about["anchors"]],
         "expires": {role: getattr(state, role).expires.isoformat() for role in TOP_ROLES},
-        "owners": owners,
+        "owners": [entry for owner in found.owners for entry in _entries(found, owner)],
         "models": [{name: one[name] for name in ("name", "model", "when")} for one in models(found.events)],
         "warnings": [note for owner in found.owners for note in refuse_forgotten(found.home, owner)],
     }
@@ -92,17 +91,14 @@ def _entries(found: Federation, owner: Owner) -> list[dict[str, Any]]:
     entries = []
     for anchor, one in owner.submissions.items():
         held = dict.fromkeys(model["name"] for model in models_with(found.events, [one.digest]))
-        privacy = one.header.privacy
-        entries.append(
-            base
-            | {
-                "digest": one.digest,
-                "anchor": anchor,
-                "bytes": one.target.length,
-                "licence": one.header.licence,
-                "tokens": one.header.data.tokens,
-                "epsilon": privacy.epsilon if privacy else None,
-                "models": list(held),
-            }
-        )
+        expert = {
+            "digest": one.digest,
+            "anchor": anchor,
+            "bytes": one.target.length,
+            "licence": one.header.licence,
+            "tokens": one.header.data.tokens,
+            "epsilon": one.header.privacy.epsilon if one.header.privacy else None,
+            "models": list(held),
+        }
+        entries.append(base | expert)
     return entries or [base]

@@ -66,7 +66,9 @@ def verify_model(found: Federation, folder: Path, advance: Advance = lambda _amo
     read = _compare(merged, signed, stated, verdict, advance)
     if not rounded:
         _compare_anchor(merged, anchor, read, verdict)
-    _compare_files(found, folder, recorded, verdict)
+    for name, sha256 in (recorded or {}).get("files", {}).items():  # config and tokenizer
+        if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
+            verdict.faults.append(f"{name}: not the file that the federation assembled")
     return verdict
 
 
@@ -145,10 +147,3 @@ def _compare_anchor(merged: Merged, anchor: str, read: dict[str, str], verdict: 
         places |= {anchor_ffn(n, part): merged_ffn(n, 0, part) for part in FFN}
     if combined_digest((name, read[place]) for name, place in places.items()) != anchor:
         verdict.faults.append(f"its shared weights are not those of the anchor {anchor[:12]}")
-
-
-def _compare_files(found: Federation, folder: Path, recorded: Event | None, verdict: Verdict) -> None:
-    """Adds config and tokenizer files that are not those which were assembled."""
-    for name, sha256 in (recorded or {}).get("files", {}).items():
-        if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
-            verdict.faults.append(f"{name}: not the file that the federation assembled")

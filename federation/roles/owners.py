@@ -6,6 +6,7 @@ version counts when the coordinator's snapshot names it. A withdrawal counts at 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +28,9 @@ from federation.roles.signed import (
 from federation.roles.trust import State, expired
 from federation.store.place import Place, StoreError
 from flexo.errors import InputError
-from merge.formats.expert_header import Header, parse_header
+from merge.formats.expert_header import SHA256, Header, parse_header
+
+PLAIN_NAME = re.compile(r"[ -.0-~]{1,100}")  # printable ASCII but for the slash, short enough for every store
 
 
 @dataclass(frozen=True)
@@ -153,15 +156,19 @@ def networks(owners: Iterable[Owner]) -> dict[str, str]:
 def read_submissions(signed: Targets, role: str, domain: str) -> dict[str, Submission]:
     """The expert files that a piece of an owner's metadata names, by the digest of their anchors.
 
-    Raises `StoreError` for files of another owner, and headers that do not say what the file's name does.
+    Raises `StoreError` for files of another owner, for names that would lead anywhere else than to a file of that
+    name, in a store or in a member's home, and for headers that do not say what the file's name does.
     """
     found: dict[str, Submission] = {}
     for path, target in signed.targets.items():
         where = f"{domain}, serial {signed.version}: {path[:120]}"
         custom = target.custom if isinstance(target.custom, Mapping) else {}
-        if not path.startswith(f"experts/{role}/") or path.count("/") != 2:
+        folder, _, name = path.rpartition("/")
+        if folder != f"experts/{role}":
             raise StoreError(f"{where}: a key signs for its own domain, and this file is not in experts/{role}/.")
-        if not isinstance(text := custom.get("header"), str) or "sha256" not in target.hashes:
+        if not PLAIN_NAME.fullmatch(name):
+            raise StoreError(f"{where}: expected a name of 1 to 100 plain characters. Rename it and submit again.")
+        if not isinstance(text := custom.get("header"), str) or not SHA256.fullmatch(target.hashes.get("sha256", "")):
             raise StoreError(f"{where}: without its expert's header or sha256. Submit it with flexo-federation.")
         header = parse_header(text, where)
         if header.domain != domain:

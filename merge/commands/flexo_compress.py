@@ -58,8 +58,5 @@ def compress_command(
         ranks = sorted(made.ranks.values())
         said += f", ranks {ranks[0]} to {ranks[-1]}"
     typer.echo(f"{said}, {made.kept:.1%} of the squared norm of what training added")
-    if not given:
-        return
-    typer.echo(
-        "its losses are those of before no more, and it is unsigned: measure with flexo-eval, sign with flexo-sign"
-    )
+    unmeasured = "its header states no losses after training, for they were measured before: see flexo-eval; "
+    typer.echo(f"{unmeasured if given else ''}it is unsigned: flexo-sign signs it")

@@ -153,8 +153,8 @@ class Header:
 
     @property
     def network(self) -> str:
-        """The digest of its weights without the router rows: equal for the same network under two names."""
-        return combined_digest((name, info.sha256) for name, info in self.tensors.items() if ".router." not in name)
+        """The digest of its weights, whole or as factors, without router rows: one network under two names has one."""
+        return combined_digest((n, info.sha256) for n, info in self.tensors.items() if n.endswith("_proj.weight"))
 
     def with_tensors(self, tensors: dict[str, TensorInfo]) -> Header:
         return replace(self, tensors=tensors)

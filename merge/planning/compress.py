@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flexo.atomic_files import refuse_existing
 from flexo.console import Advance, Progress, no_progress
 from flexo.errors import UsageError
 from merge.formats.anchor_folder import find_anchor, open_anchor
@@ -96,7 +97,9 @@ def compress(
         raise UsageError("how small? Give exactly one of --rank, --size and --keep, or --whole alone.")
     from merge.tensor_io.torch_tensors import as_tensor
 
+    refuse_existing(Path(output), overwrite)
     before = open_expert(Path(expert))
+    nbytes_before = before.path.stat().st_size  # `output` may take its place
     folder = open_anchor(find_anchor([before]) if anchor is None else Path(anchor))
     base = AnchorBase(folder, folder.folder.name, folder.digest)
     check_belongs(before, base)
@@ -124,8 +127,7 @@ def compress(
             advance(public.nbytes)
     header = before.header if budget is None else _unmeasured(before.header)
     header = write_expert(Path(output), header, tensors, replace=overwrite, formed=stated)
-    size = Path(output).stat().st_size
-    return Compressed(header, {} if whole else ranks, kept, size, before.path.stat().st_size)
+    return Compressed(header, {} if whole else ranks, kept, Path(output).stat().st_size, nbytes_before)
 
 
 def _ranks(
@@ -139,7 +141,7 @@ def _ranks(
         values = torch.linalg.svdvals(_difference(public, expert.formed(name, public)))
         energy[name] = values.double().square().numpy()
         advance(public.nbytes)
-    total = sum(float(values.sum()) for values in energy.values()) or 1.0
+    total = sum(float(values.sum()) for values in energy.values())
     if budget.rank is not None:
         ranks = {name: min(budget.rank, len(values)) for name, values in energy.items()}
     else:
@@ -152,7 +154,8 @@ def _ranks(
                 break
             ranks[name] += 1
             kept -= value
-    return ranks, sum(float(energy[name][:rank].sum()) for name, rank in ranks.items()) / total
+    kept = sum(float(energy[name][:rank].sum()) for name, rank in ranks.items())
+    return ranks, kept / total if total else 1.0
 
 
 def _affordable(expert: ExpertFile, weights: Mapping[str, StoredTensor], size: int | None) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import resource
 import shutil
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 
 from federation.coordinator.refresh import refresh
 from federation.coordinator.rotate import rotate
@@ -318,3 +319,28 @@ def test_metadata_that_lies_about_its_kind(world: World) -> None:
     (world.store / "metadata" / "timestamp.json").write_bytes(sign(made, signers(world.keys, "timestamp"), 30))
     with pytest.raises(TrustError, match=r"not the metadata of a federation"):
         world.seen()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: setattr(one, "path", one.path.rpartition("/")[0] + "/" + "x" * 300 + ".pt"),
+        lambda one: setattr(one, "path", one.path.rpartition("/")[0] + "/x\0.pt"),
+        lambda one: one.hashes.update(sha256="../" * 9 + "x" * 300),
+    ],
+    ids=["long", "zero", "hash"],
+)
+def test_a_name_that_no_store_can_have_stops_nobody_else(world: World, change: Callable[[TargetFile], None]) -> None:
+    """One owner's signed nonsense must not end the coordinator's refresh for everybody."""
+    found = world.seen()
+    (owner,) = [one for one in found.owners if one.domain == "math"]
+    assert owner.signed
+    made = copy.deepcopy(owner.signed)
+    (target,) = made.targets.values()
+    change(target)
+    made.targets = {target.path: target}
+    forged(world, owner.role, made, world.key("math"))
+    world.submit("code", seed=1, refreshed=False)
+    said = refresh(world.coordinator)
+    assert any(f"math: serial 2 refused: math, serial 2: {target.path[:20]}" in line for line in said), said
+    assert any("code: serial 2 in force" in line for line in said), said

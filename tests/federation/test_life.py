@@ -22,6 +22,8 @@ from federation.policy.policy import DAYS, Policy
 from federation.reader.fetch import anchor_entry, fetch_anchor
 from federation.reader.status import status_of
 from federation.reader.verify import verify_model
+from federation.store.folder import FolderPlace
+from federation.store.place import StoreError
 from flexo.errors import InputError
 from merge.formats.expert_file import open_expert, write_expert
 from merge.formats.manifest import read_manifest
@@ -473,3 +475,16 @@ def test_a_policy_with_an_audit_refuses_what_harms_public_text(make_world: MakeW
         make_model(world, "other")
     with pytest.raises(InputError, match=r"the policy's audit refuses it: math: takes .*Nothing was uploaded"):
         world.submit("math", seed=1, anchor=world.anchor)
+
+
+def test_a_store_that_does_not_answer_refuses_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused has to be submitted again, and a store that is down is not the owner's fault."""
+    world.submit("math", 1, refreshed=False)
+
+    def down(_place: FolderPlace, name: str) -> int:
+        raise StoreError(f"{name}: no answer in 30 seconds. Try again later.")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match=r"no answer in 30 seconds"):
+        patch.setattr(FolderPlace, "size", down)
+        refresh(world.coordinator)
+    assert refresh(world.coordinator) == ["math: serial 2 in force"]

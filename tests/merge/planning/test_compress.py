@@ -17,7 +17,7 @@ from merge.formats.architecture import FFN, anchor_ffn, expert_ffn
 from merge.formats.expert_file import ExpertFile, open_expert, write_expert
 from merge.planning.compress import RankBudget, compress
 from tests.merge.planning.test_privacy import private
-from tests.merge.tiny import LAYERS, STATED
+from tests.merge.tiny import LAYERS, STATED, expert_values
 from tests.merge.tools import call, listing
 
 Make = Callable[..., Path]
@@ -44,6 +44,7 @@ def test_a_merge_forms_the_bits_that_a_file_of_whole_weights_has(
     assert made.ranks == {expert_ffn(n, part): 4 for n, part in WEIGHTS}
     same = open_expert(whole).header
     assert same.version == 1 and same == open_expert(tmp_path / "other.pt").header
+    assert same.network == made.header.network != open_expert(math).header.network and same.digest != made.header.digest
     news = make_expert("news")
     for name in (small, whole):
         assert call(merge.commands.flexo_merge.main, name, news, "-o", tmp_path / f"m-{name.stem}") == 0
@@ -99,6 +100,24 @@ def test_a_budget_goes_where_most_was_learned(make_expert: Make, tiny_anchor: Pa
         assert 20_000 < sized.nbytes <= 40_000
     everything = compress(tmp_path / "math.pt", tmp_path / "all.pt", RankBudget(keep=1.0))
     assert everything.kept == pytest.approx(1, abs=1e-6)
+
+
+def test_an_output_that_stands_is_refused_before_the_work_or_replaced(make_expert: Make, tmp_path: Path) -> None:
+    path = tmp_path / "math.pt"
+    before = path.write_bytes(make_expert("math").read_bytes())
+    with pytest.raises(InputError, match="this file exists already"):
+        compress(path, path, RankBudget(rank=1), progress=lambda *_: pytest.fail("worked for nothing"))
+    made = compress(path, path, RankBudget(rank=1), overwrite=True)
+    assert (made.nbytes_before, made.nbytes) == (before, path.stat().st_size) and made.nbytes < before
+
+
+def test_an_expert_that_has_learnt_nothing_keeps_nothing_whole(
+    make_expert: Make, tiny_anchor: Path, tmp_path: Path
+) -> None:
+    plain, anchor = open_expert(make_expert("math")), open_anchor(tiny_anchor)
+    write_expert(tmp_path / "math.pt", plain.header, expert_values("math", anchor, trained=False))
+    made = compress(tmp_path / "math.pt", tmp_path / "small.pt", RankBudget(keep=0.9))
+    assert made.kept == 1 and set(made.ranks.values()) == {1}
 
 
 def test_a_guarantee_stays_and_what_was_measured_does_not(make_expert: Make, tmp_path: Path) -> None:
