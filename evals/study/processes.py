@@ -46,8 +46,8 @@ def processes(threads: int) -> Callable[[Call, Sequence[str], Path, Path], Proce
         process: Process = context.Process(  # type: ignore[attr-defined]  # both contexts have one
             target=_work, args=(call, tuple(command), folder.resolve(), log.resolve(), settings)
         )
-        if forks and call is run_command:
-            context.set_forkserver_preload(IMPORTED)
+        if forks:  # which counts for the first process only, that starts the server
+            context.set_forkserver_preload(IMPORTED if call is run_command else [call.__module__])
         before = {name: os.environ.get(name) for name in settings}
         os.environ.update(settings)  # libraries read them while the server, or the process, imports them
         try:

@@ -49,9 +49,7 @@ COMMANDS = (
     Command(OWNER, "data", "flexmix", "text for training: samples, token shards of documents, how domains differ"),
     Command(OWNER, "train-expert", "trainers", "train one expert on private text, into one file", "train_expert"),
     Command(OWNER, "embed", "trainers", "measure where the text lies in the anchor, for better routing"),
-    Command(
-        OWNER, "leak", "evals", "measure what can be got out of an expert file or a model, before it is given away"
-    ),
+    Command(OWNER, "leak", "evals", "measure what can be got out of an expert file or a model"),
     Command(OWNER, "compress", "merge", "write an expert file again, smaller: a difference of low rank"),
     Command(OWNER, "sign", "merge", "sign an expert file, or make a key to sign with"),
     Command(
