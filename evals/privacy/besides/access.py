@@ -30,12 +30,12 @@ from inference.select import select_experts
 Losses = dict[str, dict[str, Floats]]  # right -> domain of the text -> nats per token of each document
 
 MEASURES = {
-    "distinguishability from others, mean and range: AUC": auc,
-    "distinguishability from others, mean and range: TPR at 1 % FPR": found_at(0.01),
+    "distinguishability from others, mean: AUC": auc,
+    "distinguishability from others, mean: TPR at 1 % FPR": found_at(0.01),
 }
 UTILITIES: dict[str, Callable[[Measurement], float]] = {
-    "utility gap to other rights, mean and range: accuracy": lambda found: found.accuracy,
-    "utility gap to other rights, mean and range: nats per token": lambda found: found.nats_per_token,
+    "utility gap to other rights, mean: accuracy": lambda found: found.accuracy,
+    "utility gap to other rights, mean: nats per token": lambda found: found.nats_per_token,
 }
 
 
@@ -91,4 +91,4 @@ def _row(figure: str, values: list[float], domain: str, reference: float) -> Row
     return Row("access", figure, float(np.mean(values)), min(values), max(values), reference, group=domain)
 
 
-PART = Part("access", ("merged folder", "domains"), run)
+PART = Part("access", ("a merged folder", "--domains"), run, "range over others", "a right to public alone")

@@ -208,4 +208,4 @@ def _see(seen: dict[int, torch.Tensor], n: int, _gate: Any, _inputs: Any, output
     seen[n] = torch.zeros_like(logits_NE).scatter_(1, index_NK, weight_NK.to(logits_NE.dtype))
 
 
-PART = Part("attribution", ("merged folder", "domains"), run)
+PART = Part("attribution", ("a merged folder", "--domains"), run, reference="most frequent tokens")

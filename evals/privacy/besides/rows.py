@@ -201,4 +201,4 @@ def _row(figure: str, thing: str, yes: Floats, no: Floats) -> Row:
     return Row("rows", figure, found.value, found.low, found.high, group=thing)
 
 
-PART = Part("rows", ("members", "expert file"), run)
+PART = Part("rows", ("--source", "an expert file"), run, reference="expert's loss alone")
