@@ -262,4 +262,7 @@ def test_an_audit_that_refutes_the_claim_of_a_file_says_so(
     told = np.array([-float(one.repeats) for one in made.coins])
     monkeypatch.setattr(evals.privacy.attacks.canaries, "_nats", lambda *_: (told, np.zeros(60)))
     found = leak(str(tmp_path / "clinic.pt"), Texts(canaries=tmp_path / "m.json"), against=tiny_anchor)
+    empty = replace(header, privacy=None, data=replace(header.data, tokens=0))
+    write_expert(tmp_path / "empty.pt", empty, expert_values("clinic", opened))
+    assert leak(str(tmp_path / "empty.pt"), Texts(canaries=tmp_path / "m.json"), against=tiny_anchor).reads is None
     assert found.rows[-1].value > 1 and "states an epsilon of 1, and the audit refutes it" in found.rows[-1].warning
