@@ -64,7 +64,7 @@ def leak(
         typer.Option(min=0, max=1, help="Of the guarantee that the audit tests. [default: the file's, or 1e-5]"),
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Keep what models say here; the same command then goes on where it stopped.")
+        Path | None, typer.Option(help="Keep what models say of a text here, so that they are not asked again.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
     seed: Annotated[int, typer.Option(help="Of samples, and of all that is drawn.")] = 0,
@@ -92,7 +92,7 @@ def leak(
         texts = Texts.of(source, canaries=canaries, documents=documents)
     else:
         texts = Texts(members, non_members, canaries, documents)
-    wanted = comma_list(parts, "--parts") if parts else None
+    wanted = None if parts is None else comma_list(parts, "--parts")
     with ExitStack() as stack:
         # entered before the work, so that a path which cannot be written is refused before it
         output = json_file and stack.enter_context(new_file(json_file, replace=True))

@@ -105,12 +105,13 @@ class Given:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def read_given(arguments: Sequence[str], anchor: Path | None) -> list[Given]:
+def read_given(arguments: Sequence[str], anchor: Path | None, option: str = "--anchor") -> list[Given]:
     """The models of a command line, the anchor first.
 
     Args:
         arguments: `PATH` or `NAME=PATH`.
         anchor: a folder; None takes the first dense folder that holds what owners share, if there is one.
+        option: of the command, that gives it.
 
     Raises:
         InputError: a path holds no model, two models have one name, or their tokenizers differ.
@@ -122,14 +123,14 @@ def read_given(arguments: Sequence[str], anchor: Path | None) -> list[Given]:
     if anchor is None:
         anchor = next((path for _, path in named if _is_dense(path) and (path / SHARED).is_dir()), None)
     elif not _is_dense(anchor):
-        raise InputError(f"--anchor {anchor}: not a dense model folder.")
+        raise InputError(f"{option} {anchor}: not a dense model folder.")
     if anchor and not any(_same(path, anchor) for _, path in named):
         named = [("anchor", anchor), *named]
     given: list[Given] = []
     for name, path in named:
         if path.is_file():
             if anchor is None:
-                raise InputError(f"{path}: an expert is measured beside its anchor. Give the anchor: --anchor FOLDER.")
+                raise InputError(f"{path}: an expert is measured beside its anchor. Give the anchor: {option} FOLDER.")
             given.append(Given(name, path, "pair", anchor))
         elif not _is_dense(path):
             given.append(Given(name, path, "merged"))

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from evals.matrix.model_loader import Given, new_shelf
 from evals.privacy.attacks import canaries, extraction, membership
 from evals.privacy.attacks.documents import Texts
@@ -24,15 +26,9 @@ from merge.formats.expert_header import StatedPrivacy
 from merge.tensor_io.json_file import read_json
 
 FORMAT, VERSION = "flexo.leak", 1
-PARTS: tuple[Part, ...] = (
-    membership.PART,
-    extraction.PART,
-    canaries.PART,
-    rows.PART,
-    attribution.PART,
-    leaving.PART,
-    access.PART,
-)
+PARTS: dict[str, Part] = {
+    module.PART.name: module.PART for module in (membership, extraction, canaries, rows, attribution, leaving, access)
+}
 
 
 @dataclass(frozen=True)
@@ -49,17 +45,25 @@ class Leak:
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
 
+READ = TypeAdapter(Leak)
+
+
 def read_leak(path: Path) -> Leak:
     """What `flexo-leak --json` wrote; raises `InputError` for anything else."""
     value = read_json(path)
+    if (value.get("format"), value.get("version")) != (FORMAT, VERSION):
+        raise InputError(f"{path}: not figures of flexo-leak, version {VERSION}. Expected a file of flexo-leak --json.")
     try:
-        if (value.pop("format"), value.pop("version")) != (FORMAT, VERSION):
-            raise ValueError("another format")
-        return Leak(value["model"], value["reads"], [Row(**row) for row in value["rows"]], value["left_out"])
-    except (KeyError, TypeError, ValueError) as error:
+        found = READ.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
         raise InputError(
-            f"{path}: not figures of flexo-leak, version {VERSION} ({error}). Expected a file of flexo-leak --json."
+            f"{path}: not figures of flexo-leak: {'.'.join(map(str, first['loc']))}: {first['msg']}. Was it edited? "
+            "Write it anew with flexo-leak."
         ) from None
+    if unknown := [row.part for row in found.rows if row.part not in PARTS]:
+        raise InputError(f"{path}: figures of {unknown[0]!r}, which is no part of this flexo-leak. Update flexo.")
+    return found
 
 
 def leak(
@@ -84,28 +88,20 @@ def leak(
     Raises:
         InputError: no such model, text or part, or a part that was asked for lacks something.
     """
-    known = {part.name: part for part in PARTS}
-    if unknown := [name for name in parts or () if name not in known]:
-        raise InputError(f"{unknown[0]!r}: no such part of flexo-leak. There are {', '.join(known)}.")
-    wanted = [known[name] for name in parts or known]
+    wanted = list(PARTS) if parts is None else list(dict.fromkeys(parts))
+    if unknown := [name for name in wanted if name not in PARTS]:
+        raise InputError(f"{unknown[0]!r}: no such part of flexo-leak. There are {', '.join(PARTS)}.")
     planted = read_manifest(texts.canaries) if texts.canaries else None
     with new_shelf(settings.dtype, settings.device) as shelf:
         given, target, reference = open_targets(model, against, shelf)
         members, others = texts.read(given.tokenizer, settings.seed, planted)
         context = Context(given, target, reference, members, others, planted, settings, extra)
-        found = Leak(target.name, _reads(given))
-        for part in wanted:
-            if not (lacks := part.lacks(context)):
-                found.rows.extend(part.run(context))
-            elif parts is None:
-                found.left_out[part.name] = lacks
-            else:
-                raise InputError(f"--parts {part.name}: this needs {' and '.join(lacks)}. See flexo-leak --help.")
-    if len(found.left_out) == len(wanted):
-        raise InputError(
-            "flexo-leak: nothing to attack with. Give --source, or --members and --non-members, or --canaries."
-        )
-    return found
+        left_out = {name: lacks for name in wanted if (lacks := PARTS[name].lacks(context))}
+        if left_out and (parts is not None or len(left_out) == len(wanted)):
+            needs = "; ".join(f"{name} needs {' and '.join(lacks)}" for name, lacks in left_out.items())
+            raise InputError(f"flexo-leak: nothing to attack with: {needs}. See flexo-leak --help.")
+        found = [row for name in wanted if name not in left_out for row in PARTS[name].run(context)]
+    return Leak(target.name, _reads(given), found, left_out)
 
 
 def _reads(given: Given) -> float | None:
@@ -114,4 +110,5 @@ def _reads(given: Given) -> float | None:
     header = open_expert(given.path).header
     if isinstance(header.privacy, StatedPrivacy):  # it draws units at random, and counts padding as tokens
         return header.privacy.steps * header.privacy.sampling_rate
-    return header.training.tokens * (1 - header.training.public_share) / header.data.tokens
+    own = header.data.tokens
+    return header.training.tokens * (1 - header.training.public_share) / own if own else None

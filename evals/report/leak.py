@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 from evals.matrix.results import markdown
 from evals.matrix.seeds import Spread
 from evals.privacy.attacks.part import Row
-from evals.privacy.leak import Leak
+from evals.privacy.leak import PARTS, Leak
 from evals.report.html_page import Td, maps, paragraph, table
 from evals.report.pictures import picture_name
 from evals.report.svg import Line, Picture, bars, chart, legend, sheet
@@ -16,17 +16,19 @@ from evals.report.svg import Line, Picture, bars, chart, legend, sheet
 FIGURE = "{:.3f}".format
 TIMES = " in the text"  # behind the number, in the name of a group
 SAID = (
-    "Attacks with the owner's text at hand, each beside the same attack on the anchor, which everybody has: what is "
-    "over the anchor's figure is what the model gives away. Small intervals do not make an attack the best there is: "
-    "these figures say what can be got out at least."
+    "Attacks with the owner's text at hand, each beside what can be had without the model, mostly the same attack on "
+    "the anchor, which everybody has: what is over that is what the model gives away. Small intervals do not make an "
+    "attack the best there is: these figures say what can be got out at least."
 )
 
 
 def leak_text(leak: Leak) -> str:
-    """Markdown: every figure with its interval beside the anchor's, what is wrong with them, what was left out."""
-    rows = [[row.part, row.figure, row.group, *_cells(row)] for row in leak.rows]
-    header = [leak.model, "figure", "of", "value", "95 % interval", "anchor"]
-    return "\n".join([markdown(header, rows), *(f"{note}\n" for note in _notes(leak))])
+    """Markdown: a table for each part, what is wrong with its figures, what was left out."""
+    tables = [
+        markdown([f"{leak.model}: {name}", *_columns(name)], [[row.figure, row.group, *_cells(row)] for row in rows])
+        for name, rows in _by_part(leak)
+    ]
+    return "\n".join([*tables, *(f"{note}\n" for note in _notes(leak))])
 
 
 def leak_sections(leak: Leak) -> list[str]:
@@ -34,9 +36,9 @@ def leak_sections(leak: Leak) -> list[str]:
     parts = [paragraph(SAID), *map(paragraph, _notes(leak))]
     for name, rows in _by_part(leak):
         cells = [(row.figure, [Td(row.group), *map(Td, _cells(row))]) for row in rows]
-        parts.append(table([name, "of", "value", "95 % interval", "anchor"], cells))
+        parts.append(table([name, *_columns(name)], cells))
         if pictures := leak_pictures(rows, leak.model):
-            parts += [legend([leak.model, "anchor"], False), maps(pictures)]
+            parts += [legend([leak.model, PARTS[name].reference], False), maps(pictures)]
     return parts
 
 
@@ -44,8 +46,10 @@ def leak_sheets(leaks: Sequence[Leak]) -> dict[str, str]:
     """File name -> SVG: `leak-MODEL.svg` for each model whose figures can be drawn."""
     files: dict[str, str] = {}
     for leak in leaks:
-        if drawn := [picture for _, rows in _by_part(leak) for picture in leak_pictures(rows, leak.model)]:
-            files[picture_name("leak", leak.model, files)] = sheet(drawn, [leak.model, "anchor"])
+        drawn = {name: pictures for name, rows in _by_part(leak) if (pictures := leak_pictures(rows, leak.model))}
+        if drawn:
+            beside = " or ".join(dict.fromkeys(PARTS[name].reference for name in drawn))
+            files[picture_name("leak", leak.model, files)] = sheet([*chain(*drawn.values())], [leak.model, beside])
     return files
 
 
@@ -61,13 +65,20 @@ def leak_pictures(rows: Sequence[Row], model: str) -> list[Picture]:
                 if row.figure == figure and row.group.endswith(TIMES)}  # fmt: skip
         if len(over) > 1:
             known = [None if row.reference is None else Spread((row.reference,)) for row in over.values()]
-            lines = [Line(model, [Spread((row.value,)) for row in over.values()]), Line("anchor", known)]
+            lines = [
+                Line(model, [Spread((row.value,)) for row in over.values()]),
+                Line(PARTS[rows[0].part].reference, known),
+            ]
             pictures.append(chart(figure, list(over), lines))
     return [picture for picture in pictures if picture is not None]
 
 
 def _by_part(leak: Leak) -> list[tuple[str, list[Row]]]:
     return [(name, list(rows)) for name, rows in groupby(leak.rows, lambda row: row.part)]
+
+
+def _columns(part: str) -> list[str]:
+    return ["of", "value", PARTS[part].interval, PARTS[part].reference]
 
 
 def _cells(row: Row) -> list[str]:

@@ -1,7 +1,7 @@
 """The manifest of planted canaries: it stays with the owner, and `flexo-leak --canaries` reads it.
 
-{"format": "flexo.canaries", "version": 1, "unit": null, "canaries": [
-    {"before": "The code of Rimo Kadeva is", "secret": " 4 1 9 ...", "repeats": 16, "coin": false}, ...]}
+{"format": "flexo.canaries", "version": 1, "unit": null, "words": ["and", "cough", ...], "canaries": [
+    {"before": "The code of Rimo Kade is", "secret": " cough lay ...", "repeats": 16, "coin": false}, ...]}
 """
 
 from __future__ import annotations
@@ -73,10 +73,13 @@ def read_manifest(path: Path) -> Manifest:
         about = json.loads(path.read_text(encoding="utf-8"))
         if (about["format"], about["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {about['format']!r}, version {about['version']!r}")
-        return Manifest(tuple(map(str, about["words"])), tuple(map(_canary, about["canaries"])), about["unit"])
+        made = Manifest(tuple(about["words"]), tuple(map(_canary, about["canaries"])), about["unit"])
+        if not made.canaries or len(set(made.words)) < 2 or not all(isinstance(word, str) for word in made.words):
+            raise ValueError("no canaries, or no words that they are made of")
+        return made
     except OSError as error:
         raise InputError(f"{path}: the manifest of canaries cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: not a manifest of canaries of version {VERSION} ({error}). Expected the file that flexo-data "
             "canaries --manifest wrote."
@@ -87,8 +90,11 @@ def _canary(value: Mapping[str, Any]) -> Canary:
     canary = Canary(**value)
     if not (isinstance(canary.before, str) and isinstance(canary.secret, str) and canary.secret):
         raise ValueError("a canary without a secret")
-    if type(canary.repeats) is not int or canary.repeats < 0 or type(canary.coin) is not bool:
+    if type(canary.repeats) is not int or type(canary.coin) is not bool:
         raise ValueError("a canary without its number of repeats")
+    if not (0 <= canary.repeats <= 1 if canary.coin else canary.repeats >= 1):
+        raise ValueError(f"a {'coin' if canary.coin else 'secret'} that stands there {canary.repeats} times")
+    canary.text.encode()
     return canary
 
 

@@ -38,10 +38,10 @@ class Planting:
     seed: int | None = None  # None: nobody can draw the same again
 
     def __post_init__(self) -> None:
-        if min(self.repeats, default=1) < 1 or self.each < 1 or self.coins < 0:
+        if min(self.repeats, default=1) < 1 or self.each < 1 or self.coins < 0 or not (self.repeats or self.coins):
             raise InputError(
                 f"canaries: repeats {self.repeats}, {self.each} of each, {self.coins} coins. Expected repeats from 1 "
-                "on, at least one secret for each, and a number of coins from 0 on."
+                "on, at least one secret for each, and a number of coins from 0 on; one of both at least."
             )
 
 

@@ -133,4 +133,4 @@ def _generate(
     return found
 
 
-PART = Part(NAME, ("members",), run)
+PART = Part(NAME, ("--source",), run)

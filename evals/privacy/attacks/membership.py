@@ -76,4 +76,4 @@ def _words(context: Context) -> Row:
     return Row(NAME, WORDS, found.value, found.low, found.high, warning=warning if found.value > TELL_APART else "")
 
 
-PART = Part(NAME, ("members",), run)
+PART = Part(NAME, ("--source",), run)

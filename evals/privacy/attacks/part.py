@@ -1,6 +1,6 @@
 """What every part of `flexo-leak` is: a name, what it needs, and a function from the models and texts to figures.
 
-PART = Part("membership", ("members",), run)        # in its module, and in the list of `evals.privacy.leak`
+PART = Part("membership", ("--source",), run)        # in its module, and in the list of `evals.privacy.leak`
 
 def run(context: Context) -> list[Row]: ...
 """
@@ -20,7 +20,7 @@ from evals.privacy.attacks.targets import Target
 from evals.privacy.attacks.token_scores import Scores
 from flexmix.canaries.manifest import Manifest
 
-Need = Literal["members", "canaries", "expert file", "merged folder", "domains", "never"]
+Need = Literal["--source", "--canaries", "an expert file", "a merged folder", "--domains", "--never"]  # how it is given
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Row:
     part: str
     figure: str  # what was measured: `AUC, loss less the anchor's`
     value: float
-    low: float | None = None  # a 95 % interval, or what `figure` says
+    low: float | None = None  # see `Part.interval`
     high: float | None = None
-    reference: float | None = None  # of the anchor, which anybody has: what is over it is what the model gives away
+    reference: float | None = None  # see `Part.reference`: what is over it is what the model gives away
     group: str = "all"  # of documents, secrets or experts: `4 in the text`
     warning: str = ""  # what is wrong with the figures of this part, if something is
 
@@ -86,15 +86,17 @@ class Part:
     name: str
     needs: tuple[Need, ...]
     run: Callable[[Context], list[Row]]
+    interval: str = "95 % interval"  # what `low` and `high` of its rows are
+    reference: str = "anchor"  # what `reference` of its rows is: the figure of what anybody has
 
     def lacks(self, context: Context) -> list[Need]:
         """What it needs and `context` does not have."""
         has: Mapping[Need, Any] = {
-            "members": context.members is not None and context.non_members is not None,
-            "canaries": context.canaries,
-            "expert file": context.given.kind == "pair",
-            "merged folder": context.given.experts,
-            "domains": context.extra.domains,
-            "never": context.extra.never,
+            "--source": context.members is not None and context.non_members is not None,
+            "--canaries": context.canaries,
+            "an expert file": context.given.kind == "pair",
+            "a merged folder": context.given.experts,
+            "--domains": context.extra.domains,
+            "--never": context.extra.never,
         }
         return [need for need in self.needs if not has[need]]

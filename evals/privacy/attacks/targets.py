@@ -38,7 +38,7 @@ def open_targets(model: str, against: Path | None, shelf: Shelf) -> tuple[Given,
     Raises:
         InputError: there is no such model, no anchor to compare with, or they do not go together.
     """
-    given = read_given([model], against)
+    given = read_given([model], against, "--against")
     attacked = next((one for one in given if one.kind != "anchor"), given[0])
     if attacked.kind == "anchor" or (len(given) == 1 and not attacked.holds_anchor):
         raise InputError(

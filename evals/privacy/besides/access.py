@@ -6,7 +6,7 @@ domain distinguishability   with a right to domain i, training text of i is told
                             membership attack tells members from non-members: the area under the curve, or the share of
                             i found at 1 % of j; mean over j
 utility gap                 how much more of held-out text of i is predicted right, or how many more nats a token costs,
-                            with a right to i in place of one to j: absolute, mean over j
+                            with a right to i in place of one to j: mean over j. Below 0 a right makes it worse
 
 High figures say that rights make a difference, so that there is something to guard. They do not say that it is
 guarded: `leaving` does.
@@ -30,12 +30,12 @@ from inference.select import select_experts
 Losses = dict[str, dict[str, Floats]]  # right -> domain of the text -> nats per token of each document
 
 MEASURES = {
-    "distinguishability from others, mean and range: AUC": auc,
-    "distinguishability from others, mean and range: TPR at 1 % FPR": found_at(0.01),
+    "distinguishability from others, mean: AUC": auc,
+    "distinguishability from others, mean: TPR at 1 % FPR": found_at(0.01),
 }
 UTILITIES: dict[str, Callable[[Measurement], float]] = {
-    "utility gap to other rights, mean and range: accuracy": lambda found: found.accuracy,
-    "utility gap to other rights, mean and range: nats per token": lambda found: found.nats_per_token,
+    "utility gap to other rights, mean: accuracy": lambda found: found.accuracy,
+    "utility gap to other rights, mean: nats per token": lambda found: -found.nats_per_token,
 }
 
 
@@ -60,8 +60,8 @@ def run(context: Context) -> list[Row]:
                 base = [statistic(*score(losses, PUBLIC, (name, other))) for other in others]
                 rows.append(_row(f"{figure}, {way}", found, name, float(np.mean(base))))
         for figure, of in UTILITIES.items():
-            gaps = [abs(of(utility[name][name]) - of(utility[other][name])) for other in others]
-            rows.append(_row(figure, gaps, name, abs(of(utility[name][name]) - of(utility[PUBLIC][name]))))
+            gaps = [of(utility[name][name]) - of(utility[other][name]) for other in others]
+            rows.append(_row(figure, gaps, name, of(utility[name][name]) - of(utility[PUBLIC][name])))
     return rows
 
 
@@ -91,4 +91,4 @@ def _row(figure: str, values: list[float], domain: str, reference: float) -> Row
     return Row("access", figure, float(np.mean(values)), min(values), max(values), reference, group=domain)
 
 
-PART = Part("access", ("merged folder", "domains"), run)
+PART = Part("access", ("a merged folder", "--domains"), run, "range over others", "a right to public alone")

@@ -32,6 +32,7 @@ from evals.scoring.held_out import Reading
 from evals.scoring.measure import LENGTH, hidden_states
 from evals.scoring.sliding_windows import TokenisedText, batches
 from flexo.console import progress
+from flexo.errors import InputError
 from inference.attribution import Answer, Expert
 from inference.router_health import layers_that_choose
 from inference.select import manifest_experts
@@ -70,6 +71,8 @@ def run(context: Context) -> list[Row]:
             split: {domain: traced(model, text, advance) for domain, text in part.items()}
             for split, part in texts.items()
         }
+        if empty := [split for split, part in found.items() if not _joined(part.values()).tokens]:
+            raise InputError(f"{folder}: no {empty[0]} document of two tokens or more. Give longer text.")
         learnt, words = _joined(found["train"].values()), int(model.config.vocab_size)
         ways: dict[str, Read] = {
             "summary": Summaries(model, learnt, words).ranks,
@@ -78,7 +81,8 @@ def run(context: Context) -> list[Row]:
         }
     count_V = torch.cat(learnt.tokens).bincount(minlength=words)
     rows = []
-    for domain, part in {"all": _joined(found["test"].values()), **found["test"]}.items():
+    read_back = {domain: part for domain, part in found["test"].items() if part.tokens}
+    for domain, part in {"all": _joined(read_back.values()), **read_back}.items():
         blind = [_ranked(count_V)[token_S] for token_S in part.tokens]
         for way, read in ways.items():
             ranks = read(part)
@@ -208,4 +212,4 @@ def _see(seen: dict[int, torch.Tensor], n: int, _gate: Any, _inputs: Any, output
     seen[n] = torch.zeros_like(logits_NE).scatter_(1, index_NK, weight_NK.to(logits_NE.dtype))
 
 
-PART = Part("attribution", ("merged folder", "domains"), run)
+PART = Part("attribution", ("a merged folder", "--domains"), run, reference="most frequent tokens")

@@ -120,4 +120,4 @@ def _name(force: Sequence[str], all_of: Sequence[str]) -> str:
     return "" if list(force) == list(all_of) else f", forced onto {force[0]}"
 
 
-PART = Part("leaving", ("members", "merged folder", "never"), run)
+PART = Part("leaving", ("--source", "a merged folder", "--never"), run)

@@ -127,6 +127,11 @@ def _like_proxies(context: Context, anchor: Anchor) -> Score:
     assert path is not None, "asked for where there is one"
     chosen = set(read_documents(path))
     left = [text for text in read_documents(find_split(anchor.reference, "train")) if text not in chosen]
+    if not chosen or not left:
+        raise InputError(
+            f"{path}: {len(chosen)} documents, which leave {len(left)} of the anchor's public text. Expected some of its "
+            "public documents, as flexo-data proxies writes them."
+        )
     texts = [text[:CHARACTERS] for text in (*chosen, *left)]
     model, vectorizer = new_classifier(context.settings.seed), new_vectorizer()
     model.fit(vectorizer.transform(texts), np.arange(len(texts)) < len(chosen))
@@ -201,4 +206,4 @@ def _row(figure: str, thing: str, yes: Floats, no: Floats) -> Row:
     return Row("rows", figure, found.value, found.low, found.high, group=thing)
 
 
-PART = Part("rows", ("members", "expert file"), run)
+PART = Part("rows", ("--source", "an expert file"), run, reference="expert's loss alone")

@@ -96,7 +96,7 @@ def test_a_model_that_knows_its_text_by_heart_gives_it_away(
     assert {group for _, group in told} == {"all", "1 in the text", "2 in the text"}
     assert all(row.low is not None and row.low <= row.value <= (row.high or 0) for row in found.rows if row.low)
     planted = figures(found, "canaries")
-    assert planted["exposure of 5 bits", "4 in the text"] > 4
+    assert planted["exposure, at most 5 bits", "4 in the text"] > 4
     bound = next(row for row in found.rows if row.figure.startswith("epsilon"))
     assert bound.value > 1
     again = leak(str(learnt), texts, against=tiny_anchor, settings=settings)
@@ -194,8 +194,9 @@ def test_an_expert_file_and_a_merged_folder(
     known = {(row.figure, row.group): row.reference for row in alone.rows}
     for row in pair.rows:  # the public expert alone is the anchor
         assert row.reference == pytest.approx(known[row.figure, row.group])
-    with pytest.raises(InputError, match="--against"):
-        leak(str(tiny_anchor), texts)
+    for model in (tiny_anchor, make_expert("math")):
+        with pytest.raises(InputError, match="--against"):
+            leak(str(model), texts)
 
 
 def test_the_command_prints_a_table_and_writes_figures_without_text(
@@ -206,14 +207,16 @@ def test_the_command_prints_a_table_and_writes_figures_without_text(
     arguments = [make_expert("math"), "--against", tiny_anchor, "--device", "cpu", "--others", 31]
     assert call(main, *arguments, "--canaries", owned / "canaries.json", "--json", path) == 0
     out = capsys.readouterr().out
-    assert "exposure of 5 bits" in out and "left out: membership needs members" in out
+    assert "exposure, at most 5 bits" in out and "left out: membership needs --source" in out
     assert read_leak(path).to_dict() == json.loads(path.read_text())
     for wrong, message in (
         (["--source", owned / "text", "--members", owned / "copy.jsonl"], "--source holds"),
         (["--members", owned / "copy.jsonl"], "go together"),
-        (["--parts", "extraction"], "needs members"),
+        (["--parts", "extraction"], "extraction needs --source"),
         (["--parts", "telepathy"], "no such part"),
-        ([], "nothing to attack with"),
+        (["--parts", "canaries,access", "--canaries", owned / "canaries.json"], "access needs a merged folder and --d"),
+        (["--parts", ""], "one is empty"),
+        ([], "leaving needs --source and a merged folder and --never"),
         (["--canaries", owned / "copy.jsonl"], "not a manifest"),
     ):
         assert call(main, *arguments, *wrong, "--json", tmp_path / "none.json") in (1, 2)
@@ -226,18 +229,24 @@ def test_a_report_of_leaks_alone(tmp_path: Path) -> None:
         Row("canaries", "exposure", 1.0 + n, 0.5, 9.0, 1.4, f"{n} in the text", "odd" if n == 1 else "") for n in (1, 4)
     ]
     rows.append(Row("extraction", "greedy: verbatim", 0.25, 0.1, 0.3, 0.0))
-    made = Leak("math <x>", 3.0, rows, {"membership": ["members"]})
+    rows.append(Row("access", "utility gap", 0.2, 0.1, 0.3, 0.4, "math"))
+    made = Leak("math <x>", 3.0, rows, {"membership": ["--source"]})
     write_json(tmp_path / "leak.json", made.to_dict())
     files = [tmp_path / name for name in ("report.html", "report.md", "leak-math-x.svg")]
     assert write_report([], files[0], leaks=[tmp_path / "leak.json"], markdown=files[1], pictures=tmp_path) == files
     page = files[0].read_text()
     assert "What can be got out of math &lt;x&gt;" in page and page.count("<svg") == 2 and "warning: odd" in page
     text = " ".join(files[1].read_text().split())
-    assert "| extraction | greedy: verbatim | all | 0.250 | 0.100 to 0.300 | 0.000 |" in text
-    (tmp_path / "leak.json").write_text("{}")
-    for leaks, message in (([tmp_path / "leak.json"], "not figures of flexo-leak"), ([], "nothing to report")):
-        with pytest.raises(InputError, match=message):
-            write_report([], tmp_path / "other.html", leaks=leaks)
+    assert "| math <x>: extraction | of | value | 95 % interval | anchor |" in text
+    assert "| greedy: verbatim | all | 0.250 | 0.100 to 0.300 | 0.000 |" in text
+    assert "| math <x>: access | of | value | range over others | a right to public alone |" in text
+    wrong = [{}, made.to_dict() | {"left_out": []}, made.to_dict() | {"rows": [{"part": "extraction", "figure": 1}]}]
+    for value in (*wrong, replace(made, rows=[Row("telepathy", "figure", 1.0)]).to_dict()):
+        write_json(tmp_path / "leak.json", value)
+        with pytest.raises(InputError, match=r"not figures of flexo-leak|is no part of this flexo-leak"):
+            write_report([], tmp_path / "other.html", leaks=[tmp_path / "leak.json"])
+    with pytest.raises(InputError, match="nothing to report"):
+        write_report([], tmp_path / "other.html")
     assert not (tmp_path / "other.html").exists()
 
 
@@ -253,4 +262,7 @@ def test_an_audit_that_refutes_the_claim_of_a_file_says_so(
     told = np.array([-float(one.repeats) for one in made.coins])
     monkeypatch.setattr(evals.privacy.attacks.canaries, "_nats", lambda *_: (told, np.zeros(60)))
     found = leak(str(tmp_path / "clinic.pt"), Texts(canaries=tmp_path / "m.json"), against=tiny_anchor)
+    empty = replace(header, privacy=None, data=replace(header.data, tokens=0))
+    write_expert(tmp_path / "empty.pt", empty, expert_values("clinic", opened))
+    assert leak(str(tmp_path / "empty.pt"), Texts(canaries=tmp_path / "m.json"), against=tiny_anchor).reads is None
     assert found.rows[-1].value > 1 and "states an epsilon of 1, and the audit refutes it" in found.rows[-1].warning

@@ -78,15 +78,27 @@ def test_what_cannot_be_planted_is_refused_and_nothing_is_written(tmp_path: Path
     plant(source, tmp_path / "copy.jsonl", manifest, Planting((1,), each=1))
     with pytest.raises(InputError, match="exists already"):
         plant(source, tmp_path / "again.jsonl", manifest, Planting((1,), each=1))
-    with pytest.raises(InputError, match="repeats"):
-        Planting((0,))
+    for nothing in ((0,), ()):
+        with pytest.raises(InputError, match="repeats"):
+            Planting(nothing)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.jsonl", "few.jsonl", "m.json", "text"]
     assert [path.name for path in source.parent.iterdir()] == ["own.jsonl"]
 
 
 def test_other_files_are_no_manifest(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
-    for text in ("[]", "{}", '{"format": "flexo.canaries", "version": 1, "unit": null, "canaries": [{"before": 3}]}'):
+    secret = {"before": "a", "secret": " one two", "repeats": 1, "coin": False}
+    good = {"format": "flexo.canaries", "version": 1, "unit": None, "words": ["one", "two"], "canaries": [secret]}
+    path.write_text(json.dumps(good))
+    assert len(read_manifest(path).secrets) == 1
+    wrong = [
+        [], {}, good | {"version": 2}, good | {"words": []}, good | {"words": [1, 2]}, good | {"canaries": []},
+        *(good | {"canaries": [secret | one]} for one in (
+            {"before": 3}, {"secret": ""}, {"secret": "\ud800"}, {"repeats": 0}, {"repeats": True}, {"more": 1},
+            {"coin": True, "repeats": 2}, {"coin": 1},
+        )),
+    ]  # fmt: skip
+    for text in ("[" * 100_000, json.dumps(good)[:-9], *map(json.dumps, wrong)):
         path.write_text(text)
         with pytest.raises(InputError, match="not a manifest of canaries"):
             read_manifest(path)
