@@ -127,10 +127,8 @@ class Coordinator:
             snapshot.meta[f"{role}.json"] = meta
         if draft.retargeted or expired(state.targets):
             targets = draft.targets
-            targets.version = max(
-                [state.targets.version, *versions_there(self.place, "targets", state.targets.version)]
-            )
-            targets.version += 1
+            known = state.targets.version
+            targets.version = max([known, *versions_there(self.place, "targets", known)]) + 1
             data = sign(targets, self.signers("targets", state.root), days["targets"])
             if not self.place.create(name_of("targets", targets.version), data):
                 return False
