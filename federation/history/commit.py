@@ -47,7 +47,7 @@ ATTEMPTS = 20
 class Draft:
     """A change in the making: the state that it starts from, and what it does to it."""
 
-    state: State
+    state: State  # once it is published, the one in force since
     targets: Targets  # a copy, to change
     meta: dict[str, MetaFile] = field(default_factory=dict)  # role -> newer version of an owner's metadata
     refused: dict[str, dict[str, Any]] = field(default_factory=dict)  # role -> {"serial": n, "why": text}
