@@ -45,29 +45,25 @@ def init(
     firsts = make_keys(keys)
     roles = {role: Role([signer.public_key.keyid], 1) for role, signer in firsts.items()}
     root = Root(1, roles=roles, keys={one.public_key.keyid: one.public_key for one in firsts.values()})
-    for key in [*(one.public_key for one in signers(keys, "root")), *map(public_key, root_keys)]:
+    holders = signers(keys, "root")
+    for key in [*(one.public_key for one in holders), *map(public_key, root_keys)]:
         root.add_key(key, "root")
     if not 1 <= threshold <= len(roles["root"].keyids):
         raise InputError(f"--threshold {threshold}: this root has {len(roles['root'].keyids)} keys. Give 1 to as many.")
     roles["root"].threshold = threshold
-    if len(signers(keys, "root")) < threshold:
+    if len(holders) < threshold:
         raise InputError(
-            f"{keys}: {len(signers(keys, 'root'))} root keys, and {threshold} have to sign the first root. Found it "
+            f"{keys}: {len(holders)} root keys, and {threshold} have to sign the first root. Found it "
             "where they are together, as root.pem, root.bob.pem and so on, and hand them over afterwards."
         )
-    data = sign(root, signers(keys, "root"), policy.days["root"])
+    data = sign(root, holders, policy.days["root"])
     if (home / "root.json").exists():  # an interrupted attempt; who has this root already can keep it
         kept = (home / "root.json").read_bytes()
         if kept_root := verified(kept, Root, "root", root):
             data, root = kept, kept_root
     made = make_home(home, store, store, data)
-    first = {
-        "name": name,
-        "policy": policy.to_yaml(),
-        "owners": {},
-        "anchors": [],
-        "revoked": {"digests": [], "keys": []},
-    }
+    revoked: dict[str, list[str]] = {"digests": [], "keys": []}
+    first = {"name": name, "policy": policy.to_yaml(), "owners": {}, "anchors": [], "revoked": revoked}
     first_state(Coordinator(made, keys), root, data, first, [event("founded", name=name, root=root_digest(data))])
     return made
 

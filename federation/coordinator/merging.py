@@ -92,8 +92,8 @@ def _refuse_alike(chosen: Chosen, made: Plan, domain: str, digest: str, sketch: 
             )
 
 
-def _trust(path: Path, owners: Key) -> None:
+def _trust(path: Path, key: Key) -> None:
     """Writes an owner's public key as `--trusted-keys` reads it: the folder's name binds it to the domain."""
-    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(owners.keyval["public"]))
+    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
     path.parent.mkdir(parents=True)
-    path.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))

@@ -47,7 +47,7 @@ ATTEMPTS = 20
 class Draft:
     """A change in the making: the state that it starts from, and what it does to it."""
 
-    state: State
+    state: State  # once it is published, the one in force since
     targets: Targets  # a copy, to change
     meta: dict[str, MetaFile] = field(default_factory=dict)  # role -> newer version of an owner's metadata
     refused: dict[str, dict[str, Any]] = field(default_factory=dict)  # role -> {"serial": n, "why": text}
@@ -127,10 +127,8 @@ class Coordinator:
             snapshot.meta[f"{role}.json"] = meta
         if draft.retargeted or expired(state.targets):
             targets = draft.targets
-            targets.version = max(
-                [state.targets.version, *versions_there(self.place, "targets", state.targets.version)]
-            )
-            targets.version += 1
+            known = state.targets.version
+            targets.version = max([known, *versions_there(self.place, "targets", known)]) + 1
             data = sign(targets, self.signers("targets", state.root), days["targets"])
             if not self.place.create(name_of("targets", targets.version), data):
                 return False

@@ -10,7 +10,7 @@ the signature that they ask for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner, SSlibKey
@@ -74,17 +74,17 @@ def _make(path: Path) -> None:
     make_key(path)
 
 
-def finish_rotation(folder: Path, role: str, current: Iterable[str]) -> None:
+def finish_rotation(folder: Path, role: str, current: Collection[str]) -> None:
     """Renames `role.next.pem` to `role.pem` once the federation names its key and no more the old one's."""
-    path, old = folder / f"{role}.next.pem", folder / f"{role}.pem"
-    ids = set(current)
-    if not path.exists() or signer(path).public_key.keyid not in ids:
+    following, old = folder / f"{role}.next.pem", folder / f"{role}.pem"
+    if not following.exists() or signer(following).public_key.keyid not in current:
         return
-    if old.exists() and signer(old).public_key.keyid not in ids:
-        fingerprint = signer(old).public_key.keyid
-        for suffix in (".pem", ".pub"):  # kept, but under a name that signs nothing
-            if (file := old.with_suffix(suffix)).exists():
-                file.rename(folder / f"retired.{role}.{fingerprint[:8]}{suffix}")
+    if old.exists() and (keyid := signer(old).public_key.keyid) not in current:
+        _rename(folder, role, f"retired.{role}.{keyid[:8]}")  # kept, but under a name that signs nothing
+    _rename(folder, f"{role}.next", role)
+
+
+def _rename(folder: Path, name: str, to: str) -> None:
     for suffix in (".pub", ".pem"):  # the private one last: where it is missing, this starts again
-        if (file := path.with_suffix(suffix)).exists():
-            file.rename(folder / f"{role}{suffix}")
+        if (file := folder / f"{name}{suffix}").exists():
+            file.rename(folder / f"{to}{suffix}")

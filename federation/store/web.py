@@ -24,8 +24,7 @@ class WebPlace(Place):
 
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         try:
-            answer = self._pool.request("GET", self._at(name), headers=headers, preload_content=False)
-            try:
+            with self._pool.request("GET", self._at(name), headers=headers, preload_content=False) as answer:
                 if answer.status in (403, 404, 410):
                     raise NotThereError(f"{self._at(name)}: no such file in this store.")
                 if answer.status == 416:  # nothing from there on
@@ -38,8 +37,6 @@ class WebPlace(Place):
                     if kept := chunk[skip:]:
                         yield kept
                     skip = max(0, skip - len(chunk))
-            finally:
-                answer.close()
         except urllib3.exceptions.HTTPError as error:
             raise StoreError(
                 f"{self._at(name)}: cannot be fetched ({type(error).__name__}). Is the server up? Try again; what has "

@@ -12,6 +12,7 @@ from serving.engines.engine import Ended, EngineOptions, Failed, Job, Sink
 from serving.engines.worker import work
 
 SECONDS = 5.0  # to end by itself
+STOPPED = Failed("the engine has stopped.", again=True)
 
 
 class RemoteEngine:
@@ -27,7 +28,7 @@ class RemoteEngine:
     def __init__(self, folder: Path, options: EngineOptions, sink: Sink, died: Callable[[], None]) -> None:
         self._sink, self._died = sink, died
         self._lock, self._jobs, self._sending = threading.Lock(), set[str](), threading.Lock()
-        self.limit, self._closing = 0, False
+        self.limit, self._closing, self._over = 0, False, False
         self._refused, self._ready = "", threading.Event()
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -54,8 +55,13 @@ class RemoteEngine:
 
     def submit(self, job: Job) -> None:
         with self._lock:
-            self._jobs.add(job.id)
-        self._send(job)
+            over = self._over
+            if not over:
+                self._jobs.add(job.id)
+        if over:
+            self._sink([(job.id, STOPPED)])
+        else:
+            self._send(job)
 
     def cancel(self, job: str) -> None:
         with self._lock:
@@ -96,9 +102,10 @@ class RemoteEngine:
         except (EOFError, OSError):
             pass
         with self._lock:
+            self._over = True
             jobs, self._jobs = self._jobs, set()
         self._refused = self._refused or "the engine's process has ended."
         self._ready.set()
-        self._sink([(job, Failed("the engine has stopped.", again=True)) for job in jobs])
+        self._sink([(job, STOPPED) for job in jobs])
         if not self._closing:
             self._died()

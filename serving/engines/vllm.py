@@ -11,12 +11,15 @@ import json
 import logging
 import math
 import os
+import queue
 import secrets
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,8 +30,10 @@ from serving.engines.sampling import Choice, worst
 
 LOG = logging.getLogger("flexo.serve")
 SECONDS = 5.0  # to end by itself
+STOPPED = "the engine has stopped."
 LISTED = 20  # likely tokens beside each, at most
 ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",  # a folder called vllm where the gateway was started is not what is imported
     "VLLM_PLUGINS": "flexo",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the process is the engine's own already
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -52,8 +57,9 @@ class VllmEngine(AnsweringEngine):
 
     def __init__(self, served: Served, sink: Sink, options: EngineOptions, ended: Callable[[], None]) -> None:
         super().__init__(served, sink, options)
-        self._secret, self._ended, self._closing = secrets.token_bytes(32), ended, False
-        self._sending = threading.Lock()
+        self._secret, self._ended = secrets.token_bytes(32), ended
+        self._closing = self._over = False
+        self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         start = {"arguments": self._arguments(), "setting": {"experts": len(self.known), "counted": served.chooses}}
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - what vLLM prints, as long as it runs
         ours, theirs = socket.socketpair()
@@ -75,10 +81,11 @@ class VllmEngine(AnsweringEngine):
             ) from None
         finally:
             theirs.close()
+        threading.Thread(target=self._deliver, name="vllm-out", daemon=True).start()
         self._send({"start": start})
         try:
             found = json.loads(self._pipe.recv_bytes())
-        except (EOFError, OSError):
+        except (EOFError, OSError, ValueError):
             found = {"refused": self._last_words()}
         if "refused" in found:
             self._stop()
@@ -95,6 +102,8 @@ class VllmEngine(AnsweringEngine):
             fields = ("id", "max_tokens", "temperature", "top_p", "seed", "top", "score")
             ask = {field: getattr(job, field) for field in fields} | {"tokens": list(job.tokens), "salt": salt}
             self._send({"ask": ask | {"allowed": answer.allowed, "ends": sorted(self.served.ends)}})
+            if self._over:
+                self.fail(job.id, STOPPED, again=True)
 
     def cancel(self, job: str) -> None:
         if self.forget(job):
@@ -104,16 +113,18 @@ class VllmEngine(AnsweringEngine):
         self._closing = True
         self._stop()
         self._thread.join()
+        self._pipe.close()
         super().close()
 
     def _stop(self) -> None:
-        """Ends vLLM's process, and with it the socket."""
+        """Ends vLLM's process, and with it the socket and the threads here."""
         self.process.terminate()
         try:
             self.process.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)  # with what it has started
             self.process.wait()
+        self._out.put(None)
 
     def _arguments(self) -> dict[str, Any]:
         """vLLM's `EngineArgs`: what this room decides, and over it what the settings say."""
@@ -134,11 +145,13 @@ class VllmEngine(AnsweringEngine):
         return ours | dict(options.arguments)
 
     def _send(self, message: dict[str, Any]) -> None:
-        try:
-            with self._sending:
-                self._pipe.send_bytes(json.dumps(message).encode())
-        except OSError:
-            pass  # it died; the thread that listens fails its jobs
+        self._out.put(json.dumps(message).encode())
+
+    def _deliver(self) -> None:
+        """Nobody else waits for vLLM to read: it does not while it waits for the thread that listens here."""
+        with suppress(OSError):  # it died; the thread that listens fails its jobs
+            while (message := self._out.get()) is not None:
+                self._pipe.send_bytes(message)
 
     def _listen(self) -> None:
         try:
@@ -152,8 +165,11 @@ class VllmEngine(AnsweringEngine):
                     self.fail(job, why, again=False)
         except (EOFError, OSError):
             pass
+        except Exception:  # nobody else would hear of the jobs on their way
+            LOG.exception("what vLLM says is not understood")
+        self._over = True
         for job in list(self._answering):
-            self.fail(job, "the engine has stopped.", again=True)
+            self.fail(job, STOPPED, again=True)
         if not self._closing:
             LOG.error("vLLM has ended: %s", self._last_words())
             self._ended()
@@ -173,6 +189,8 @@ class VllmEngine(AnsweringEngine):
                 if not made["over"]:  # a stop string, values that are not finite
                     self._send({"cancel": made["id"]})
                 return
+        if made["over"]:
+            self.fail(made["id"], "the engine ended this answer before its end.", again=True)
 
     def _last_words(self) -> str:
         """The end of what vLLM has printed, once its process has closed the socket."""

@@ -83,7 +83,7 @@ class ServedModel:
         """Starts all engines, and returns when they have been probed; raises `InputError` if one refuses."""
         try:
             await asyncio.gather(*(self._run(place) for place in range(len(self._engines))))
-        except InputError:
+        except BaseException:  # a stop, too: nobody can end while a thread waits for an engine
             await self.close()
             raise
 
@@ -220,6 +220,7 @@ class Pool:
         """Ends all engines at once."""
         for task in self._ending:
             task.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
         if self.served:
             await self.served.close()
 

@@ -78,6 +78,7 @@ async def serve(
     finally:
         if watching:
             watching.cancel()
+            await asyncio.wait([watching])  # it may have to end engines that were loading
         await pool.close()
         log.close(rotate=True)
 

@@ -8,7 +8,10 @@ why]}.
 from __future__ import annotations
 
 import json
+import os
+import select
 import sys
+import threading
 from collections import defaultdict, deque
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -69,21 +72,21 @@ class Asked:
                 self._forget(message["cancel"])
             return
         ask = message["ask"]
-        params = vllm.SamplingParams(
-            temperature=ask["temperature"],
-            top_p=ask["top_p"],
-            seed=ask["seed"],
-            max_tokens=ask["max_tokens"],
-            logprobs=ask["top"],
-            prompt_logprobs=ask["top"] if ask["score"] else None,
-            ignore_eos=True,
-            stop_token_ids=ask["ends"],
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-            extra_args={SETTING: ask["allowed"]},
-        )
         prompt = vllm.TokensPrompt(prompt_token_ids=ask["tokens"], cache_salt=ask["salt"])
         try:
+            params = vllm.SamplingParams(
+                temperature=ask["temperature"],
+                top_p=ask["top_p"],
+                seed=ask["seed"],
+                max_tokens=ask["max_tokens"],
+                logprobs=ask["top"],
+                prompt_logprobs=ask["top"] if ask["score"] else None,
+                ignore_eos=True,
+                stop_token_ids=ask["ends"],
+                detokenize=False,
+                output_kind=RequestOutputKind.DELTA,
+                extra_args={SETTING: ask["allowed"]},
+            )
             self._inside[ask["id"]] = self._engine.add_request(ask["id"], prompt, params)
         except ValueError as error:  # of this request alone
             send(self._pipe, {"failed": [ask["id"], str(error)]})
@@ -120,8 +123,17 @@ def send(pipe: Connection, message: dict[str, Any]) -> None:
     pipe.send_bytes(json.dumps(message).encode())
 
 
+def leave_with(pipe: Connection) -> None:
+    """Ends this process when flexo's end of the socket is closed, also while vLLM loads or hangs in a pass."""
+    end = select.poll()
+    end.register(pipe.fileno(), 0)  # that the other side has hung up is told without being asked for
+    end.poll()
+    os._exit(1)
+
+
 def main() -> None:
     pipe = Connection(int(sys.argv[1]))
+    threading.Thread(target=leave_with, args=(pipe,), daemon=True).start()
     start = json.loads(pipe.recv_bytes())["start"]
     try:
         engine = engine_of(start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import threading
@@ -15,10 +16,11 @@ from flexo.errors import InputError
 from merge.formats.signing import make_key
 from merge.planning.membership import opt_out
 from serving.access.keys import add_key, revoke_key
-from serving.engines import probe
-from serving.engines.engine import EngineOptions
+from serving.engines import probe, remote
+from serving.engines.engine import EngineOptions, Failed, Job
 from serving.engines.routing import EntitledBlock
 from serving.engines.worker import build
+from serving.gateway.pool import Pool
 from serving.gateway.settings import read_settings
 from serving.receipts.log import Log, LogError, read_log
 from tests.serving.conftest import KEYS, LIMITS
@@ -101,6 +103,58 @@ def test_an_engine_that_dies_is_taken_out_and_comes_again(served: Path, tmp_path
         assert server.http.get("/ready").json() == {"ready": False, "faults": ["no engine is running"]}
         for engine in server.engines[1:]:
             engine.alive = True
+
+
+class Loading:
+    """An engine that takes for ever to load."""
+
+    alive, load, limit = False, 0, 0
+
+    def __init__(self, *_given: object) -> None:
+        self.began, self._closed = threading.Event(), threading.Event()
+        self.close = self._closed.set
+
+    def wait_ready(self) -> None:
+        self.began.set()
+        if not self._closed.wait(60):
+            raise AssertionError("nobody has closed it")
+        raise InputError("closed")
+
+    def submit(self, _job: Job) -> None: ...
+    def cancel(self, _job: str) -> None: ...
+
+
+def test_a_stop_while_a_model_loads_ends_its_engines(served: Path) -> None:
+    """Otherwise the loop, as it ends, would wait for the thread that waits for them."""
+    engines = [Loading(), Loading()]
+    coming = iter(engines)
+
+    async def stopped() -> None:
+        pool = Pool(EngineOptions(), 2, lambda *_given: next(coming))
+        serving = asyncio.ensure_future(pool.serve(served))
+        for engine in engines:
+            await asyncio.to_thread(engine.began.wait)
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert all(engine._closed.is_set() for engine in engines)
+        for engine in engines:
+            engine.close()
+
+    asyncio.run(stopped())
+
+
+def test_a_request_to_an_engine_that_has_just_died_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be chosen before anybody knows of its end."""
+    monkeypatch.setattr(remote, "work", print)  # and that is all that its process does
+    heard: list[Any] = []
+    engine = remote.RemoteEngine(Path(), EngineOptions(), heard.extend, lambda: None)
+    with pytest.raises(InputError, match="has ended"):
+        engine.wait_ready()
+    engine._thread.join()
+    engine.submit(Job("a", "alice", ["public"], [5], 1))
+    engine.close()
+    assert heard == [("a", Failed("the engine has stopped.", again=True))]
 
 
 def test_keys_come_and_go(served: Path, tmp_path: Path) -> None:
