@@ -128,9 +128,9 @@ def write_expert(
     Args:
         path: the file to make.
         header: everything but the tensor table, which is computed here.
-        tensors: exactly the names and shapes of `expert_tensors`, or of `stored_tensors` with factors. A view is
-            copied, so that it never drags its whole storage into the file; the others are not, for an expert may be
-            half of what a machine holds.
+        tensors: exactly the names and shapes of `expert_tensors`, or of `stored_tensors` with factors. A view, or what
+            stands under two names, is copied, so that each has a storage of its own in the file; all else is not, for
+            an expert may be half of what a machine holds.
         replace: whether a file that stands there may be overwritten.
         before: told the header as it will be written, before the file is there.
         formed: what the header states of weights that `tensors` hold as factors.
@@ -148,7 +148,7 @@ def write_expert(
 
     for name, tensor in tensors.items():
         _check_dtype(path, name, dtype_name(tensor), stated=dtype_name(tensor))
-    owned = {name: _alone(tensor.detach().cpu().contiguous()) for name, tensor in sorted(tensors.items())}
+    owned = _with_storages(tensors)
     header = header.with_tensors(
         {name: _info(path, name, tensor) for name, tensor in owned.items()} | dict(formed or {})
     )
@@ -165,8 +165,18 @@ def write_expert(
     return header
 
 
-def _alone(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+def _with_storages(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, each with a storage of its own and nothing else in it; copied only where it has none."""
+    found: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, given in sorted(tensors.items()):
+        tensor = given.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in taken:
+            tensor = tensor.clone()
+        taken.add(tensor.untyped_storage().data_ptr())
+        found[name] = tensor
+    return found
 
 
 def open_expert(path: Path) -> ExpertFile:

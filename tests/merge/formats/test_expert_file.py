@@ -129,6 +129,16 @@ def test_a_file_is_as_large_as_its_tensors_and_header(
     assert path.stat().st_size <= tensors + 2 * len(written.to_json()) + 512 * len(values) + 2048
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_stands_under_two_names_is_written_twice(
+    tmp_path: Path, header: Header, values: dict[str, torch.Tensor], suffix: str
+) -> None:
+    gate, up = (next(name for name in sorted(values) if part in name) for part in ("gate_proj", "up_proj"))
+    write_expert(tmp_path / f"math{suffix}", header, values | {up: values[gate]})
+    read = open_expert(tmp_path / f"math{suffix}")
+    assert torch.equal(read.tensor(up), values[gate]) and torch.equal(read.tensor(gate), values[gate])
+
+
 def test_tensors_stay_on_disk_until_asked_for(file: Path, values: dict[str, torch.Tensor]) -> None:
     """Values are mapped: a change on disk after opening is seen, and caught, when the tensor is asked for."""
     expert = open_expert(file)
