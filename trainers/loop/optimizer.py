@@ -43,6 +43,8 @@ class OptimizerOptions:
                 f"optimizer.warmup={self.warmup}, optimizer.decay={self.decay}: expected shares of all steps, together "
                 "at most 1."
             )
+        if self.rest_lr is not None and self.kind != "muon":
+            raise InputError(f"optimizer.rest_lr={self.rest_lr}: this is of optimizer.kind=muon, not of {self.kind}.")
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimiser over exactly these parameters."""
@@ -65,10 +67,7 @@ class OptimizerOptions:
         group = {"lr": self.lr, "weight_decay": self.weight_decay if is_matrix else 0.0}
         if self.kind == "muon" and is_matrix and not NO_MAP.search(name):
             return group | {"momentum": self.momentum, "stacked": 2 if name.endswith("gate_up_proj") else 1}
-        if name.endswith((".row_D", ".bias")):
-            own = self.row_lr
-        else:
-            own = self.rest_lr if self.kind == "muon" else None
+        own = self.row_lr if name.endswith((".row_D", ".bias")) else self.rest_lr
         return group if own is None else group | {"lr": own}
 
     def factor(self, steps: int) -> Callable[[int], float]:

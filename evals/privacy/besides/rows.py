@@ -129,8 +129,8 @@ def _like_proxies(context: Context, anchor: Anchor) -> Score:
     left = [text for text in read_documents(find_split(anchor.reference, "train")) if text not in chosen]
     if not chosen or not left:
         raise InputError(
-            f"{path}: {len(chosen)} documents, which leave {len(left)} of the anchor's public text. Expected some of "
-            "its public documents, as flexo-data proxies writes them."
+            f"{path}: {len(chosen)} documents, which leave {len(left)} of the anchor's public text. Expected some "
+            "of its public documents, as flexo-data proxies writes them."
         )
     texts = [text[:CHARACTERS] for text in (*chosen, *left)]
     model, vectorizer = new_classifier(context.settings.seed), new_vectorizer()

@@ -74,3 +74,8 @@ def test_muon_holds_one_matrix_and_adafactor_a_row_and_a_column_where_adamw_hold
         optimizer.step()
         held[kind] = sum(value.numel() for value in optimizer.state[parameters["weight"]].values())
     assert held["adamw"] >= 2 * 64 * 32 and held["muon"] == 64 * 32 + 1 and held["adafactor"] < 200
+
+
+def test_a_setting_of_another_optimiser_is_refused() -> None:
+    with pytest.raises(InputError, match=r"this is of optimizer\.kind=muon, not of adamw"):
+        OptimizerOptions(lr=1.0, rest_lr=0.1)
