@@ -178,6 +178,7 @@ def test_what_cannot_be_understood_is_explained_by_what_is_installed(call: Call)
     assert wrong.stderr.endswith("See flexo train-expert --help\n")
 
 
+@pytest.mark.slow
 def test_the_coordinators_way_from_an_empty_folder(
     call: Call, tiny_anchor: Path, make_expert: MakeExpert, tmp_path: Path, empty: Path
 ) -> None:
@@ -200,6 +201,7 @@ def test_the_coordinators_way_from_an_empty_folder(
     assert report.returncode == 0 and (empty / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_an_owners_way_from_an_empty_folder(call: Call, corpora: Path, empty: Path) -> None:
     """An anchor is made, text is prepared by processes that import by name, and an expert is trained on it."""
     made = call("flexo", "train-anchor", f"data.path={corpora}/public", *ANCHOR)

@@ -187,11 +187,11 @@ def test_an_existing_expert_is_kept_unless_told_otherwise(train: Train, tmp_path
     assert train("math", seed=1, overwrite=True).path.read_bytes() != before
 
 
-@pytest.mark.parametrize("moment", ["draw_curves", "importlib"])
+@pytest.mark.parametrize("moment", ["draw_curves", "versions"])
 def test_a_run_killed_after_its_file_was_written_is_found_finished(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """As by a requeue in the moment between; at `importlib`, before the file, it goes on from the last checkpoint."""
+    """As by a requeue in the moment between; at `versions`, before the file, it goes on from the last checkpoint."""
     from trainers.expert import train as expert
 
     with monkeypatch.context() as patch:
