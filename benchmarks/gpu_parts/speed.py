@@ -140,7 +140,10 @@ def merge(note: Note, device: str, sizes: merge_inputs.Sizes, work: Path) -> Non
         note(cp_seconds=merging._copy(files, folder / "copy").wall)
         for words in ([], ["--no-verify"]):
             note(**{f"merge {''.join(words)}".strip(): merging.measured(merging.merge(folder / "in", *words)).wall})
-        load = lambda: AutoModelForCausalLM.from_pretrained(folder / "in/merged").to(device)  # noqa: E731
+
+        def load() -> Any:
+            return AutoModelForCausalLM.from_pretrained(folder / "in/merged").to(device)
+
         note(load_seconds=training.timed(load, device)[0])
 
 

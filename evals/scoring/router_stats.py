@@ -6,10 +6,9 @@ merged model has a row of figures per layer; an ensemble, whose weights over mod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import compress
 from statistics import fmean
 from typing import Any
@@ -127,10 +126,26 @@ class RouterProbe:
             active.append(torch.zeros_like(p_NE, dtype=torch.bool).scatter_(1, chosen[places], True))
         self.sums.add(p, active, domain_N)
 
-    def see(self, n: int, _gate: Any, _inputs: Any, output: tuple[torch.Tensor, ...]) -> None:
-        """The hook of layer n; a gate gives logits, scores and indices."""
-        logits, _, chosen = output
-        self.seen[n] = logits, chosen
+    def see(self, n: int, logits_NE: torch.Tensor, _weight_NK: torch.Tensor, index_NK: torch.Tensor) -> None:
+        """What `seeing_gates` tells."""
+        self.seen[n] = logits_NE, index_NK
+
+
+@contextmanager
+def seeing_gates(
+    gates: Sequence[Any], see: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
+) -> Iterator[None]:
+    """While it lasts, `see` is told what each gate gives: its number, logits [N, E], weights and indices [N, K]."""
+
+    def telling(n: int) -> Callable[..., None]:
+        return lambda _gate, _inputs, output: see(n, *output)
+
+    hooks = [gate.register_forward_hook(telling(n)) for n, gate in enumerate(gates)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
@@ -153,9 +168,5 @@ def probed(
     names = [f"expert {n}" for n in range(count)] if experts is None else experts
     assert len(names) == count, f"{len(names)} names for {count} experts"
     probe = RouterProbe(gates, RouterSums(names, domains, layers_that_choose(layers)))
-    hooks = [gate.register_forward_hook(partial(probe.see, n)) for n, gate in enumerate(gates)]
-    try:
+    with seeing_gates(gates, probe.see):
         yield probe
-    finally:
-        for hook in hooks:
-            hook.remove()

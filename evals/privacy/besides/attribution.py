@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from evals.privacy.attacks.part import Context, Part, Row
 from evals.privacy.statistics.detection import bootstrap
 from evals.scoring.held_out import Reading
 from evals.scoring.measure import LENGTH, hidden_states
+from evals.scoring.router_stats import seeing_gates
 from evals.scoring.sliding_windows import TokenisedText, batches
 from flexo.console import progress
 from flexo.errors import InputError
@@ -187,9 +187,12 @@ def traced(model: PreTrainedModel, text: TokenisedText, advance: Callable[[float
     whole: Any = model
     seen: dict[int, torch.Tensor] = {}
     gates = [layer.mlp.gate for layer in whole.model.layers]
-    hooks = [gate.register_forward_hook(partial(_see, seen, n)) for n, gate in enumerate(gates)]
     found = Traces([], [])
-    try:
+
+    def see(n: int, logits_NE: torch.Tensor, weight_NK: torch.Tensor, index_NK: torch.Tensor) -> None:
+        seen[n] = torch.zeros_like(logits_NE).scatter_(1, index_NK, weight_NK.to(logits_NE.dtype))
+
+    with seeing_gates(gates, see):
         for batch in batches(
             replace(text, documents=[ids[: LENGTH - 1] for ids in text.documents]), LENGTH, device=model.device
         ):
@@ -201,15 +204,7 @@ def traced(model: PreTrainedModel, text: TokenisedText, advance: Callable[[float
                     found.tokens.append(x_T[places].cpu())
                     found.weights.append(weight_TLE[places].cpu())
             advance(int(batch.known_BT.sum()))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
-
-
-def _see(seen: dict[int, torch.Tensor], n: int, _gate: Any, _inputs: Any, output: tuple[torch.Tensor, ...]) -> None:
-    logits_NE, weight_NK, index_NK = output
-    seen[n] = torch.zeros_like(logits_NE).scatter_(1, index_NK, weight_NK.to(logits_NE.dtype))
 
 
 PART = Part("attribution", ("a merged folder", "--domains"), run, reference="most frequent tokens")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ from flexo.errors import InputError
 from merge.formats.anchor_folder import Anchor, open_anchor
 from merge.formats.expert_file import ExpertFile, open_expert
 from merge.planning.router_screening import folded_row
-from trainers.router.row_init import discriminant, public_moments
+from trainers.router.row_init import discriminant, public_moments, seeing_router_inputs
 
 MEMBER = "AUC, trained on or another of its source"
 DOMAIN = "AUC, of the domain or of another"
@@ -166,25 +165,17 @@ def _guess(context: Context, text: TokenisedText) -> Guess:
 @torch.inference_mode()
 def mean_inputs(model: PreTrainedModel, text: TokenisedText) -> torch.Tensor:
     """The mean router input [S, L, D] of each document's first window."""
-    layers: Any = model.base_model.layers
     seen: dict[int, torch.Tensor] = {}
-
-    def telling(n: int) -> Callable[..., None]:
-        return lambda _module, inputs: seen.__setitem__(n, inputs[0])
-
-    hooks = [layer.mlp.register_forward_pre_hook(telling(n)) for n, layer in enumerate(layers)]
-    mean_SLD = torch.zeros(len(text.documents), len(layers), model.config.hidden_size, dtype=torch.float64)
+    config = model.config
+    mean_SLD = torch.zeros(len(text.documents), config.num_hidden_layers, config.hidden_size, dtype=torch.float64)
     documents = [ids[: LENGTH - 1] for ids in text.documents]
     numbered = replace(text, documents=documents, domain_ids=[[n] * len(ids) for n, ids in enumerate(documents)])
-    try:
+    with seeing_router_inputs(model, seen.__setitem__):
         for batch in batches(numbered, LENGTH, device=model.device):
             hidden_states(model, batch.x_BT)
             for n in seen:
                 x_ND = seen[n][batch.predicts_BT].double().cpu()
                 mean_SLD[:, n].index_add_(0, batch.domain_N.cpu(), x_ND)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return mean_SLD / torch.tensor([max(1, len(ids)) for ids in documents])[:, None, None]
 
 
