@@ -171,6 +171,7 @@ def test_a_pass_that_nobody_has_prepared_uses_the_public_expert_alone(served: Pa
         assert set(told[0].flatten().tolist()) == {0}
         asked.ask([public.job])
         assert set(torch.cat(told[1:]).flatten().tolist()) == {0}, "a forbidden expert ran"
+        assert all(index_NK.shape[1] == 1 for index_NK in told[1:]), "spare places ran"
         asked.agrees(public)
 
 
