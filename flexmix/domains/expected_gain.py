@@ -244,6 +244,12 @@ KNOWN = tuple(
             "reddit": (0.0964, 0.1528),
         },
         "sample": {  # sample corpora, seed 0, 20 kB a domain
+            "code": (0.1421, 0.0988),
+            "creative": (0.1148, 0.0859),
+            "educational": (0.1424, 0.1061),
+            "math": (0.2086, 0.2682),
+            "news": (0.1104, 0.1039),
+            "reddit": (0.1041, 0.0778),
         },
         "demo": {  # `make demo`, 400,000 tokens an expert, 40 kB a domain
             "code": (0.1721, 0.1306),
