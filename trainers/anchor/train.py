@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -180,6 +181,8 @@ class _Writer:
             for split, path in self.text.items()
         }
         data = self.run.data
+        if self.run.dtype == torch.bfloat16:  # the model is written; owners measure their text in this, too
+            nn.Module.to(model, self.run.dtype)
         loader = EvalLoader(
             plain_windows(find_split(reference, "train"), folder, data), data.batch_size, data.moment_windows
         )
