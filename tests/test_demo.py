@@ -97,7 +97,9 @@ def test_a_domain_that_could_not_be_built_is_named(commands: Path) -> None:
 
 def test_owners_train_at_the_same_time_and_stop_together(commands: Path) -> None:
     python = commands / "python"
-    waits = python.read_text().replace("case $out", 'case $out in *.pt) echo $$ > "$PIDS/$$"; exec sleep 60;; esac; case $out', 1)
+    waits = python.read_text().replace(
+        "case $out", 'case $out in *.pt) echo $$ > "$PIDS/$$"; exec sleep 60;; esac; case $out', 1
+    )
     python.write_text(waits)
     pids = commands.parent / "pids"
     pids.mkdir()
