@@ -27,7 +27,7 @@ Capture = pytest.CaptureFixture[str]
 def test_the_figures_are_those_of_the_game_and_leave_mixed_text_out_of_means() -> None:
     credit = twins()
     assert credit.pure == DOMAINS[:3]
-    assert (credit.saved(), credit.saved("code")) == (pytest.approx(0.35), pytest.approx(0.45))
+    assert (credit.saved(), credit.saved("code")) == pytest.approx((0.35, 0.45))
     assert {owner: found.value for owner, found in credit.shapley("math").items()} == pytest.approx(
         {"math": 0.3, "twin": 0.3, "code": 0.0, "loud": 0.0}
     )
@@ -129,12 +129,15 @@ def test_all_sets_of_eight_owners_are_measured_and_nine_are_sampled(
     count: int, orders: int | None, sets: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = f"{evals.matrix.credit_rows.__name__}.chosen_row"
-    monkeypatch.setattr(chosen, lambda model, bench, name, experts, active: (experts, active))
+    monkeypatch.setattr(
+        chosen, lambda model, bench, name, experts, active: f"{experts[-1]}, {active} of {len(experts)}"
+    )
     owners = [f"o{n}" for n in range(count)]
     model: Any = SimpleNamespace(name="m", experts=["public", *owners], active=4)
     (game,) = credit_games([model], cast(Any, None), 32)
     assert (None if game.orders is None else len(game.orders), len(game.rows)) == (orders, sets)
-    assert game.rows[frozenset()] == (["public"], 1) and game.rows[frozenset(owners)] == (["public", *owners], 4)
+    rows: dict[frozenset[str], Any] = dict(game.rows)
+    assert (rows[frozenset()], rows[frozenset(owners)]) == ("public, 1 of 1", f"{owners[-1]}, 4 of {count + 1}")
 
 
 def test_many_owners_are_sampled(
