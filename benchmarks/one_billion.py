@@ -232,8 +232,9 @@ def main() -> None:
         if part.planned > (room := min(options.memory, available() - GB)):
             result["ended"] = f"left out: {room / GB:.1f} GB were to be had"
         else:
-            for place in (work / part.name, work / "again.pt"):
-                shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(work / part.name, ignore_errors=True)
+            if part.stop_at is not None:  # what a stop of before has left would stop it at once
+                shutil.rmtree(part.stop_at.parent, ignore_errors=True)
             result |= measured(part, work / "log.txt", options.limit)
         results["parts"][part.name] = result
         print(f"{part.name}: { ({name: value for name, value in result.items() if name != 'says'}) }", flush=True)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The main job from nothing to text: `make demo`. Each step is skipped when its result is there, so an interrupted demo goes
-# on with the same command. Every expert is trained by a process of its own, in a folder that holds its own shard alone;
-# these run at the same time, one thread each where cores are few: a small model's step wastes half of a second thread.
+# The main job from nothing to text: `make demo`. Each step is skipped when its result is there, so an interrupted demo
+# goes on with the same command. Every expert is trained by a process of its own, in a folder that holds its own shard
+# alone. These run at the same time, where cores are few with one thread each: two threads wait for each other at every
+# part of a small model's step.
 #
 #   BIN=.venv/bin DEMO=demo DOMAINS="math code creative" SEED=0 bash launch/demo.sh
 set -euo pipefail
@@ -15,7 +16,7 @@ trap 'kill $(jobs -p) 2>/dev/null || :; wait; exit 130' INT TERM # what trains s
 
 step() { printf '\n[%d:%02d] %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$*"; }
 
-# Runs a function for each name in the background, at most one more than there are cores; what they print comes in order.
+# Runs a function for each name, one more at a time than there are cores; what they print comes in their order.
 at_once() {
   local work=$1 name pid pids=() failed=0
   shift
@@ -47,8 +48,9 @@ train() { # one owner's, in a folder of its own
   cp -n "corpora/$1/train.jsonl.gz" "corpora/$1/test.jsonl.gz" "$owner/shard/"
   [ ! -f "experts/$1.pt" ] || exit 0
   cd "$owner"
-  exec "$BIN/python" "$ROOT/train_expert.py" +domain="$1" domain.train=shard/train.jsonl.gz domain.test=shard/test.jsonl.gz \
-    anchor.path=../../anchor output=../../experts/"$1".pt data.moment_windows=128 seed="$SEED"
+  exec "$BIN/python" "$ROOT/train_expert.py" +domain="$1" domain.train=shard/train.jsonl.gz \
+    domain.test=shard/test.jsonl.gz anchor.path=../../anchor output=../../experts/"$1".pt \
+    data.moment_windows=256 data.eval_windows=32 seed="$SEED" # fewer than usual, for time
 }
 step "the owners train an expert each, with the anchor and their own shard and nothing else"
 mkdir -p experts

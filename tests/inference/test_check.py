@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import inference.commands.flexo_check
 import merge.commands.flexo_merge
+from flexo.console import Advance
 from inference.check import check, in_float32, reference_tokens
 from inference.load import load_model
 from tests.inference.models import load
@@ -113,6 +115,27 @@ def test_a_merge_that_does_not_pass_is_not_kept(
     err = capsys.readouterr().err
     assert "did not pass its check, and was not kept" in err and "test.jsonl.gz: cannot be read" in err
     assert listing(tmp_path) == before
+
+
+def test_logits_come_in_parts_and_progress_comes_to_its_end(
+    copied: Path, anchor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals: list[float | None] = []
+    done: list[float] = []
+
+    @contextmanager
+    def progress(_label: str, total: float | None) -> Iterator[Advance]:
+        totals.append(total)
+        yield done.append
+
+    whole = check(copied, anchor, progress=progress)
+    assert len(totals) == 1 and sum(done) == pytest.approx(totals[0], rel=0.02)  # a selection has fewer rows
+    monkeypatch.setattr("inference.check.LOGITS", 7 * 96)
+    parts = check(copied, anchor)
+    assert parts.public_difference == pytest.approx(whole.public_difference, abs=1e-6)
+    assert (parts.loss_anchor, parts.loss_merged) == pytest.approx((whole.loss_anchor, whole.loss_merged))
+    change(copied, "lm_head.weight", lambda weight: weight.index_fill(0, torch.tensor([90]), torch.inf))
+    assert any("the logits of the vocabulary hold NaN" in fault for fault in check(copied, anchor).faults)
 
 
 def test_one_layer_at_a_time_is_in_float32(merged: Path) -> None:

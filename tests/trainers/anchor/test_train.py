@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from flexo.errors import InputError
 from merge.formats.anchor_folder import about, open_anchor
 from tests.trainers.runs import train_small_anchor
 from trainers.anchor.train import AnchorOptions
+from trainers.loop.trainer import TrainerOptions
+from trainers.router.row_init import router_input_moments
 
 
 def test_the_result_is_a_plain_folder_with_what_owners_share(small_anchor: Path) -> None:
@@ -51,6 +54,23 @@ def test_an_existing_olmo2_is_taken_byte_for_byte(tiny_anchor: Path, shards: Pat
     taken, original = open_anchor(tmp_path / "taken"), open_anchor(tiny_anchor)
     assert taken.digest == original.digest and taken.router_digest != original.router_digest
     assert torch.equal(taken.public_row(0), taken.public_row(0)) and taken.moments() is not None
+
+
+def test_rows_are_measured_in_the_dtype_that_owners_measure_in(
+    tiny_anchor: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def moments(model: Any, *rest: Any) -> Any:
+        seen.append(model.dtype)
+        return router_input_moments(model, *rest)
+
+    monkeypatch.setattr("trainers.anchor.train.router_input_moments", moments)
+    taken = AnchorOptions(path=str(tiny_anchor))
+    for precision in ("bf16-mixed", "32-true"):
+        trainer = TrainerOptions(precision=precision, accelerator="cpu")
+        train_small_anchor(shards / "public", tmp_path / precision, anchor=taken, trainer=trainer)
+    assert seen == [torch.bfloat16, torch.float32]
 
 
 def test_what_cannot_become_an_anchor_is_refused(tiny_anchor: Path, shards: Path, tmp_path: Path) -> None:
