@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
+from flexo.console import Progress, no_progress
 from flexo.errors import InputError, ModelFolderError
 from flexo.model_config import position_limit
 from inference.load import load_model, scheme_of_folder
@@ -40,6 +42,7 @@ TOLERANCE = 1e-3  # of logits, over the largest of the anchor's; rounding gives 
 COLLAPSE = 0.99
 WORST_LOSS = 1.25
 WINDOWS, LENGTH = 8, 256
+LOGITS = 1 << 26  # held at once: those of all windows of a 1B model are 0.8 GB for each of two runs
 
 
 @dataclass(frozen=True)
@@ -58,39 +61,43 @@ class Check:
         return asdict(self)
 
 
-def check(folder: Path | str, anchor: Path | str, device: str = "auto") -> Check:
-    """Runs a merged folder and its anchor on a few thousand tokens; raises `InputError` if one cannot be loaded."""
+def check(folder: Path | str, anchor: Path | str, device: str = "auto", progress: Progress = no_progress) -> Check:
+    """Runs a merged folder and its anchor on a few thousand tokens; raises `InputError` if one cannot be loaded.
+
+    `progress` is told the bytes of the layers that have run.
+    """
     folder, anchor = Path(folder), Path(anchor)
     model, tokenizer = load_model(folder, device=device)
-    in_float32(model)
     names = expert_names(model)
     x_BT, text = reference_tokens(anchor, tokenizer, model.config)
     x_BT = x_BT.to(model.device)
     stored = ModelFolder(folder).dtype("model.embed_tokens.weight")
     rounded = {torch.bfloat16: "bfloat16", torch.float16: "float16"}.get(stored, "float32")
     dense, _ = load_model(anchor, rounded, device)  # as the merge may have rounded the anchor's weights, too
-    in_float32(dense)
     if dense.config.vocab_size != model.config.vocab_size:
         raise InputError(f"{anchor}: another vocabulary than {folder} has. Is it the anchor of this model?")
-    expected = _logits(dense, x_BT)
-    loss_anchor = _loss(expected, x_BT)
-    if scheme := scheme_of_folder(folder):
-        _quantize(dense, scheme, NAMES[stored])
-        expected = _logits(dense, x_BT)
-    del dense
-    with select_experts(model, ["public"], 1):
-        found = _logits(model, x_BT)
-    difference = _apart(found, expected)
-    del found, expected
-    routing, logits = measure_routing(model, x_BT)
-    loss = _loss(logits, x_BT)
+    scheme = scheme_of_folder(folder)
+    runs = [dense, *([dense] if scheme else []), model, model]
+    with progress("running the models", sum(_nbytes(layer) for run in runs for layer in run.model.layers)) as advance:
+        for run in (model, dense):
+            in_float32(run, advance)
+        expected = _states(dense, x_BT)
+        loss_anchor, _ = _loss(dense, expected, x_BT)
+        if scheme:
+            _quantize(dense, scheme, NAMES[stored])
+            expected = _states(dense, x_BT)
+        with select_experts(model, ["public"], 1):
+            difference = _apart(model, _states(model, x_BT), dense, expected)
+        del dense, runs, run
+        routing, states_BTD = measure_routing(model, x_BT)
+        loss, finite = _loss(model, states_BTD, x_BT)
     faults = []
     if not difference <= TOLERANCE:  # a NaN is no pass
         faults.append(
             f"with the public expert alone, logits differ from the anchor's by {difference:.2g} of the largest"
         )
-    if routing.broken:
-        faults.append(f"{routing.broken} hold NaN or infinite values")
+    if broken := routing.broken or (None if finite else "the logits of the vocabulary"):
+        faults.append(f"{broken} hold NaN or infinite values")
     if text:
         for n, layer in enumerate(routing.layers):
             if not layer.chooses:
@@ -138,8 +145,10 @@ def _quantize(dense: Any, scheme: Scheme, dtype: str) -> None:
             weight.data = torch.from_numpy(values).to(weight.device)
 
 
-def in_float32(model: Any) -> None:
+def in_float32(model: Any, advance: Callable[[float], None] = lambda _amount: None) -> None:
     """Makes a model compute in float32, whatever its weights are stored in; one layer of them is widened at a time.
+
+    `advance` is told the bytes of each layer that has run.
 
     In float32 as a whole, four experts of a 1B anchor would take 25 GB, and lie in 8 on the disk, from which they are
     mapped.
@@ -160,20 +169,45 @@ def in_float32(model: Any) -> None:
     for part in (model.get_input_embeddings(), *model.model.layers, model.model.norm, model.get_output_embeddings()):
         part.register_forward_pre_hook(widen)
         part.register_forward_hook(narrow)
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda layer, *_: advance(_nbytes(layer)))
+
+
+def _nbytes(layer: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in layer.parameters())
 
 
 @torch.inference_mode()
-def _logits(model: Any, x_BT: torch.Tensor) -> torch.Tensor:
-    logits_BTV: torch.Tensor = model(input_ids=x_BT, use_cache=False).logits.float()
-    return logits_BTV
+def _states(model: Any, x_BT: torch.Tensor) -> torch.Tensor:
+    """What the output layer reads, [B, T, D]."""
+    state_BTD: torch.Tensor = model.model(input_ids=x_BT, use_cache=False).last_hidden_state
+    return state_BTD
+
+
+def _logits(model: Any, state_ND: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The logits of N positions, [some of N, V] at a time."""
+    head = model.get_output_embeddings()
+    for part in state_ND.split(max(1, LOGITS // model.config.vocab_size)):
+        yield head(part).float()
 
 
 @torch.inference_mode()
-def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference over the largest that is expected; overwrites `found`, which may be gigabytes."""
-    return (found.sub_(expected).abs_().max() / expected.abs().max()).item()
+def _apart(model: Any, found_BTD: torch.Tensor, dense: Any, expected_BTD: torch.Tensor) -> float:
+    """The largest difference of the logits of two models, over the largest that is expected of `dense`."""
+    difference = largest = torch.zeros((), device=found_BTD.device)
+    pairs = zip(_logits(model, found_BTD.flatten(0, 1)), _logits(dense, expected_BTD.flatten(0, 1)), strict=True)
+    for found_NV, expected_NV in pairs:
+        difference = torch.maximum(difference, found_NV.sub_(expected_NV).abs_().max())  # a NaN stays
+        largest = torch.maximum(largest, expected_NV.abs_().max())
+    return (difference / largest).item()
 
 
-def _loss(logits_BTV: torch.Tensor, x_BT: torch.Tensor) -> float:
-    """Nats per token, mean over the tokens that have another before them."""
-    return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), x_BT[:, 1:].flatten()).item()
+@torch.inference_mode()
+def _loss(model: Any, state_BTD: torch.Tensor, x_BT: torch.Tensor) -> tuple[float, bool]:
+    """Nats per token, mean over the tokens that have another before them; and whether all logits are finite."""
+    label_N, nats, finite, first = x_BT[:, 1:].flatten(), 0.0, True, 0
+    for logits_NV in _logits(model, state_BTD[:, :-1].flatten(0, 1)):
+        finite = finite and bool(logits_NV.isfinite().all())
+        nats += F.cross_entropy(logits_NV, label_N[first : first + len(logits_NV)], reduction="sum").item()
+        first += len(logits_NV)
+    return nats / len(label_N), finite

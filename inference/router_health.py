@@ -38,10 +38,11 @@ class Routing:
 
 @torch.inference_mode()
 def measure_routing(model: PreTrainedModel, x_BT: torch.Tensor) -> tuple[Routing, torch.Tensor]:
-    """Runs `model`, a FlexOlmo in evaluation mode, on token ids `x_BT`; what passes, and the logits [B, T, V]."""
+    """Runs `model`, a FlexOlmo in evaluation mode, on token ids `x_BT`; what passes, and the last states [B, T, D]."""
     run: Any = model
-    output = run(input_ids=x_BT, output_router_logits=True, output_hidden_states=True, use_cache=False)
-    return _routing(output, model.config.num_experts_per_tok, layers_that_choose(run.model.layers)), output.logits
+    output = run.model(input_ids=x_BT, output_router_logits=True, output_hidden_states=True, use_cache=False)
+    routing = _routing(output, model.config.num_experts_per_tok, layers_that_choose(run.model.layers))
+    return routing, output.last_hidden_state
 
 
 def layers_that_choose(layers: Iterable[Any]) -> list[bool]:
@@ -76,8 +77,6 @@ def _routing(output: Any, top_k: int, chooses: list[bool]) -> Routing:
     for n, logits_TE in enumerate(output.router_logits):
         if not logits_TE.isfinite().all():
             return Routing([], f"the router logits of layer {n}")
-    if not output.logits.isfinite().all():
-        return Routing([], "the logits of the vocabulary")
     layers = zip(output.router_logits, chooses, strict=True)
     return Routing([_layer(logits_TE, top_k, one) for logits_TE, one in layers], None)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -47,16 +49,22 @@ def demo(commands: Path, domains: str = "math code", fail: str = "") -> tuple[in
 
 
 def called(calls: list[str]) -> list[str]:
-    return [" ".join(call.split()[:2]) for call in calls]
+    """Where each ran and its name, those of owners, who run at the same time, in the order of their names."""
+    names = [" ".join(call.split()[:2]) for call in calls]
+    owners = [n for n, name in enumerate(names) if not name.startswith("demo ")]
+    for n, name in zip(owners, sorted(names[n] for n in owners), strict=True):
+        names[n] = name
+    return names
 
 
 def test_every_owner_is_given_their_own_shard_alone(commands: Path) -> None:
     code, calls, said = demo(commands)
     assert code == 0, said
     assert called(calls) == [
-        "demo flexo-data", "demo python", "math python", "code python", "demo flexo-merge", "demo flexo-eval",
+        "demo flexo-data", "demo python", "code python", "math python", "demo flexo-merge", "demo flexo-eval",
         *["demo flexo-generate"] * 3,
     ]  # fmt: skip
+    assert calls[0] == "demo flexo-data sample -o corpora --domains public,math,code"
     folder = commands.parent / "demo"
     for domain in ("math", "code"):
         owner = folder / "owners" / domain
@@ -71,7 +79,8 @@ def test_every_owner_is_given_their_own_shard_alone(commands: Path) -> None:
 
 def test_a_broken_demo_goes_on_where_it_broke(commands: Path) -> None:
     code, calls, _ = demo(commands, fail="code.pt")
-    assert code != 0 and called(calls)[-1] == "code python"
+    assert code != 0 and called(calls)[2:] == ["code python", "math python"]
+    assert (commands.parent / "demo/experts/math.pt").exists(), "the other owner goes on"
     assert not (commands.parent / "demo/model").exists()
     code, calls, said = demo(commands)
     assert code == 0, said
@@ -84,3 +93,27 @@ def test_a_domain_that_could_not_be_built_is_named(commands: Path) -> None:
     code, calls, said = demo(commands, domains="math poems")
     assert code == 1 and called(calls) == ["demo flexo-data"]
     assert "error: poems could not be built on this machine" in said and 'DOMAINS="math code educational"' in said
+
+
+def test_owners_train_at_the_same_time_and_stop_together(commands: Path) -> None:
+    python = commands / "python"
+    waits = python.read_text().replace(
+        "case $out", 'case $out in *.pt) echo $$ > "$PIDS/$$"; exec sleep 60;; esac; case $out', 1
+    )
+    python.write_text(waits)
+    pids = commands.parent / "pids"
+    pids.mkdir()
+    variables = {"BIN": commands, "DEMO": commands.parent / "demo", "DOMAINS": "math code", "PIDS": pids}
+    variables |= {"CALLS": commands.parent / "calls", "FAIL": ""}
+    env = os.environ | {name: str(value) for name, value in variables.items()}
+    script = subprocess.Popen(["bash", ROOT / "launch/demo.sh"], env=env, stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 20
+        while len(running := [int(path.name) for path in pids.iterdir()]) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert len(running) == 2, "both owners at once"
+        script.send_signal(signal.SIGINT)
+        assert script.wait(20) == 130
+    finally:
+        script.kill()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in running), "an owner's process was left behind"

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from flexo.console import new_app, run
+from flexo.console import new_app, progress, run
 from flexo.errors import InputError
 from inference.commands.options import Device
 
@@ -37,7 +37,7 @@ def check_command(
     from inference.load import quiet
 
     quiet()
-    found = check(model, anchor, device)
+    found = check(model, anchor, device, progress)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:

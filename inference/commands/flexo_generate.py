@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from flexo.console import comma_list, new_app, run
+from flexo.console import comma_list, new_app, progress, run
 from flexo.errors import InputError
 from inference.commands.options import Device, Dtype
 
@@ -75,9 +75,13 @@ def generate(
     from inference.generate import Sampling
     from inference.load import load_model, quiet
     from inference.views.printing import continue_prompt, full, summary
+    from merge.formats.model_folder import ModelFolder
 
     quiet()
-    loaded, tokenizer = load_model(model, dtype, device)
+    nbytes = ModelFolder(model).nbytes
+    with progress("loading the model", nbytes) as advance:
+        loaded, tokenizer = load_model(model, dtype, device)
+        advance(nbytes)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     written = {path: full(path) for path in files}
     if attribution_summary is not None:

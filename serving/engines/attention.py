@@ -65,8 +65,7 @@ def attend_per_request(
     attention_mask: None,
     *,
     packing: Packing,
-    scaling: float,
-    **_: Any,
+    **given: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in each layer of a packed pass; the cache is theirs."""
     assert attention_mask is None
@@ -80,7 +79,7 @@ def attend_per_request(
             _batch(k_1HSD[:, :, k:k_end], count),
             _batch(v_1HSD[:, :, k:k_end], count),
             attn_mask=mask,
-            scale=scaling,
+            scale=given["scaling"],
             enable_gqa=module.num_key_value_groups > 1,
         )
         y_1THD[0, q:q_end] = y_BHTD.transpose(1, 2).flatten(0, 1)

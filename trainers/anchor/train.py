@@ -6,11 +6,12 @@ Either way the result is a plain Hugging Face folder plus `flexo/`: what all own
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -18,10 +19,11 @@ from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrai
 from flexmix.documents.corpus import copy_sample, find_split, read_documents
 from flexmix.documents.hub import local_folder
 from flexmix.packing.loaders import EvalLoader
+from flexmix.packing.windows import Batch
 from flexmix.tokens.shard import is_shard, shard_texts, text_digest
 from flexmix.tokens.train_tokenizer import END_OF_TEXT, PAD, train_tokenizer
 from flexo.atomic_files import new_folder
-from flexo.console import progress
+from flexo.console import Advance, progress
 from flexo.errors import InputError
 from merge.formats.anchor_folder import REFERENCE, SHARED, write_shared
 from merge.formats.model_folder import name_of
@@ -151,14 +153,15 @@ class _Writer:
         data, heads = self.run.data, self.anchor.heads
         public = EvalLoader(plain_windows(self.text["train"], given, data), data.batch_size, FEATURE_WINDOWS)
         held_out = EvalLoader(plain_windows(self.text["test"], given, data), data.batch_size, data.eval_windows)
-        wide = add_context_layer(model, heads, public)
-        changed = about["context_heads"] = {
-            "heads": heads,
-            "width_before": model.config.hidden_size,
-            "width_after": wide.config.hidden_size,
-            "loss_before": held_out_loss(model, held_out),
-            "loss_after": held_out_loss(wide, held_out),
-        }
+        with progress("making the context layer", public.count + 2 * held_out.count, "windows") as advance:
+            wide = add_context_layer(model, heads, _told(public, advance))
+            changed = about["context_heads"] = {
+                "heads": heads,
+                "width_before": model.config.hidden_size,
+                "width_after": wide.config.hidden_size,
+                "loss_before": held_out_loss(model, _told(held_out, advance)),
+                "loss_after": held_out_loss(wide, _told(held_out, advance)),
+            }
         self.run.say(
             "a context layer of {heads} heads: width {width_before} -> {width_after}, loss on public text "
             "{loss_before:.4f} -> {loss_after:.4f} nats per token".format(**changed)
@@ -180,6 +183,8 @@ class _Writer:
             for split, path in self.text.items()
         }
         data = self.run.data
+        if self.run.dtype == torch.bfloat16:  # the model is written; owners measure their text in this, too
+            nn.Module.to(model, self.run.dtype)
         loader = EvalLoader(
             plain_windows(find_split(reference, "train"), folder, data), data.batch_size, data.moment_windows
         )
@@ -187,6 +192,13 @@ class _Writer:
             moments = router_input_moments(model, loader, advance, measuring_device(self.run.trainer.accelerator))
         about["router"] = {"init": "mean", "tokens": moments[0].count}
         write_shared(folder, public_router(moments), moment_tensors(moments) if self.anchor.moments else None, about)
+
+
+def _told(batches: Iterable[Batch], advance: Advance) -> Iterator[Batch]:
+    """The batches; `advance` is told the windows of each."""
+    for batch in batches:
+        yield batch
+        advance(len(batch["labels"]))
 
 
 def _blank(anchor: AnchorOptions, train: Path, folder: Path) -> Path:
