@@ -70,7 +70,7 @@ def attend_per_request(
     """What transformers calls in each layer of a packed pass; the cache is theirs."""
     assert attention_mask is None
     k_1HSD, v_1HSD = packing.kept(module.layer_idx, k_1HTD, v_1HTD)
-    _, heads, positions, size = q_1HTD.shape
+    heads, positions, size = q_1HTD.shape[1:]
     y_1THD, q, k = q_1HTD.new_empty(1, positions, heads, size), 0, 0
     for count, length, seen, mask in packing.groups:
         q_end, k_end = q + count * length, k + count * seen
