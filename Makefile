@@ -73,8 +73,9 @@ format: $(VENV)/ready ## let ruff put things in order
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-wheel: $(VENV)/ready ## build dist/flexo-*.whl
+wheel: $(VENV)/ready ## build dist/flexo-*.whl, and try what it installs
 	@$(BIN)/python -m build --wheel --outdir dist .
+	@$(BIN)/python -m pytest -q -m 'wheel and not slow'
 
 clean: ## remove what the demo and the builds made; the environment stays
 	rm -rf $(DEMO) dist site

@@ -21,6 +21,10 @@ def encode_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str, end: object) -> list[int]:
     """The tokens of `encode_prompt`, for a model whose end-of-text token is `end`."""
     tokens: list[int] = tokenizer(text)["input_ids"]
-    plain = tokenizer(text, add_special_tokens=False)["input_ids"]
     first = start_token(end)
-    return [first, *tokens] if first is not None and tokens == plain else tokens
+    return tokens if first is None or tokenizer.num_special_tokens_to_add() else [first, *tokens]
+
+
+def added_tokens(tokenizer: PreTrainedTokenizerBase, end: object) -> int:
+    """How many of `prompt_tokens` are not of the text."""
+    return tokenizer.num_special_tokens_to_add() or int(start_token(end) is not None)

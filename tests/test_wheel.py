@@ -25,6 +25,7 @@ PROGRAMS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"
 SCRIPTS = [command for command in COMMANDS if command.script]
 ANCHOR = ("anchor=tiny", "anchor.vocab_size=320", "anchor.context_heads=0", "output=anchor", "debug=fast")
 FOREIGN = ("inference", "evals")  # packages that people have installed
+pytestmark = pytest.mark.wheel
 MakeExpert = Callable[..., Path]
 Call = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from flexo.console import comma_list, new_app, run
-from flexo.errors import UsageError
+from flexo.errors import InputError, UsageError
 from inference.commands.options import Device, Dtype
 
 app = new_app("Measure what can be got out of a model.")
@@ -104,3 +104,5 @@ def leak(
             write_json(output, found.to_dict())
     if json_file:
         typer.echo(f"wrote {json_file}")
+    if found.refused:
+        raise InputError("; ".join(found.refused.values()))

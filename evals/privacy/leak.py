@@ -39,6 +39,7 @@ class Leak:
     reads: float | None = None  # how often training read each document in the mean, as an expert file says
     rows: list[Row] = field(default_factory=list)
     left_out: dict[str, list[Need]] = field(default_factory=dict)  # part -> what it would have needed
+    refused: dict[str, str] = field(default_factory=dict)  # part -> what is wrong with what it was given
 
     def to_dict(self) -> dict[str, Any]:
         """Figures alone; no text."""
@@ -85,8 +86,11 @@ def leak(
         settings: how they are run.
         extra: what an attacker has besides, and what the model is compared with.
 
+    Returns:
+        The figures; `refused` has the parts that could not use what they were given, and why.
+
     Raises:
-        InputError: no such model, text or part, or a part that was asked for lacks something.
+        InputError: no such model, text or part, a part that was asked for lacks something, or no part could be run.
     """
     wanted = list(PARTS) if parts is None else list(dict.fromkeys(parts))
     if unknown := [name for name in wanted if name not in PARTS]:
@@ -100,8 +104,16 @@ def leak(
         if left_out and (parts is not None or len(left_out) == len(wanted)):
             needs = "; ".join(f"{name} needs {' and '.join(lacks)}" for name, lacks in left_out.items())
             raise InputError(f"flexo-leak: nothing to attack with: {needs}. See flexo-leak --help.")
-        found = [row for name in wanted if name not in left_out for row in PARTS[name].run(context)]
-    return Leak(target.name, _reads(given), found, left_out)
+        found = Leak(target.name, _reads(given), left_out=left_out)
+        for name in wanted:
+            if name not in left_out:
+                try:
+                    found.rows.extend(PARTS[name].run(context))
+                except InputError as error:  # hours of other parts are not thrown away
+                    found.refused[name] = str(error)
+    if found.refused and not found.rows:
+        raise InputError("; ".join(found.refused.values()))
+    return found
 
 
 def _reads(given: Given) -> float | None:

@@ -90,4 +90,5 @@ def _notes(leak: Leak) -> list[str]:
     reads = [] if leak.reads is None else [f"training read each document or unit {leak.reads:.3g} times in the mean"]
     warnings = [f"warning: {row.warning}" for row in leak.rows if row.warning]
     left = [f"left out: {part} needs {' and '.join(needs)}" for part, needs in leak.left_out.items()]
-    return reads + warnings + left
+    refused = [f"refused: {part}: {why}" for part, why in leak.refused.items()]
+    return reads + warnings + left + refused

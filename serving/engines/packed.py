@@ -19,7 +19,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, OutputRouter
 from transformers.generation.continuous_batching.model_runner import ModelRunner
 
-from serving.engines.attention import PER_REQUEST
+from serving.engines.attention import PER_REQUEST, Packing
 from serving.engines.engine import EngineOptions, Job, Sink
 from serving.engines.local import LocalEngine
 from serving.engines.prefixes import Owner, PrivatePrefixes
@@ -35,7 +35,7 @@ class PackedEngine(LocalEngine):
         super().__init__(model, tokenizer, sink, options)
         layers = model.model.layers
         chooses = self.served.chooses
-        self.rows = Rows(chooses, len(self.known), model.device)
+        self.rows = Rows(chooses, len(self.known), layers[0].mlp.gate.top_k, model.device)
         self._blocks, self._attention = [layer.mlp for layer in layers], model.config._attn_implementation
         for layer, counts in zip(layers, chooses, strict=True):
             layer.mlp = EntitledBlock(layer.mlp, self.rows, counts)
@@ -165,9 +165,10 @@ class PackedRunner(ModelRunner):
     def compute_batch(self, model: Any, batch_data: dict[str, Any]) -> None:
         self.in_pass = True
         io: Any = self.inputs_and_outputs
+        given = batch_data | {"packing": Packing(batch_data)}
 
         def forward(places: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = model(**batch_data | {"logits_to_keep": places}).logits
+            logits: torch.Tensor = model(**given, logits_to_keep=places).logits
             return logits[0]
 
         tokens = self.engine.run_pass(forward, io.requests_in_batch)

@@ -1,6 +1,7 @@
 """Which experts run for which token: one function for every engine, and the MoE block of the engines in this room.
 
-N tokens of a pass, those of all its requests one after the other; D hidden size, E experts, K active ones.
+N tokens of a pass, those of its requests one after the other; D hidden size, E experts, K active ones, P = N K places
+for them, S of these in use.
 """
 
 from __future__ import annotations
@@ -48,11 +49,13 @@ class Rows:
     Args:
         chooses: whether the experts of each layer differ; the others do not count in shares.
         experts: how many there are, E.
+        top_k: places of a token, K.
         device: of the model.
     """
 
-    def __init__(self, chooses: Sequence[bool], experts: int, device: torch.device) -> None:
-        self.counted = sum(chooses)
+    def __init__(self, chooses: Sequence[bool], experts: int, top_k: int, device: torch.device) -> None:
+        self.counted, self._top_k = sum(chooses), top_k
+        self.used_S: torch.Tensor | None = None  # numbers of the places that are not spare; None if none is, or unknown
         self._public_1E = torch.arange(experts, device=device)[None] == 0
         self._allowed_NE: torch.Tensor | None = None
         self._share_NE = torch.zeros(0, experts)
@@ -61,13 +64,15 @@ class Rows:
     def prepared(self, allowed_RE: Sequence[Sequence[bool]], counts: Sequence[int]) -> Iterator[None]:
         """A pass of R requests with so many tokens each."""
         device = self._public_1E.device
-        each_R = torch.tensor(counts, device=device)
-        self._allowed_NE = torch.tensor(allowed_RE, device=device).repeat_interleave(each_R, 0)
+        allowed_NE = torch.tensor(allowed_RE).repeat_interleave(torch.tensor(counts), 0)
+        used_NK = torch.arange(self._top_k) < allowed_NE.sum(-1, keepdim=True)
+        self.used_S = None if used_NK.all() else used_NK.flatten().nonzero()[:, 0].to(device)
+        self._allowed_NE = allowed_NE.to(device)
         self._share_NE = torch.zeros(self._allowed_NE.shape, dtype=torch.float64, device=device)
         try:
             yield
         finally:
-            self._allowed_NE = None
+            self._allowed_NE = self.used_S = None
 
     def allowed(self, tokens: int) -> torch.Tensor:
         """[N, E]; refuses a pass of another size than was prepared."""
@@ -104,5 +109,17 @@ class EntitledBlock(nn.Module):
         weight_NK = weight_NK.to(logits_NE.dtype)
         if self.chooses:
             self.rows.count(weight_NK, index_NK)
-        y_ND: torch.Tensor = self.experts(x_ND, index_NK, weight_NK)
-        return y_ND.view(x_BTD.shape)
+        return self._run(x_ND, index_NK, weight_NK).view(x_BTD.shape)
+
+    def _run(self, x_ND: torch.Tensor, index_NK: torch.Tensor, weight_NK: torch.Tensor) -> torch.Tensor:
+        """Sum of the weighted experts. Spare places do not run: few experts cost no more than a model of so few."""
+        y_ND: torch.Tensor
+        if (used_S := self.rows.used_S) is None:
+            y_ND = self.experts(x_ND, index_NK, weight_NK)
+            return y_ND
+        each = index_NK.shape[1]
+        y_PD = x_ND.new_zeros(index_NK.numel(), x_ND.shape[1])
+        y_PD[used_S] = self.experts(
+            x_ND[used_S // each], index_NK.flatten()[used_S, None], weight_NK.flatten()[used_S, None]
+        )
+        return y_PD.view(len(x_ND), each, -1).sum(1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inference.prompt import prompt_tokens
+from inference.prompt import added_tokens, prompt_tokens
 from serving.access.errors import RequestError
 from serving.engines.engine import Job
 from serving.gateway.bodies import MOST_ANSWERS, Body, ChatBody, CompletionBody
@@ -106,8 +106,7 @@ def asked_of(served: ServedModel, body: Body, tenant: str, allowed: Sequence[str
 def _prompt(served: ServedModel, prompt: str | list[int]) -> tuple[list[int], int]:
     """Tokens of a prompt, and how many in front were not sent."""
     if isinstance(prompt, str):
-        tokens = prompt_tokens(served.tokenizer, prompt, served.end)
-        return tokens, len(tokens) - len(served.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        return prompt_tokens(served.tokenizer, prompt, served.end), added_tokens(served.tokenizer, served.end)
     if wrong := [token for token in prompt if token >= served.vocabulary]:
         raise RequestError(400, f"token {wrong[0]}: this model has {served.vocabulary} tokens.", "prompt")
     first = [served.end] if served.end is not None and prompt[0] != served.end else []

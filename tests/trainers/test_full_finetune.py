@@ -21,6 +21,7 @@ from trainers.expert.cost_plan import Load, plan_cost
 from trainers.expert.train import Result
 from trainers.full_finetune import WholeOptions, WholeResult, train_whole
 from trainers.loop.module import LossOptions
+from trainers.loop.optimizer import OptimizerOptions
 
 TrainWhole = Callable[..., WholeResult]
 DENSE = WholeOptions("dense")
@@ -52,6 +53,12 @@ def test_a_specialist_is_a_plain_olmo2_that_learned(whole: TrainWhole, small_anc
     with torch.no_grad():
         ids_BT = torch.arange(20)[None]
         assert AutoModelForCausalLM.from_pretrained(result.path)(ids_BT).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("model", [DENSE, WholeOptions("mixture", experts=2)], ids=["dense", "mixture"])
+def test_baselines_learn_with_muon_too(whole: TrainWhole, model: WholeOptions) -> None:
+    own = whole(model=model, optimizer=OptimizerOptions(lr=0.02, kind="muon", rest_lr=5e-3)).training["losses"]
+    assert own["own_after"] < own["own_before"] - 0.1
 
 
 def test_a_failed_export_does_not_cost_the_training(

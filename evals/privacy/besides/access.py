@@ -24,6 +24,7 @@ from evals.privacy.statistics.detection import Floats, auc, found_at
 from evals.scoring.held_out import PUBLIC, Reading
 from evals.scoring.measure import Measurement, measure
 from evals.scoring.sliding_windows import TokenisedText
+from flexo.console import progress
 from flexo.errors import InputError
 from inference.select import select_experts
 
@@ -71,11 +72,12 @@ def _measured(
     """Of the right to each domain and to none (public alone), on the text of each."""
     losses: Losses = {}
     utility: dict[str, dict[str, Measurement]] = {}
-    with context.target.enter() as model:
+    total = (1 + len(domains)) * sum(text[name].tokens for text in (train, test) for name in domains)
+    with context.target.enter() as model, progress("scoring documents", total, "tokens") as advance:
         for right in (PUBLIC, *domains):
             with select_experts(model, list(dict.fromkeys([PUBLIC, right]))):
-                losses[right] = {name: score_documents(model, train[name]).loss_S for name in domains}
-                utility[right] = {name: measure(model, test[name]) for name in domains}
+                losses[right] = {name: score_documents(model, train[name], advance).loss_S for name in domains}
+                utility[right] = {name: measure(model, test[name], advance=advance) for name in domains}
     return losses, utility
 
 

@@ -13,7 +13,7 @@ that of `never` under the same force, to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,13 +23,13 @@ from transformers import PreTrainedModel
 from evals.privacy.attacks.part import Context, Part, Row
 from evals.privacy.attacks.token_scores import Scores, score_documents
 from evals.privacy.statistics.detection import auc, bootstrap
+from flexo.console import progress
 from flexo.errors import InputError
 from inference.load import load_model
 from inference.select import expert_names, select_experts
 from merge.planning.membership import opt_out
 
 Both = tuple[Scores, Scores]  # of members and of non-members
-Measure = Callable[[PreTrainedModel, Sequence[str]], Both]
 
 UNEQUAL = "documents whose loss is not that of a model that never had it"
 AUC = "AUC, loss less the anchor's"
@@ -44,31 +44,32 @@ def run(context: Context) -> list[Row]:
     assert context.extra.never is not None and context.given.experts is not None, "Part.needs"
     assert context.members is not None and context.non_members is not None, "Part.needs"
     text = (context.members.text, context.non_members.text)
-
-    def measured(model: PreTrainedModel, experts: Sequence[str]) -> Both:
-        with select_experts(model, experts):
-            return score_documents(model, text[0]), score_documents(model, text[1])
-
-    with context.reference.enter() as anchor:
-        base = score_documents(anchor, text[0]), score_documents(anchor, text[1])
     never = _like(context, context.extra.never)
     stay = expert_names(never)
     gone = _gone(context, stay)
     forces = [stay, *([name] for name in stay)]
-    expected = [measured(never, force) for force in forces]
-    rows = []
-    if gone:
+    before, ways = [context.given.experts, gone[:1]] if gone else [], _ways(context, gone)
+    runs = 1 + len(before) + (1 + len(ways)) * len(forces)
+    with progress("scoring documents", runs * (text[0].tokens + text[1].tokens), "tokens") as advance:
+
+        def measured(model: PreTrainedModel, experts: Sequence[str] | None) -> Both:
+            with select_experts(model, experts) if experts else nullcontext():
+                return score_documents(model, text[0], advance), score_documents(model, text[1], advance)
+
+        with context.reference.enter() as anchor:
+            base = measured(anchor, None)
+        expected = [measured(never, force) for force in forces]
+        rows = []
         with context.target.enter() as model:
-            for force in (context.given.experts, gone[:1]):
+            for force in before:
                 rows.append(_auc(measured(model, force), base, f"with {gone[0]}{_name(force, context.given.experts)}"))
-    rows += [
-        _auc(found, base, f"never had it{_name(force, stay)}") for found, force in zip(expected, forces, strict=True)
-    ]
-    for way, enter in _ways(context, gone).items():
-        with enter() as model:
-            for force, wanted in zip(forces, expected, strict=True):
-                found, group = measured(model, force), way + _name(force, stay)
-                rows += [Row("leaving", UNEQUAL, _unequal(found, wanted), group=group), _auc(found, base, group)]
+        for wanted, force in zip(expected, forces, strict=True):
+            rows.append(_auc(wanted, base, f"never had it{_name(force, stay)}"))
+        for way, enter in ways.items():
+            with enter() as model:
+                for force, wanted in zip(forces, expected, strict=True):
+                    found, group = measured(model, force), way + _name(force, stay)
+                    rows += [Row("leaving", UNEQUAL, _unequal(found, wanted), group=group), _auc(found, base, group)]
     return rows
 
 

@@ -31,6 +31,7 @@ from flexmix.documents.corpus import find_split, read_documents
 from flexmix.domains.embedding import read_embedding
 from flexmix.domains.moments import Moments
 from flexmix.domains.proxy_selection import CHARACTERS, new_classifier, new_vectorizer, require_extra
+from flexo.console import Advance, progress
 from flexo.errors import InputError
 from merge.formats.anchor_folder import Anchor, open_anchor
 from merge.formats.expert_file import ExpertFile, open_expert
@@ -61,11 +62,12 @@ def run(context: Context) -> list[Row]:
     assert context.given.anchor is not None, "an expert file has one"
     expert, anchor = open_expert(context.given.path), open_anchor(context.given.anchor)
     texts = {"members": context.members.text, "others": context.non_members.text} | _domains(context, expert)
-    guesses = {name: _guess(context, text) for name, text in texts.items()}
-    own = {
-        name: guess.loss_S - scores(context.target, guess.text, context.scores).loss_S
-        for name, guess in guesses.items()
-    }
+    with progress("scoring documents", 3 * sum(text.tokens for text in texts.values()), "tokens") as advance:
+        guesses = {name: _guess(context, text, advance) for name, text in texts.items()}
+        own = {
+            name: guess.loss_S - scores(context.target, guess.text, context.scores, advance).loss_S
+            for name, guess in guesses.items()
+        }
     found = {
         thing: {name: score(guess) for name, guess in guesses.items()}
         for thing, score in _things(context, expert, anchor).items()
@@ -156,10 +158,12 @@ def _domains(context: Context, expert: ExpertFile) -> dict[str, TokenisedText]:
     return {"domains": tokenised_by(context.given.tokenizer, texts)}
 
 
-def _guess(context: Context, text: TokenisedText) -> Guess:
-    loss_S = scores(context.reference, text, context.scores).loss_S
+def _guess(context: Context, text: TokenisedText, advance: Advance) -> Guess:
+    loss_S = scores(context.reference, text, context.scores, advance).loss_S
     with context.reference.enter() as model:
-        return Guess(text, loss_S, mean_inputs(model, text))
+        mean_SLD = mean_inputs(model, text)
+    advance(text.tokens)
+    return Guess(text, loss_S, mean_SLD)
 
 
 @torch.inference_mode()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +14,7 @@ import evals.commands.flexo_eval
 import evals.matrix.credit_rows
 import evals.matrix.variants
 from evals.credit.credit import OwnerSet
+from evals.matrix.credit_rows import credit_games
 from evals.matrix.results import read_results
 from evals.scoring.measure import Measurement, measure
 from tests.evals.credit.credits import DOMAINS, MASS, OWNERS, twins
@@ -25,7 +27,7 @@ Capture = pytest.CaptureFixture[str]
 def test_the_figures_are_those_of_the_game_and_leave_mixed_text_out_of_means() -> None:
     credit = twins()
     assert credit.pure == DOMAINS[:3]
-    assert (credit.saved(), credit.saved("code")) == (pytest.approx(0.35), pytest.approx(0.45))
+    assert (credit.saved(), credit.saved("code")) == pytest.approx((0.35, 0.45))
     assert {owner: found.value for owner, found in credit.shapley("math").items()} == pytest.approx(
         {"math": 0.3, "twin": 0.3, "code": 0.0, "loud": 0.0}
     )
@@ -97,8 +99,12 @@ def test_a_model_is_measured_with_every_set_of_owners_once(
     assert len(calls) == 4 * 2 + 1, "public, each pair and both on two domains; the interrupted one twice"
     out = capsys.readouterr().out
     results = read_results(tmp_path / "r.json")
-    assert json.loads((tmp_path / "r.json").read_text()) == results.to_dict()
     (credit,) = results.credits
+    kept = json.loads((tmp_path / "r.json").read_text())
+    assert kept == results.to_dict()
+    for which, order in credit.leaving().items():
+        curve = kept["credits"][0]["figures"]["leaving"][which]
+        assert curve == {"order": order, "bits_per_byte": credit.curve(order)} and len(curve["bits_per_byte"]) == 3
     assert (credit.model, credit.owners, credit.domains) == ("merged", ["math", "news"], ["public", "math"])
     assert call(evals.commands.flexo_eval.main, f"m={merged}", "--opt-out", "--pairs", *options) == 0
     assert len(calls) == 9, "the same cells"
@@ -116,6 +122,22 @@ def test_a_model_is_measured_with_every_set_of_owners_once(
         expected = [sum(layer[1 + n] for layer in routing.mass) / len(routing.mass) for n in range(2)]
         assert [row[credit.domains.index(domain)] for row in credit.mass] == pytest.approx(expected)
     assert "merged: exact, over all 4 sets of its 2 owners." in out and "| best order " in out
+
+
+@pytest.mark.parametrize(("count", "orders", "sets"), [(8, None, 2**8), (9, 32, 170)])
+def test_all_sets_of_eight_owners_are_measured_and_nine_are_sampled(
+    count: int, orders: int | None, sets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = f"{evals.matrix.credit_rows.__name__}.chosen_row"
+    monkeypatch.setattr(
+        chosen, lambda model, bench, name, experts, active: f"{experts[-1]}, {active} of {len(experts)}"
+    )
+    owners = [f"o{n}" for n in range(count)]
+    model: Any = SimpleNamespace(name="m", experts=["public", *owners], active=4)
+    (game,) = credit_games([model], cast(Any, None), 32)
+    assert (None if game.orders is None else len(game.orders), len(game.rows)) == (orders, sets)
+    rows: dict[frozenset[str], Any] = dict(game.rows)
+    assert (rows[frozenset()], rows[frozenset(owners)]) == ("public, 1 of 1", f"{owners[-1]}, 4 of {count + 1}")
 
 
 def test_many_owners_are_sampled(

@@ -224,6 +224,19 @@ def test_the_command_prints_a_table_and_writes_figures_without_text(
     assert not (tmp_path / "none.json").exists()
 
 
+def test_a_part_that_refuses_its_text_costs_no_other_its_figures(
+    owned: Path, tiny_anchor: Path, make_expert: Callable[..., Path], tmp_path: Path, capsys: Capture
+) -> None:
+    path, alone = tmp_path / "leak.json", tmp_path / "corpora"
+    write_jsonl(alone / "math" / "test.jsonl", ["one and one is two"] * 3)
+    arguments = [make_expert("math"), "--against", tiny_anchor, "--device", "cpu", "--others", 31, "--json", path]
+    texts = ["--canaries", owned / "canaries.json", "--source", owned / "text", "--domains", alone]
+    assert call(evals.commands.flexo_leak.main, *arguments, *texts, "--parts", "rows,canaries") == 1
+    out, err = capsys.readouterr()
+    assert "no text of a domain beside math" in err and "refused: rows: " in out and "exposure, at most 5 bits" in out
+    assert {row.part for row in read_leak(path).rows} == {"canaries"}
+
+
 def test_a_report_of_leaks_alone(tmp_path: Path) -> None:
     rows = [
         Row("canaries", "exposure", 1.0 + n, 0.5, 9.0, 1.4, f"{n} in the text", "odd" if n == 1 else "") for n in (1, 4)

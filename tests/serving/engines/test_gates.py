@@ -65,20 +65,21 @@ def test_one_prompt_several_times_and_one_of_them_cancelled(served: Path, expect
 
 
 def test_a_cached_beginning_is_read_by_the_same_tenant_and_set_alone(served: Path, expected: list[Alone]) -> None:
+    """So the time to the first token tells nobody what others have asked."""
     with Asked(served) as asked:
         for again in range(2):
-            for one in expected[-6:][::-1]:
-                job = renamed(one.job, f"{one.job.id}-{again}", score=False)
-                asked.ask([job])
-                asked.agrees(replace(one, job=replace(one.job, score=False)), job.id)
-                assert asked.ended(job.id).cached == 16 * again
-        stranger = renamed(expected[-6].job, "stranger", tenant="bob", score=False)
-        asked.ask([stranger, renamed(expected[-6].job, "scored")])
-        assert asked.ended("stranger").cached == asked.ended("scored").cached == 0
+            for tenant in ("alice", "bob"):
+                for one in expected[-6:][::-1]:
+                    job = renamed(one.job, f"{one.job.id}-{tenant}-{again}", tenant=tenant, score=False)
+                    asked.ask([job])
+                    asked.agrees(replace(one, job=replace(one.job, score=False)), job.id)
+                    assert asked.ended(job.id).cached == 16 * again
+        asked.ask([renamed(expected[-6].job, "scored")])
+        assert asked.ended("scored").cached == 0
         asked.agrees(expected[-6], "scored")
     with Asked(served, options=replace(SMALL, share_prefixes=False)) as asked:
         for name in "ab":
-            asked.ask([renamed(stranger, name)])
+            asked.ask([renamed(job, name)])
         assert asked.ended("b").cached == 0
 
 
@@ -170,6 +171,7 @@ def test_a_pass_that_nobody_has_prepared_uses_the_public_expert_alone(served: Pa
         assert set(told[0].flatten().tolist()) == {0}
         asked.ask([public.job])
         assert set(torch.cat(told[1:]).flatten().tolist()) == {0}, "a forbidden expert ran"
+        assert all(index_NK.shape[1] == 1 for index_NK in told[1:]), "spare places ran"
         asked.agrees(public)
 
 

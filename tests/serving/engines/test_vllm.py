@@ -20,7 +20,7 @@ from serving.engines import vllm
 from serving.engines.engine import EngineOptions, Failed
 from serving.engines.worker import build
 from tests.inference.models import merge_domains
-from tests.serving.asked import Alone, Asked, alone, renamed, requests
+from tests.serving.asked import Alone, Asked, alone, close, renamed, requests
 from tests.serving.conftest import KEYS, LIMITS
 from tests.serving.live import live
 
@@ -70,14 +70,16 @@ def test_thirty_requests_of_six_sets_at_once(asked: Asked, expected: list[Alone]
 
 
 def test_a_cached_beginning_is_read_by_the_same_tenant_and_set_alone(asked: Asked, long: list[Alone]) -> None:
+    """So the time to the first token tells nobody what others have asked."""
     for again in range(2):
-        for one in long[:6][::-1]:
-            job = renamed(one.job, f"{one.job.id}-{again}")
-            asked.ask([job])
-            asked.agrees(one, job.id)
-            assert asked.ended(job.id).cached == 64 * again
-    asked.ask([renamed(long[0].job, "stranger", tenant="bob"), renamed(long[0].job, "scored", score=True)])
-    assert asked.ended("stranger").cached == asked.ended("scored").cached == 0
+        for tenant in ("alice", "bob"):
+            for one in long[:6][::-1]:
+                job = renamed(one.job, f"{one.job.id}-{tenant}-{again}", tenant=tenant)
+                asked.ask([job])
+                asked.agrees(one, job.id)
+                assert asked.ended(job.id).cached == 64 * again
+    asked.ask([renamed(long[0].job, "scored", score=True)])
+    assert asked.ended("scored").cached == 0
 
 
 def test_cancelled_stopped_and_sampled(asked: Asked, expected: list[Alone]) -> None:
@@ -105,15 +107,37 @@ def test_cancelled_stopped_and_sampled(asked: Asked, expected: list[Alone]) -> N
     assert a == b and len({tuple(one) for one in (a, c, d)}) == 3 and not asked.engine._answering
 
 
-def test_in_chunks_and_with_a_cache_that_is_too_small_for_all(served: Path, long: list[Alone]) -> None:
-    with Asked(served, "vllm", replace(OPTIONS, pass_tokens=8, at_once=6, blocks=8)) as asked:
+COUNTED = """#!{python}
+import runpy, sys
+from vllm.v1.core.sched.scheduler import Scheduler
+preempt = Scheduler._preempt_request
+def told(*given, **named):
+    print("preempted", flush=True)
+    return preempt(*given, **named)
+Scheduler._preempt_request = told
+del sys.argv[1:3]
+runpy.run_module("flexo_vllm.process", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_in_chunks_and_with_a_cache_that_is_too_small_for_all(served: Path, long: list[Alone], tmp_path: Path) -> None:
+    """Some requests lose their place and are computed again; their tokens count once."""
+    python = tmp_path / "python"
+    python.write_text(COUNTED.format(python=PYTHON))
+    python.chmod(0o755)
+    options = replace(OPTIONS, pass_tokens=8, at_once=6, blocks=8, python=str(python))
+    with Asked(served, "vllm", options) as asked:
         asked.ask([one.job for one in long])
         for one in long:
             asked.agrees(one)
+    assert isinstance(asked.engine, vllm.VllmEngine)
+    asked.engine._said.seek(0)
+    assert b"preempted" in asked.engine._said.read()
 
 
+@pytest.mark.parametrize("value", [float("nan"), 1e30])
 def test_a_broken_expert_breaks_the_answers_of_those_who_may_use_it_alone(
-    served: Path, expected: list[Alone], tmp_path: Path
+    served: Path, expected: list[Alone], tmp_path: Path, value: float
 ) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(served, folder)
@@ -121,9 +145,9 @@ def test_a_broken_expert_breaks_the_answers_of_those_who_may_use_it_alone(
         tensors = load_file(shard)
         for name, tensor in tensors.items():
             if ".experts.3." in name:
-                tensor.fill_(float("nan"))
+                tensor.fill_(value)
             elif name.endswith("gate.weight"):
-                tensor[3] = float("nan")
+                tensor[3] = value
         save_file(tensors, shard, metadata={"format": "pt"})
     with Asked(folder, "vllm", OPTIONS) as asked:
         asked.ask(requests())
@@ -154,6 +178,14 @@ def test_over_http_with_receipts_and_a_killed_process(
             receipt = server.get(f"/v1/receipts/{answer['id']}").json()
             assert set(receipt["shares"]) <= set(one.job.experts) and answer["usage"]["completion_tokens"] == 4
         assert server.answers().keys() >= {answer["id"]}
+        (same,) = alone(served, [renamed(one.job, "same", tokens=body["prompt"], max_tokens=4)])
+        several = server.post(body | {"n": 2, "logprobs": 0}).json()
+        for choice in several["choices"]:
+            assert choice["text"] == answer["choices"][0]["text"]
+            close(choice["logprobs"]["token_logprobs"], same.logprobs, 2e-5)
+        assert len(several["choices"]) == 2 and several["usage"]["completion_tokens"] == 8
+        drawn = server.post(body | {"n": 2, "temperature": 1, "seed": 1, "max_tokens": 12}).json()["choices"]
+        assert drawn[0]["text"] != drawn[1]["text"]
     ended = []
     engine = build(served, OPTIONS, lambda _events: None, lambda: ended.append(True))
     assert isinstance(engine, vllm.VllmEngine)
