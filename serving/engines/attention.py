@@ -63,13 +63,11 @@ def attend_per_request(
     k_1HTD: torch.Tensor,
     v_1HTD: torch.Tensor,
     attention_mask: None,
-    *,
-    packing: Packing,
-    scaling: float,
-    **_: Any,
+    **given: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in each layer of a packed pass; the cache is theirs."""
     assert attention_mask is None
+    packing: Packing = given["packing"]
     k_1HSD, v_1HSD = packing.kept(module.layer_idx, k_1HTD, v_1HTD)
     heads, positions, size = q_1HTD.shape[1:]
     y_1THD, q, k = q_1HTD.new_empty(1, positions, heads, size), 0, 0
@@ -80,7 +78,7 @@ def attend_per_request(
             _batch(k_1HSD[:, :, k:k_end], count),
             _batch(v_1HSD[:, :, k:k_end], count),
             attn_mask=mask,
-            scale=scaling,
+            scale=given["scaling"],
             enable_gqa=module.num_key_value_groups > 1,
         )
         y_1THD[0, q:q_end] = y_BHTD.transpose(1, 2).flatten(0, 1)
