@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,10 +109,11 @@ def test_a_merge_that_does_not_pass_is_not_kept(
 ) -> None:
     """The passing way, in a process too, is in tests/test_wheel.py."""
     path = make_expert("math", anchor=anchor, path=tmp_path / "math.pt")
-    with gzip.open(anchor / "flexo/public/test.jsonl.gz", "wt") as file:
+    damaged = shutil.copytree(anchor, tmp_path / "anchor")
+    with gzip.open(damaged / "flexo/public/test.jsonl.gz", "wt") as file:
         file.write("no JSON")
     before = listing(tmp_path)
-    assert call(merge.commands.flexo_merge.main, path, "-o", tmp_path / "other", "--anchor", anchor, "--check") == 1
+    assert call(merge.commands.flexo_merge.main, path, "-o", tmp_path / "other", "--anchor", damaged, "--check") == 1
     err = capsys.readouterr().err
     assert "did not pass its check, and was not kept" in err and "test.jsonl.gz: cannot be read" in err
     assert listing(tmp_path) == before
