@@ -187,7 +187,7 @@ def _states(model: Any, x_BT: torch.Tensor) -> torch.Tensor:
 def _logits(model: Any, state_ND: torch.Tensor) -> Iterator[torch.Tensor]:
     """The logits of N positions, [some of N, V] at a time."""
     head = model.get_output_embeddings()
-    for part in state_ND.split(max(1, LOGITS // model.config.vocab_size)):
+    for part in torch.split(state_ND, max(1, LOGITS // model.config.vocab_size)):
         yield head(part).float()
 
 
