@@ -40,7 +40,7 @@ done
 
 step "the public anchor: a tokenizer and a small OLMo-2, from public text alone"
 [ -d anchor ] || "$BIN/python" "$ROOT/train_anchor.py" anchor=tiny anchor.context_heads=4 \
-  data.path=corpora/public output=anchor data.cache=cache data.moment_windows=512 seed="$SEED" # four heads, for time
+  data.path=corpora/public output=anchor data.cache=cache seed="$SEED" # four heads, for time
 
 train() { # one owner's, in a folder of its own
   owner=owners/$1
@@ -50,7 +50,7 @@ train() { # one owner's, in a folder of its own
   cd "$owner"
   exec "$BIN/python" "$ROOT/train_expert.py" +domain="$1" domain.train=shard/train.jsonl.gz \
     domain.test=shard/test.jsonl.gz anchor.path=../../anchor output=../../experts/"$1".pt \
-    data.moment_windows=256 data.eval_windows=32 seed="$SEED" # fewer than usual, for time
+    data.eval_windows=32 seed="$SEED" # half as many as usual, for time
 }
 step "the owners train an expert each, with the anchor and their own shard and nothing else"
 mkdir -p experts
