@@ -42,6 +42,7 @@ TOLERANCE = 1e-3  # of logits, over the largest of the anchor's; rounding gives 
 COLLAPSE = 0.99
 WORST_LOSS = 1.25
 WINDOWS, LENGTH = 8, 256
+NO_LABEL = -100  # of the last position, behind which nothing is known
 LOGITS = 1 << 26  # held at once: those of all windows of a 1B model are 0.8 GB for each of two runs
 
 
@@ -205,9 +206,10 @@ def _apart(model: Any, found_BTD: torch.Tensor, dense: Any, expected_BTD: torch.
 @torch.inference_mode()
 def _loss(model: Any, state_BTD: torch.Tensor, x_BT: torch.Tensor) -> tuple[float, bool]:
     """Nats per token, mean over the tokens that have another before them; and whether all logits are finite."""
-    label_N, nats, finite, first = x_BT[:, 1:].flatten(), 0.0, True, 0
-    for logits_NV in _logits(model, state_BTD[:, :-1].flatten(0, 1)):
+    label_N, nats, finite, first = F.pad(x_BT[:, 1:], (0, 1), value=NO_LABEL).flatten(), 0.0, True, 0
+    for logits_NV in _logits(model, state_BTD.flatten(0, 1)):
         finite = finite and bool(logits_NV.isfinite().all())
-        nats += F.cross_entropy(logits_NV, label_N[first : first + len(logits_NV)], reduction="sum").item()
+        part_N = label_N[first : first + len(logits_NV)]
+        nats += F.cross_entropy(logits_NV, part_N, ignore_index=NO_LABEL, reduction="sum").item()
         first += len(logits_NV)
-    return nats / len(label_N), finite
+    return nats / x_BT[:, 1:].numel(), finite

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import inference.check
 import inference.commands.flexo_check
 import merge.commands.flexo_merge
 from flexo.console import Advance
@@ -138,6 +139,14 @@ def test_logits_come_in_parts_and_progress_comes_to_its_end(
     assert (parts.loss_anchor, parts.loss_merged) == pytest.approx((whole.loss_anchor, whole.loss_merged))
     change(copied, "lm_head.weight", lambda weight: weight.index_fill(0, torch.tensor([90]), torch.inf))
     assert any("the logits of the vocabulary hold NaN" in fault for fault in check(copied, anchor).faults)
+
+
+def test_logits_of_the_last_position_count_too(merged: Path) -> None:
+    model, x_BT = load(merged), torch.randint(1, 96, (2, 16), generator=torch.Generator().manual_seed(0))
+    state_BTD = torch.zeros(2, 16, model.config.hidden_size)
+    assert inference.check._loss(model, state_BTD, x_BT)[1]
+    state_BTD[1, -1] = torch.nan
+    assert not inference.check._loss(model, state_BTD, x_BT)[1]
 
 
 def test_one_layer_at_a_time_is_in_float32(merged: Path) -> None:
