@@ -7,6 +7,7 @@ costs little where nobody else is. What a user has set stays.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import sys
@@ -62,14 +63,27 @@ def keep_freed_memory() -> None:
     A step frees and allocates its logits and activations anew, and faulting the pages in again cost a quarter to a
     third of the time of a tiny model's step. Does nothing with another C library.
     """
-    if sys.platform != "linux":
-        return
-    import ctypes
+    _tell_glibc(mmap_threshold=1 << 30, trim_threshold=(1 << 31) - 1)
 
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+def return_freed_memory() -> None:
+    """Undoes `keep_freed_memory`, and returns what is free.
+
+    Whatever makes large tensors one by one and keeps some of them would otherwise fill the holes between those that it
+    has freed, which nothing as large fits into any more: an expert of 1.6 GB was exported in 5.4 instead of 3.5 GB.
+    """
+    if (libc := _tell_glibc(mmap_threshold=1 << 17, trim_threshold=1 << 17)) is not None:
+        libc.malloc_trim(0)
+
+
+def _tell_glibc(mmap_threshold: int, trim_threshold: int) -> ctypes.CDLL | None:
+    """From which size on, in bytes, blocks have pages of their own, and how much may be free; None: another library."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "mallopt"):
+        return None
+    libc.mallopt(M_MMAP_THRESHOLD, mmap_threshold)
+    libc.mallopt(M_TRIM_THRESHOLD, trim_threshold)
+    return libc
 
 
 def _set(values: dict[str, str]) -> None:

@@ -147,7 +147,7 @@ def _training(run: Run, flops: float, before: Metrics, after: Metrics) -> dict[s
     """What the folder says of training; `flops` are those of a token."""
     return run.extent | {
         "precision": run.precision,
-        "learning_rate": run.optimizer.lr,
+        "learning_rate": run.optimizer.peak,
         "weight_decay": run.optimizer.weight_decay,
         "public_share": run.data.public_share,
         "flops": flops * run.data.steps * run.data.tokens_per_step,

@@ -117,3 +117,27 @@ def test_every_command_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run(command, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [cpu_threads.SPINNING["GOMP_SPINCOUNT"], "1"], "and follows the affinity mask"
+
+
+PRIVATE = """
+import re, torch
+from pathlib import Path
+from flexo.cpu_threads import keep_freed_memory, return_freed_memory
+def private(): return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+keep_freed_memory()
+before = private()
+kept = [torch.ones(4 << 20).bfloat16() for _ in range(16)]
+del kept
+held = private() - before
+return_freed_memory()
+kept = [torch.ones(4 << 20).bfloat16() for _ in range(16)]
+print(held, private() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux")
+def test_memory_that_was_kept_for_steps_is_free_for_what_comes_after_them() -> None:
+    """Sixteen tensors of 8 MB, each by way of one of 16 MB."""
+    held, after = map(int, subprocess.check_output([sys.executable, "-c", PRIVATE], cwd=ROOT, text=True).split())
+    assert held > 180
+    assert after < 170, "without the return it is as much as was held"

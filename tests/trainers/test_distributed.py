@@ -70,7 +70,7 @@ def alone(small_anchor: Path, shards: Path, tmp_path_factory: pytest.TempPathFac
 TWO = ("run.devices=2",)
 FSDP = (*TWO, "run.strategy=fsdp")
 ADAFACTOR = ("optimizer.kind=adafactor", "optimizer.lr=5e-2", "model.router_bias=-0.5")  # one bias on two devices
-MUON = ("optimizer.kind=muon",)
+NORMUON = ("optimizer.kind=normuon",)
 START = ("model.start={start}", "model.router_init=kept")
 
 
@@ -86,9 +86,9 @@ START = ("model.start={start}", "model.router_init=kept")
         pytest.param((), ("run.compile=true",), id="compiled", marks=pytest.mark.slow),
         pytest.param(ADAFACTOR, (*TWO, "run.strategy=ddp"), id="ddp, adafactor", marks=pytest.mark.slow),
         pytest.param(ADAFACTOR, FSDP, id="fsdp, adafactor", marks=pytest.mark.slow),
-        pytest.param(MUON, (*TWO, "run.strategy=ddp"), id="ddp, muon", marks=pytest.mark.slow),
-        pytest.param(MUON, (*FSDP, "run.accumulate=2"), id="fsdp, muon, in parts", marks=pytest.mark.slow),
-        pytest.param((*MUON, "model.rank=3"), FSDP, id="fsdp, muon, low rank", marks=pytest.mark.slow),
+        pytest.param(NORMUON, (*TWO, "run.strategy=ddp"), id="ddp, normuon", marks=pytest.mark.slow),
+        pytest.param(NORMUON, (*FSDP, "run.accumulate=2"), id="fsdp, normuon, in parts", marks=pytest.mark.slow),
+        pytest.param((*NORMUON, "model.rank=3"), FSDP, id="fsdp, normuon, low rank", marks=pytest.mark.slow),
         pytest.param(("model.rank=3",), FSDP, id="fsdp, low rank", marks=pytest.mark.slow),
         pytest.param(("model.first_layer=1",), FSDP, id="fsdp, upper layers", marks=pytest.mark.slow),
         pytest.param(START, FSDP, id="fsdp, from an expert", marks=pytest.mark.slow),
@@ -125,7 +125,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(train: Callable[..., Result
         pytest.param((*TWO, "run.strategy=ddp"), id="ddp"),
         pytest.param(FSDP, id="fsdp"),
         pytest.param((*FSDP, *ADAFACTOR), id="fsdp, adafactor"),
-        pytest.param((*FSDP, *MUON), id="fsdp, muon"),
+        pytest.param((*FSDP, *NORMUON), id="fsdp, normuon"),
     ],
 )
 def test_a_run_stopped_on_two_devices_goes_on_bit_for_bit(

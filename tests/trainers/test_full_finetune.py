@@ -57,7 +57,7 @@ def test_a_specialist_is_a_plain_olmo2_that_learned(whole: TrainWhole, small_anc
 
 @pytest.mark.parametrize("model", [DENSE, WholeOptions("mixture", experts=2)], ids=["dense", "mixture"])
 def test_baselines_learn_with_muon_too(whole: TrainWhole, model: WholeOptions) -> None:
-    own = whole(model=model, optimizer=OptimizerOptions(lr=0.02, kind="muon", rest_lr=5e-3)).training["losses"]
+    own = whole(model=model, optimizer=OptimizerOptions(lr=0.02, kind="normuon", rest_lr=5e-3)).training["losses"]
     assert own["own_after"] < own["own_before"] - 0.1
 
 

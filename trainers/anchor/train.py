@@ -110,7 +110,7 @@ def train_anchor(anchor: AnchorOptions, data_path: Path, run: Run) -> Metrics:
         metrics = {"loss_before": before["public/loss"], "loss_after": after["public/loss"]}
         if is_first():
             nn.Module.float(model)  # in place; transformers' own method has no types
-            writer.write(model, blank, {"training": run.extent | {"lr": run.optimizer.lr} | metrics})
+            writer.write(model, blank, {"training": run.extent | {"lr": run.optimizer.peak} | metrics})
     return metrics
 
 

@@ -172,7 +172,7 @@ def _optimizer_state(arch: Architecture, load: Load, matrices: int, trained: int
     d, f = arch.hidden_size, arch.intermediate_size
     if load.kind == "adafactor":
         return 4 * _trained_layers(arch, load) * (3 * (d + f) + d)
-    return 8 * trained - (4 * matrices if load.kind == "muon" else 0)
+    return 8 * trained - (4 * matrices if load.kind == "normuon" else 0)
 
 
 def _gathered(arch: Architecture, load: Load) -> int:
@@ -290,7 +290,7 @@ def _advice(arch: Architecture, load: Load, device: Hardware) -> str:
     choices = {
         "run.activation_checkpointing=true": replace(load, recomputed=True),
         "run.activation_checkpointing=true and one window at a time (run.accumulate)": lean,
-        "also optimizer.kind=muon": replace(lean, kind="muon"),
+        "also optimizer.kind=normuon": replace(lean, kind="normuon"),
         "also optimizer.kind=adafactor": replace(lean, kind="adafactor"),
         "also model.rank=64": replace(lean, rank=64),
         "also run.strategy=fsdp on 8 devices": replace(lean, devices=max(8, load.devices), sharded=True),

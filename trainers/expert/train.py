@@ -302,7 +302,7 @@ class ExpertTraining:
             steps=run.data.steps + (earlier.steps if earlier else 0),
             seed=run.seed,
             precision=run.precision,
-            learning_rate=run.optimizer.lr,
+            learning_rate=run.optimizer.peak,
             weight_decay=run.optimizer.weight_decay,
             router_init="phatgoose" if model.standardise else model.router_init,
             public_share=run.data.public_share,

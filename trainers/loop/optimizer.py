@@ -13,11 +13,12 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from flexo.errors import InputError
-from trainers.loop.muon import Muon
+from trainers.loop.normuon import NorMuon
 from trainers.loop.sharded_adafactor import ShardedAdafactor
 
-Kind = Literal["adamw", "muon", "adafactor"]
+Kind = Literal["adamw", "normuon", "adafactor"]
 Schedule = Literal["cosine", "wsd"]
+BEST_LR: dict[Kind, float] = {"adamw": 2e-3, "normuon": 1e-2, "adafactor": 2e-3}  # of an expert, docs/log.md
 NO_MAP = re.compile(r"embed_tokens|lm_head|\.gate\.")  # matrices whose rows are vectors of tokens or experts
 
 
@@ -25,17 +26,17 @@ NO_MAP = re.compile(r"embed_tokens|lm_head|\.gate\.")  # matrices whose rows are
 class OptimizerOptions:
     """An optimiser, and how its learning rate goes up and down."""
 
-    lr: float  # peak
-    kind: Kind = "adamw"  # muon: of matrices within layers; the rest is AdamW's. adafactor: no matrix of moments
+    lr: float | None = None  # peak; None: the best of its kind
+    kind: Kind = "adamw"  # normuon: of matrices within layers; the rest is AdamW's. adafactor: no matrix of moments
     schedule: Schedule = "cosine"  # wsd: warmup, stable, linear decay (MiniCPM, arXiv 2404.06395, section 4)
     betas: tuple[float, float] = (0.9, 0.95)
-    momentum: float = 0.95  # of muon
+    momentum: float = 0.8  # of normuon
     weight_decay: float = 0.0  # on matrices; vectors are never decayed
     warmup: float = 0.05  # share of all steps
     decay: float = 0.2  # of wsd, share of all steps
     final: float = 0.1  # learning rate at the end, as a share of the peak
     row_lr: float | None = None  # peak for router rows and biases; None: as the rest
-    rest_lr: float | None = None  # of muon, peak for what is AdamW's and no row; None: as `lr`
+    rest_lr: float | None = None  # of normuon, peak for what is AdamW's and no row; None: as the peak
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup + self.decay <= 1 or min(self.warmup, self.decay) < 0:
@@ -43,8 +44,13 @@ class OptimizerOptions:
                 f"optimizer.warmup={self.warmup}, optimizer.decay={self.decay}: expected shares of all steps, together "
                 "at most 1."
             )
-        if self.rest_lr is not None and self.kind != "muon":
-            raise InputError(f"optimizer.rest_lr={self.rest_lr}: this is of optimizer.kind=muon, not of {self.kind}.")
+        if self.rest_lr is not None and self.kind != "normuon":
+            raise InputError(f"optimizer.rest_lr={self.rest_lr}: this is of optimizer.kind=normuon, not of {self.kind}.")
+
+    @property
+    def peak(self) -> float:
+        """The learning rate at its peak, of all that has none of its own."""
+        return BEST_LR[self.kind] if self.lr is None else self.lr
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimiser over exactly these parameters."""
@@ -54,8 +60,8 @@ class OptimizerOptions:
             settings.setdefault(tuple(group.values()), {"params": [], **group})["params"].append(parameter)
         assert settings, "nothing to train"
         groups = list(settings.values())
-        if self.kind == "muon":
-            return Muon(groups, betas=self.betas)
+        if self.kind == "normuon":
+            return NorMuon(groups, betas=self.betas)
         if self.kind == "adafactor":
             spread = all(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
             return (ShardedAdafactor if spread else torch.optim.Adafactor)(groups)
@@ -64,8 +70,8 @@ class OptimizerOptions:
     def _group(self, name: str, parameter: nn.Parameter) -> dict[str, Any]:
         """The settings of the group that a parameter belongs to."""
         is_matrix = parameter.ndim > 1
-        group = {"lr": self.lr, "weight_decay": self.weight_decay if is_matrix else 0.0}
-        if self.kind == "muon" and is_matrix and not NO_MAP.search(name):
+        group = {"lr": self.peak, "weight_decay": self.weight_decay if is_matrix else 0.0}
+        if self.kind == "normuon" and is_matrix and not NO_MAP.search(name):
             return group | {"momentum": self.momentum, "stacked": 2 if name.endswith("gate_up_proj") else 1}
         own = self.row_lr if name.endswith((".row_D", ".bias")) else self.rest_lr
         return group if own is None else group | {"lr": own}

@@ -16,7 +16,7 @@ import lightning as L  # noqa: N812 - the name everyone uses
 import torch
 
 from flexmix.packing.datamodule import TextModule
-from flexo.cpu_threads import keep_freed_memory
+from flexo.cpu_threads import keep_freed_memory, return_freed_memory
 from flexo.errors import InputError
 from trainers.distributed import StrategyName, computes_in_bf16, is_first, make_strategy
 from trainers.loop.callbacks import Checkpoints, Stopped, TokenProgress, WholeFiles
@@ -131,6 +131,8 @@ def fit(trainer: L.Trainer, lit: LitAnchor, texts: TextModule, checkpoint: Path)
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
+    finally:
+        return_freed_memory()
     assert trainer.global_step == lit.steps, f"ended at step {trainer.global_step} of {lit.steps}"
     return before, after
 

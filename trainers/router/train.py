@@ -134,7 +134,7 @@ def _about(
         "text": texts,
         "private_text": False,
         **run.extent,
-        "learning_rate": run.optimizer.lr,
+        "learning_rate": run.optimizer.peak,
         "router_z": run.loss.router_z,
         "stay": run.loss.stay,
         "own_domain": run.loss.own_domain,

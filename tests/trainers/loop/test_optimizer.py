@@ -47,7 +47,7 @@ def named() -> dict[str, nn.Parameter]:
     }
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor"])
+@pytest.mark.parametrize("kind", ["adamw", "normuon", "adafactor"])
 def test_matrices_are_decayed_and_rows_have_their_own_rate(kind: str) -> None:
     parameters = named()
     optimizer = OptimizerOptions(lr=1e-2, kind=kind, weight_decay=0.5, row_lr=1e-3).build(parameters.items())  # type: ignore[arg-type]
@@ -67,15 +67,15 @@ def test_matrices_are_decayed_and_rows_have_their_own_rate(kind: str) -> None:
 
 def test_muon_holds_one_matrix_and_adafactor_a_row_and_a_column_where_adamw_holds_two_matrices() -> None:
     held = {}
-    for kind in ("adamw", "muon", "adafactor"):
+    for kind in ("adamw", "normuon", "adafactor"):
         parameters = {"weight": nn.Parameter(torch.ones(64, 32))}
         optimizer = OptimizerOptions(lr=1e-2, kind=kind).build(parameters.items())  # type: ignore[arg-type]
         parameters["weight"].grad = torch.ones(64, 32)
         optimizer.step()
         held[kind] = sum(value.numel() for value in optimizer.state[parameters["weight"]].values())
-    assert held["adamw"] >= 2 * 64 * 32 and held["muon"] == 64 * 32 + 1 and held["adafactor"] < 200
+    assert held["adamw"] >= 2 * 64 * 32 and held["normuon"] == 64 * 32 + 1 and held["adafactor"] < 200
 
 
 def test_a_setting_of_another_optimiser_is_refused() -> None:
-    with pytest.raises(InputError, match=r"this is of optimizer\.kind=muon, not of adamw"):
+    with pytest.raises(InputError, match=r"this is of optimizer\.kind=normuon, not of adamw"):
         OptimizerOptions(lr=1.0, rest_lr=0.1)

@@ -1,4 +1,4 @@
-"""Adafactor and Muon on parameters that are cut by rows, against whole ones; on two devices in test_distributed.py."""
+"""Adafactor and NorMuon on parameters that are cut by rows, against whole ones; on two devices in test_distributed.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mesh() -> Iterator[DeviceMesh]:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", ["adafactor", "muon"])
+@pytest.mark.parametrize("kind", ["adafactor", "normuon"])
 def test_steps_and_state_are_those_of_whole_parameters(mesh: DeviceMesh, kind: Kind) -> None:
     dice = torch.Generator().manual_seed(0)
     values = {
@@ -56,7 +56,7 @@ def test_steps_and_state_are_those_of_whole_parameters(mesh: DeviceMesh, kind: K
                 torch.testing.assert_close(full(held[key]), value)
 
 
-@pytest.mark.parametrize("kind", ["adafactor", "muon"])
+@pytest.mark.parametrize("kind", ["adafactor", "normuon"])
 def test_the_state_goes_through_a_checkpoint(mesh: DeviceMesh, kind: Kind) -> None:
     model = nn.Linear(4, 6)
     fully_shard(model, mesh=mesh)

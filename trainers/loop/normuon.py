@@ -1,10 +1,12 @@
-"""Muon for the matrices of layers and AdamW for all else, as one optimiser with one state.
+"""NorMuon for the matrices of layers and AdamW for all else, as one optimiser with one state.
 
-    M <- mu M + (1 - mu) G        W <- (1 - lr decay) W - 0.2 sqrt(max(out, in)) lr polar((1 - mu) G + mu M)
+    M <- mu M + (1 - mu) G                   U = polar((1 - mu) G + mu M)
+    v <- beta v + (1 - beta) mean(U^2)       of each row of U
+    U <- U / sqrt(v)                         W <- (1 - lr decay) W - 0.2 lr U / rms(U)
 
-polar(X) is X with all its singular values near 1 (Muon, Keller Jordan 2024, kellerjordan.github.io/posts/muon). The
-factor makes a step as large as AdamW's at the same rate (arXiv 2502.16982, section 2.2). Both as in `torch.optim.Muon`,
-which takes matrices only, one by one, and whole: no experts in one tensor [E, out, in], nothing spread over devices.
+polar(X) is X with all its singular values near 1 (Muon, Keller Jordan 2024, kellerjordan.github.io/posts/muon). Rows,
+which are neurons, come out of it in very different sizes, and are then made to move as far as each other on average
+(NorMuon, arXiv 2510.05491, algorithm 1). A step is as large as AdamW's at the same rate (arXiv 2502.16982, section 2.2).
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from trainers.distributed import computes_in_bf16, whole
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a, b, c: the steepest at 0 that keeps singular values within 0.7 and 1.2
 ITERATIONS = 5
 LIKE_ADAMW = 0.2  # the root mean square of AdamW's steps
+ROW_BETA = 0.95  # how slowly the mean squares of rows change
+NOTHING = 1e-12  # smaller than any norm that is not 0
 
 
-class Muon(torch.optim.AdamW):
-    """`torch.optim.AdamW`, but for parameter groups with a `momentum`: those are matrices, and Muon's.
+class NorMuon(torch.optim.AdamW):
+    """`torch.optim.AdamW`, but for parameter groups with a `momentum`: those are matrices, and NorMuon's.
 
     A group's `stacked` says of how many matrices of the same shape, one below the other, each of its matrices is made.
     """
@@ -50,21 +54,24 @@ class Muon(torch.optim.AdamW):
     def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         grad, state, momentum = parameter.grad, self.state[parameter], group["momentum"]
         assert grad is not None
+        rows = (*parameter.shape[:-2], group["stacked"], parameter.shape[-2] // group["stacked"])
         if not state:
             state["step"] = torch.tensor(0.0)  # AdamW wants one in every state that it loads
             state["momentum_buffer"] = torch.zeros_like(parameter)
+            state["row_squares"] = torch.zeros(*rows, 1, dtype=parameter.dtype, device=parameter.device)
         held = state["momentum_buffer"].lerp_(grad, 1 - momentum)
         # of a spread matrix, every device makes the whole update and keeps its rows of it: one matrix at a time
-        update = whole(grad.lerp(held, momentum))
-        stacked = update.reshape(*update.shape[:-2], group["stacked"], -1, update.shape[-1])
-        size = LIKE_ADAMW * max(stacked.shape[-2:]) ** 0.5
-        update = polar(stacked).reshape(update.shape).to(parameter.dtype)
+        update = polar(whole(grad.lerp(held, momentum)).reshape(*rows, -1)).to(parameter.dtype)
+        squares = state["row_squares"].lerp_(update.square().mean(-1, keepdim=True), 1 - ROW_BETA)
+        update = update / squares.sqrt().clamp(min=NOTHING)
+        update = update / update.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=NOTHING)
+        update = update.reshape(parameter.shape)
         if isinstance(parameter, DTensor):
             update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * size)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * LIKE_ADAMW)
 
 
-def polar(x: torch.Tensor, iterations: int = ITERATIONS) -> torch.Tensor:
+def polar(x: torch.Tensor) -> torch.Tensor:
     """Matrices [..., M, N] with the same singular vectors and singular values near 1, by Newton-Schulz iterations.
 
     In bf16 where the device computes in it. A matrix of zeros stays one.
@@ -73,9 +80,9 @@ def polar(x: torch.Tensor, iterations: int = ITERATIONS) -> torch.Tensor:
     wide = x.reshape(-1, *x.shape[-2:])
     if tall := x.shape[-2] > x.shape[-1]:
         wide = wide.mT
-    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-12)
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=NOTHING)
     wide = wide.to(torch.bfloat16 if computes_in_bf16(x.is_cuda) else torch.float32)
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         gram = wide @ wide.mT
         wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
     return (wide.mT if tall else wide).reshape(x.shape)
