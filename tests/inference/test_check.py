@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,6 +84,20 @@ def test_what_is_wrong_is_named(copied: Path, anchor: Path, capsys: pytest.Captu
     change(copied, "model.layers.2.mlp.experts.2.down_proj.weight", lambda weight: weight * torch.inf)
     faults = check(copied, anchor).faults
     assert any("hidden states behind layer 2 hold NaN" in fault for fault in faults), faults
+
+
+def test_of_a_large_model_short_windows_are_read_and_no_document_fills_them(
+    copied: Path, anchor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference.check, "LARGE", 0)
+    monkeypatch.setattr(inference.check, "SHORT", 4)
+    found = check(copied, anchor)
+    assert found.tokens == 2 * 4 and not found.faults
+    _, tokenizer = load_model(copied)
+    with gzip.open(anchor / "flexo/public/test.jsonl.gz", "rt", encoding="utf-8") as lines:
+        documents = [tokenizer(json.loads(line)["text"])["input_ids"] for line in lines]
+    text_BT, _ = reference_tokens(anchor, tokenizer, load(copied).config, 4)
+    assert text_BT.flatten().tolist() == [token for ids in documents for token in ids[:4]]
 
 
 def test_a_collapse_is_no_fault_where_all_experts_are_the_same(copied: Path, anchor: Path) -> None:

@@ -6,7 +6,7 @@
 
 polar(X) is X with all its singular values near 1 (Muon, Keller Jordan 2024, kellerjordan.github.io/posts/muon). Rows,
 which are neurons, come out of it in very different sizes, and are then made to move as far as each other on average
-(NorMuon, arXiv 2510.05491, algorithm 1). A step is as large as AdamW's at the same rate (arXiv 2502.16982, section 2.2).
+(NorMuon, arXiv 2510.05491, algorithm 1). A step is as large as AdamW's at the same rate (arXiv 2502.16982, 2.2).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adafactor and NorMuon on parameters that are cut by rows, against whole ones; on two devices in test_distributed.py."""
+"""Adafactor and NorMuon on parameters cut by rows, against whole ones; on two devices in test_distributed.py."""
 
 from __future__ import annotations
 
