@@ -45,9 +45,7 @@ class OptimizerOptions:
                 "at most 1."
             )
         if self.rest_lr is not None and self.kind != "normuon":
-            raise InputError(
-                f"optimizer.rest_lr={self.rest_lr}: this is of optimizer.kind=normuon, not of {self.kind}."
-            )
+            raise InputError(f"optimizer.rest_lr={self.rest_lr}: of optimizer.kind=normuon, not of {self.kind}.")
 
     @property
     def peak(self) -> float:

@@ -77,5 +77,5 @@ def test_normuon_holds_one_matrix_and_adafactor_a_row_and_a_column_where_adamw_h
 
 
 def test_a_setting_of_another_optimiser_is_refused() -> None:
-    with pytest.raises(InputError, match=r"this is of optimizer\.kind=normuon, not of adamw"):
+    with pytest.raises(InputError, match=r"of optimizer\.kind=normuon, not of adamw"):
         OptimizerOptions(lr=1.0, rest_lr=0.1)
