@@ -41,9 +41,9 @@ LENGTH, STEPS = 32, 10
 KINDS: dict[
     str, tuple[list[str], dict[str, Any]]
 ] = {  # of training -> settings, and what of the plan's load they change
-    "adamw": ([], {}),
+    "adamw": (["optimizer.kind=adamw"], {}),
     "adafactor": (["optimizer.kind=adafactor"], {"kind": "adafactor"}),
-    "rank64": (["model.rank=64"], {"rank": 64}),
+    "rank64": (["optimizer.kind=adamw", "model.rank=64"], {"rank": 64}),
     "upper": (["model.first_layer={half}", "optimizer.kind=adafactor"], {"first_layer": "half", "kind": "adafactor"}),
 }
 
@@ -127,17 +127,21 @@ def parts(work: Path, size: tuple[int, ...]) -> Iterator[Part]:
             yield Part("rank64, resumed", again, plan.memory)
     experts = [work / f"{name}.pt" for name in KINDS if (work / f"{name}.pt").exists()]
     whole = weights + len(experts) * expert
+    held = (len(experts) + 1) * expert + 5e8  # transformers copies the experts, the public one too; and libraries
+    widened = 2 * (len(experts) + 1) * expert / layers + 4 * vocabulary * hidden  # a layer and the head in float32
     merge: list[Any] = ["merge.commands.flexo_merge:main", *experts, "-o", model, "--anchor", anchor, "--no-check"]
     yield Part(f"merge of {len(experts)}", flexo(*merge), 1e8, moved=2 * whole)
-    yield Part("check", flexo("inference.commands.flexo_check:main", model, "--anchor", anchor), 1e9, moved=whole)
+    yield Part(
+        "check", flexo("inference.commands.flexo_check:main", model, "--anchor", anchor), held + widened, moved=whole
+    )
     generate: list[Any] = ["inference.commands.flexo_generate:main", model, "word1 word2", "--max-new-tokens", 16]
-    yield Part("generate", flexo(*generate), 1e9, moved=whole)
-    yield Part("generate, two selected", flexo(*generate, "--experts", "public,rank64"), 1e9, moved=weights + expert)
-    yield Part("generate, public alone", flexo(*generate, "--experts", "public"), 1e9, moved=weights)
-    yield Part("generate, attributed", flexo(*generate, "--attribution"), 1e9, moved=whole)
+    yield Part("generate", flexo(*generate), held, moved=whole)
+    yield Part("generate, two selected", flexo(*generate, "--experts", "public,rank64"), held, moved=weights + expert)
+    yield Part("generate, public alone", flexo(*generate, "--experts", "public"), held, moved=weights)
+    yield Part("generate, attributed", flexo(*generate, "--attribution"), held, moved=whole)
     packed = work / "int4"
     quantize: list[Any] = ["merge.commands.flexo_quantize:main", model, "-o", packed, "--bits", 4]
-    yield Part("int4", flexo(*quantize), 1e9, moved=1.25 * whole)
+    yield Part("int4", flexo(*quantize), 2e8, moved=1.25 * whole)
     generate[1] = packed
     yield Part("int4, generate", flexo(*generate), whole / 3, moved=whole / 3)
     leave: list[Any] = ["merge.commands.flexo_optout:main", model, "-o", work / "left", "--drop", "rank64"]
