@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -75,13 +76,9 @@ def generate(
     from inference.generate import Sampling
     from inference.load import load_model, quiet
     from inference.views.printing import continue_prompt, full, summary
-    from merge.formats.model_folder import ModelFolder
 
     quiet()
-    nbytes = ModelFolder(model).nbytes
-    with progress("loading the model", nbytes) as advance:
-        loaded, tokenizer = load_model(model, dtype, device)
-        advance(nbytes)
+    loaded, tokenizer = load_model(model, dtype, device, partial(progress, unit="tensors"))
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     written = {path: full(path) for path in files}
     if attribution_summary is not None:

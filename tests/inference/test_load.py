@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
+from flexo.console import Advance
 from flexo.errors import InputError
 from inference.load import load_model
 from tests.merge.tools import edit
@@ -82,3 +86,19 @@ def test_what_cannot_be_had_is_refused(merged: Path, tmp_path: Path) -> None:
     for device in ("warp:1", "cuda:99", "cpu:x"):
         with pytest.raises(InputError, match=rf"--device {device}: cannot be used here \(.+\). Use cpu, or auto"):
             load_model(merged, device=device)
+
+
+def test_loading_says_how_far_it_is(merged: Path) -> None:
+    told: list[tuple[str, float | None]] = []
+    done: list[float] = []
+
+    @contextmanager
+    def progress(label: str, total: float | None) -> Iterator[Advance]:
+        told.append((label, total))
+        yield done.append
+
+    model, _ = load_model(merged, progress=progress)
+    assert told == [("loading the model", len(done))]
+    assert len(done) == len(list(model.parameters()))
+    logging: Any = transformers.utils.logging
+    assert logging.set_tqdm_hook(None) is None, "what others load shows its own bar again"
