@@ -33,7 +33,7 @@ def test_a_reference_has_groups_defaults_and_what_choices_bring() -> None:
     found = listed("train_expert")
     assert found["logger"].choices == ("csv", "none", "tensorboard", "wandb") and found["logger"].value == "csv"
     assert found["domain"].value == "null" and "math" in found["domain"].choices
-    assert (found["data.tokens"].value, found["data.tokens"].choice) == ("400000", "")
+    assert (found["data.tokens"].value, found["data.tokens"].choice) == ("240000", "")
     assert found["data.tokens"].comment.startswith("seen in training")
     assert found["model.match"].choice == "model=mixture" and found["model.router_init"].choice == ""
     assert found["hydra.launcher.minutes"].choice == "hydra/launcher=slurm"
@@ -49,7 +49,7 @@ def test_settings_are_shown_as_the_command_line_makes_them() -> None:
     assert "python train_expert.py +domain=math" in said and "-q says less" in said
     assert re.search(r"^  tokens: 5 +# seen in training, in all", said, re.MULTILINE)
     assert re.search(r"^  betas: \[0\.5, 0\.6\] +# of adamw", said, re.MULTILINE)
-    assert re.search(r"^  batch_size: 8 +# windows per step", said, re.MULTILINE), "the baseline's, with the comment"
+    assert re.search(r"^  rest_lr: 5e-4 +# of normuon", said, re.MULTILINE), "the baseline's, with the comment"
     assert re.search(r"^  kind: dense +# all weights are trained$", said, re.MULTILINE)
     assert re.search(r"^  name: math +# of the domain", said, re.MULTILINE) and "router_init" not in said
     settings = said.partition("== Settings (name=value) ==\n")[2].partition("\n\n--cfg")[0]
