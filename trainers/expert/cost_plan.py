@@ -23,11 +23,13 @@ from merge.tensor_io.json_file import read_json
 from trainers.expert.paired import PairOptions
 from trainers.loop.gpu_specs import HARDWARE, Hardware
 from trainers.loop.next_token_loss import chunk_rows
+from trainers.loop.normuon import polar_flops
 from trainers.loop.optimizer import Kind
 from trainers.loop.run import Run
 
 GIB = 1 << 30
 USABLE = 0.92  # of a device's memory; the framework and fragmentation take the rest
+WORTH = 0.67  # so much dearer, NorMuon's six tenths of the tokens cost what all of them cost with AdamW
 
 
 # repository on the hub -> D, F, L, H, G; V is 100352 and the embeddings are not tied in all of them
@@ -46,6 +48,7 @@ class Load:
     tokens: int  # in all
     length: int  # T
     rows: int  # windows in a micro-batch on one device
+    accumulate: int = 1  # micro-batches of a step
     devices: int = 1
     sharded: bool = False  # weights, gradients and optimiser state are spread over the devices (FSDP)
     bf16: bool = True
@@ -67,7 +70,8 @@ class CostPlan:
     gradients: int
     optimizer: int
     activations: int
-    flops_per_token: float  # of a training step
+    flops_per_token: float  # of forward and backward
+    flops_per_step: float  # of the optimiser on each device; elementwise work is not counted
 
     @property
     def memory(self) -> int:
@@ -127,6 +131,7 @@ def load_of(run: Run, model: PairOptions, first_layer: int) -> Load:
         tokens=data.trained_tokens,
         length=data.length,
         rows=max(1, data.batch_size // (devices * trainer.accumulate)),
+        accumulate=trainer.accumulate,
         devices=devices,
         sharded=trainer.strategy == "fsdp",
         bf16=trainer.precision == "auto" or trainer.precision.startswith("bf16"),
@@ -153,6 +158,7 @@ def plan_cost(arch: Architecture, load: Load) -> CostPlan:
         optimizer=ceil(_optimizer_state(arch, load, layers * matrices, trained) / spread),
         activations=_activations(arch, load) + (_gathered(arch, load) if load.sharded and load.devices > 1 else 0),
         flops_per_token=_flops_per_token(arch, load),
+        flops_per_step=layers * _normuon_flops(arch, load.rank) if load.kind == "normuon" else 0.0,
     )
 
 
@@ -173,6 +179,12 @@ def _optimizer_state(arch: Architecture, load: Load, matrices: int, trained: int
     if load.kind == "adafactor":
         return 4 * _trained_layers(arch, load) * (3 * (d + f) + d)
     return 8 * trained - (4 * matrices if load.kind == "normuon" else 0)
+
+
+def _normuon_flops(arch: Architecture, r: int | None) -> float:
+    """Of one layer's three matrices, or of their six factors; every device does all of it."""
+    d, f = arch.hidden_size, arch.intermediate_size
+    return 3.0 * (polar_flops(d, f) if r is None else polar_flops(r, d) + polar_flops(r, f))
 
 
 def _gathered(arch: Architecture, load: Load) -> int:
@@ -259,7 +271,9 @@ def cost_of(anchor: str, model: PairOptions, run: Run, hardware: HardwareOptions
 def render(name: str, arch: Architecture, load: Load, hardware: HardwareOptions) -> str:
     """The cost plan of a run as text; `name` is the anchor's."""
     device, plan = HARDWARE[hardware.name], plan_cost(arch, load)
-    rate = load.devices * device.flops * hardware.utilisation / plan.flops_per_token
+    tokens_a_step = load.rows * load.accumulate * load.length  # on a device
+    optimizer = plan.flops_per_step / tokens_a_step
+    rate = load.devices * device.flops * hardware.utilisation / (plan.flops_per_token + optimizer)
     hours = load.tokens / rate / 3600
     price = hours * load.devices * (device.rent if hardware.rent is None else hardware.rent)
     fits = plan.memory < USABLE * device.memory
@@ -275,10 +289,13 @@ def render(name: str, arch: Architecture, load: Load, hardware: HardwareOptions)
         f"    activations  {plan.activations / GIB:8.2f} GiB",
         f"    in all       {plan.memory / GIB:8.2f} GiB of {device.memory / GIB:.1f}: "
         + ("fits" if fits else "does not fit"),
-        f"  FLOPs        {plan.flops_per_token / 1e9:,.2f} billion per token",
+        f"  FLOPs        {plan.flops_per_token / 1e9:,.2f} billion per token"
+        + (f", and {optimizer / 1e9:,.2f} by {load.kind} at {tokens_a_step:,} a step and device" if optimizer else ""),
         f"  speed        {rate:,.0f} tokens/s, if {hardware.utilisation:.0%} of the peak is reached (an assumption)",
         f"  time, cost   {hours:,.1f} hours, {price:,.0f} US dollars",
     ]
+    if optimizer > WORTH * plan.flops_per_token:
+        lines.append("  try          more tokens a step, or optimizer.kind=adamw: this costs more than it saves")
     if not fits:
         lines.append(f"  try          {_advice(arch, load, device)}")
     return "\n".join(lines)

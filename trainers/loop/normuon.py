@@ -63,12 +63,18 @@ class NorMuon(torch.optim.AdamW):
         # of a spread matrix, every device makes the whole update and keeps its rows of it: one matrix at a time
         update = polar(whole(grad.lerp(held, momentum)).reshape(*rows, -1)).to(parameter.dtype)
         squares = state["row_squares"].lerp_(update.square().mean(-1, keepdim=True), 1 - ROW_BETA)
-        update = update / squares.sqrt().clamp(min=NOTHING)
-        update = update / update.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=NOTHING)
+        update.div_(squares.sqrt().clamp(min=NOTHING))
+        update.div_(update.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=NOTHING))
         update = update.reshape(parameter.shape)
         if isinstance(parameter, DTensor):
             update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * LIKE_ADAMW)
+
+
+def polar_flops(rows: int, columns: int) -> float:
+    """Of `polar` on one matrix: two products with the matrix in each iteration, and one of its smaller side alone."""
+    small, large = sorted((rows, columns))
+    return ITERATIONS * (4.0 * large + 2.0 * small) * small**2
 
 
 def polar(x: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ from trainers.expert.cost_plan import (
 from trainers.expert.paired import PairOptions, pair, trainable_parameters
 from trainers.loop.gpu_specs import HARDWARE
 from trainers.loop.next_token_loss import NextToken
+from trainers.loop.normuon import polar, polar_flops
 from trainers.loop.optimizer import OptimizerOptions
 from trainers.loop.trainer import recompute_activations
 
@@ -160,6 +161,26 @@ def test_a_plan_that_does_not_fit_says_what_to_change() -> None:
     assert "does not fit" in text and "try          also optimizer.kind=normuon" in text
     small = render("7B", arch, Load(10**9, 4096, 1, rank=64, recomputed=True), HardwareOptions())
     assert ": fits" in small and "low rank, 64" in small and "try" not in small
+
+
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8), (8, 8)])
+def test_the_optimisers_work_is_what_pytorch_counts(shape: tuple[int, int]) -> None:
+    with FlopCounterMode(display=False) as counter:
+        polar(torch.randn(3, *shape))
+    assert counter.get_total_flops() == 3 * polar_flops(*shape)
+
+
+def test_an_optimiser_that_costs_more_than_it_saves_is_named() -> None:
+    arch = published("hf://allenai/OLMo-2-0425-1B")
+    assert arch is not None
+    few, many = (
+        render("1B", arch, Load(10**9, 4096, 1, accumulate=parts, kind="normuon"), HardwareOptions())
+        for parts in (1, 16)
+    )
+    assert "by normuon at 4,096 a step and device" in few and "optimizer.kind=adamw: this costs" in few
+    assert "by normuon at 65,536 a step and device" in many and "try" not in many
+    alone = render("1B", arch, Load(10**9, 4096, 1), HardwareOptions())
+    assert " by " not in alone, "AdamW has no products"
 
 
 @pytest.mark.parametrize(
