@@ -52,6 +52,7 @@ def study(note: Note, corpora: Path, work: Path, tokens: tuple[int, int], toy: b
     note(anchor=train_anchor(anchor, corpora / "public", run("anchor", "anchor", tokens[0])))
     published = {name: _given("experiment", "flexolmo_paper")[name] for name in ("data", "loss", "optimizer", "model")}
     published["data"].pop("batch_size")
+    specialist = {"data": {"public_share": 0.0}, "optimizer": _given("model", "dense")["optimizer"]}
     domains = sorted(path.name for path in corpora.iterdir() if path.is_dir() and path.name != "public")[:3]
     made: dict[str, list[Path]] = {"ours": [], "published": [], "dense": []}
     for name in domains:
@@ -61,7 +62,7 @@ def study(note: Note, corpora: Path, work: Path, tokens: tuple[int, int], toy: b
             ready = run(f"{way}/{name}.pt", "expert", tokens[1], **changes)
             train_expert(owner, PairOptions(**pair), ready)
             made[way].append(ready.output)
-        ready = run(f"dense/{name}", "expert", tokens[1], data={"public_share": 0.0})
+        ready = run(f"dense/{name}", "expert", tokens[1], **specialist)
         train_whole(owner, WholeOptions("dense"), replace(ready, loss=LossOptions()))
         made["dense"].append(ready.output)
         note(trained=name)
