@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from flexo.errors import InputError
 from merge.formats.expert_file import ExpertFile, open_expert
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
     "data.tokens=768", "data.length=32", "data.batch_size=4", "data.eval_windows=4", "data.moment_windows=8",
     "run.precision=32-true", "run.accelerator=cpu", "run.log_every=1", "optimizer.lr=5e-3",
-    "optimizer.weight_decay=0.1",
+    "optimizer.weight_decay=0.1", "optimizer.kind=adamw",
 ]  # fmt: skip
 
 
@@ -51,6 +52,12 @@ def trained(anchor: Path, shards: Path, output: Path, *settings: str) -> tuple[l
     (metrics,) = output.with_suffix(".run").glob("metrics/version_0/metrics.csv")
     losses = [float(row["train/loss"]) for row in csv.DictReader(metrics.open()) if row["train/loss"]]
     return losses, open_expert(output)
+
+
+def public_weight(anchor: Path, name: str) -> torch.Tensor:
+    """What a tensor of an expert file began as."""
+    layer, _, part = name.removeprefix("layers.").partition(".")
+    return load_file(anchor / "model.safetensors")[f"model.layers.{layer}.mlp.{part}"]
 
 
 Alone = Callable[..., tuple[list[float], ExpertFile]]
@@ -104,6 +111,11 @@ def test_the_loss_curve_and_the_expert_are_those_of_one_process(
     if "run.accumulate=2" not in devices:  # there, what is logged is one part of a step
         torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=1e-4, atol=1e-4)
     for name in reference.header.tensors:
+        if model[:1] == NORMUON and "_proj." in name:  # rounding is as large there as what is rounded
+            apart = (expert.tensor(name) - reference.tensor(name)).norm()
+            moved = (reference.tensor(name) - public_weight(small_anchor, name)).norm()
+            assert apart < 0.1 * moved, f"{name}: {apart / moved:.3f} of the way apart"
+            continue
         torch.testing.assert_close(
             expert.tensor(name), reference.tensor(name), rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
         )
