@@ -45,7 +45,10 @@ class OptimizerOptions:
                 "at most 1."
             )
         if self.rest_lr is not None and self.kind != "normuon":
-            raise InputError(f"optimizer.rest_lr={self.rest_lr}: of optimizer.kind=normuon, not of {self.kind}.")
+            raise InputError(
+                f"optimizer.rest_lr={self.rest_lr}: of optimizer.kind=normuon, not of {self.kind}. "
+                "Set optimizer.rest_lr=null."
+            )
 
     @property
     def peak(self) -> float:
