@@ -50,7 +50,7 @@ train() { # one owner's, in a folder of its own
   cd "$owner"
   exec "$BIN/python" "$ROOT/train_expert.py" +domain="$1" domain.train=shard/train.jsonl.gz \
     domain.test=shard/test.jsonl.gz anchor.path=../../anchor output=../../experts/"$1".pt \
-    data.eval_windows=32 seed="$SEED" # half as many as usual, for time
+    data.tokens=120_000 data.eval_windows=32 seed="$SEED" # half as many as usual of each, for time
 }
 step "the owners train an expert each, with the anchor and their own shard and nothing else"
 mkdir -p experts
