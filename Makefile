@@ -33,7 +33,7 @@ $(VENV)/docs $(VENV)/notebook: $(VENV)/%: $(VENV)/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
-demo: $(VENV)/ready ## sample corpora, anchor, three experts, merge, table, text: under ten minutes
+demo: $(VENV)/ready ## sample corpora, anchor, three experts, merge, table, text: six minutes
 	@BIN=$(abspath $(BIN)) DEMO=$(DEMO) DOMAINS="$(DOMAINS)" SEED=$(SEED) bash launch/demo.sh
 
 study: $(VENV)/ready ## ours and all baselines on sample corpora, two seeds, one report: half an hour
