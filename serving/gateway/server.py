@@ -125,8 +125,9 @@ async def _watch(pool: Pool, settings: Settings, hang_up: asyncio.Event) -> None
 def _stamp(folder: Path) -> tuple[object, ...]:
     """What changes when another model is behind a path; nothing while none is there."""
     try:
-        status = (folder / MANIFEST).stat()
-        return folder.resolve(), status.st_mtime_ns, status.st_ino, status.st_size
+        there = folder.resolve()  # once, for a link may be changed meanwhile
+        status = (there / MANIFEST).stat()
+        return there, status.st_mtime_ns, status.st_ino, status.st_size
     except OSError:
         return ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from flexo.errors import InputError
+from merge.formats.manifest import MANIFEST
 from merge.formats.signing import make_key
 from merge.planning.membership import opt_out
 from serving.access.keys import add_key, revoke_key
@@ -21,6 +23,7 @@ from serving.engines.engine import EngineOptions, Failed, Job
 from serving.engines.routing import EntitledBlock
 from serving.engines.worker import build
 from serving.gateway.pool import Pool
+from serving.gateway.server import _stamp
 from serving.gateway.settings import read_settings
 from serving.receipts.log import Log, LogError, read_log
 from tests.serving.conftest import KEYS, LIMITS
@@ -28,6 +31,30 @@ from tests.serving.live import SMALL, events, live, until
 
 ASK: dict[str, Any] = {"prompt": "The cat", "max_tokens": 6, "temperature": 0}
 ALL = {"all": KEYS["all"] | LIMITS}
+
+
+def test_a_link_that_is_changed_while_it_is_looked_at_is_one_model_or_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next look finds another change, and loads the same model once more."""
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MANIFEST).write_text(name * int(name))
+    link, stat = tmp_path / "model", Path.stat
+    link.symlink_to(tmp_path / "1")
+    before = _stamp(link)
+
+    def changed(path: Path, **given: Any) -> os.stat_result:
+        found = stat(path, **given)
+        (tmp_path / "next").symlink_to(tmp_path / "2")
+        (tmp_path / "next").rename(link)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", changed)
+        meanwhile = _stamp(link)
+    after = _stamp(link)
+    assert before == meanwhile != after
 
 
 def test_a_model_changes_without_a_failing_request_and_who_left_answers_no_more(served: Path, tmp_path: Path) -> None:
