@@ -70,7 +70,7 @@ def return_freed_memory() -> None:
     """Undoes `keep_freed_memory`, and returns what is free.
 
     Whatever makes large tensors one by one and keeps some of them would otherwise fill the holes between those that it
-    has freed, which nothing as large fits into any more: an expert of 1.6 GB was exported in 5.4 instead of 3.5 GB.
+    has freed, which nothing as large fits into any more: an expert of 1.6 GB was exported in 5.4 instead of 2.8 GB.
     """
     if (libc := _tell_glibc(mmap_threshold=1 << 17, trim_threshold=1 << 17)) is not None:
         libc.malloc_trim(0)
