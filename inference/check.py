@@ -71,10 +71,11 @@ def check(folder: Path | str, anchor: Path | str, device: str = "auto", progress
     folder, anchor = Path(folder), Path(anchor)
     model, tokenizer = load_model(folder, device=device)
     names = expert_names(model)
-    length = LENGTH if ModelFolder(folder).nbytes < LARGE else SHORT
+    opened = ModelFolder(folder)
+    length = LENGTH if opened.nbytes < LARGE else SHORT
     x_BT, text = reference_tokens(anchor, tokenizer, model.config, length)
     x_BT = x_BT.to(model.device)
-    stored = ModelFolder(folder).dtype("model.embed_tokens.weight")
+    stored = opened.dtype("model.embed_tokens.weight")
     rounded = {torch.bfloat16: "bfloat16", torch.float16: "float16"}.get(stored, "float32")
     dense, _ = load_model(anchor, rounded, device)  # as the merge may have rounded the anchor's weights, too
     if dense.config.vocab_size != model.config.vocab_size:
