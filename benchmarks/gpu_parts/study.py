@@ -51,8 +51,9 @@ def study(note: Note, corpora: Path, work: Path, tokens: tuple[int, int], toy: b
     )  # fmt: skip
     note(anchor=train_anchor(anchor, corpora / "public", run("anchor", "anchor", tokens[0])))
     published = {name: _given("experiment", "flexolmo_paper")[name] for name in ("data", "loss", "optimizer", "model")}
-    published["data"].pop("batch_size")
-    specialist = {"data": {"public_share": 0.0}, "optimizer": _given("model", "dense")["optimizer"]}
+    specialist = {name: _given("model", "dense")[name] for name in ("data", "optimizer")}
+    for given in (published, specialist):
+        given["data"].pop("batch_size")
     domains = sorted(path.name for path in corpora.iterdir() if path.is_dir() and path.name != "public")[:3]
     made: dict[str, list[Path]] = {"ours": [], "published": [], "dense": []}
     for name in domains:
