@@ -105,7 +105,7 @@ def parts(work: Path, size: tuple[int, ...]) -> Iterator[Part]:
         "adopt",
         [sys.executable, "train_anchor.py", f"anchor.path={work}/base", f"data.path={work}/text/public", *shared,
          "data.length=64", "data.moment_windows=16", f"output={anchor}"],
-        2 * moments, moved=2 * weights + moments / 2,
+        2 * moments, moved=2 * weights + moments / 8,
     )  # fmt: skip
     for name, (settings, changes) in KINDS.items():
         changed = {key: layers // 2 if value == "half" else value for key, value in changes.items()}

@@ -160,11 +160,15 @@ def btx(
 
 def _drawn_rows(anchor: Anchor, experts: int, seed: int) -> list[torch.Tensor]:
     draw, width = torch.Generator().manual_seed(seed), anchor.architecture.hidden_size
-    moments, routers = anchor.moments(), []
+    routers = []
     for n in range(anchor.architecture.num_hidden_layers):
-        # E|x|^2; without moments, of the public row E[x] / E|x|^2 as if E[x] were about as long as x
-        size = 1 / anchor.public_row(n).norm() ** 2 if moments is None else moments[f"layers.{n}.second_moment"].trace()
-        routers.append(torch.randn(experts, width, generator=draw) / float(size * width) ** 0.5)
+        moments = anchor.moments(n)
+        if moments is None:  # the public row is E[x] / E|x|^2, and E[x] is taken to be about as long as x
+            size = 1 / float(anchor.public_row(n).norm()) ** 2
+        else:
+            mean_D, covariance_DD = moments
+            size = float(covariance_DD.trace() + mean_D @ mean_D)
+        routers.append(torch.randn(experts, width, generator=draw) / (size * width) ** 0.5)
     return routers
 
 

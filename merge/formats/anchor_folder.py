@@ -10,6 +10,10 @@
 `layers.N.bias_direction` [D], the vector v with v.x = 1 on public text in the least-squares sense, into which a router
 bias is folded; and `layers.N.bias_error` [1], the root mean square of v.x - 1. They lie in a subfolder because vLLM
 loads every safetensors file of a model folder.
+
+`public_moments.safetensors` holds per layer N `layers.N.mean` [D] float32, and the covariance as `layers.N.deviation`
+[D] and `layers.N.correlation` [D (D - 1) / 2] (merge/tensor_io/covariance.py), L D^2 bytes in all. Anchors made before
+2026-11-29 hold `layers.N.second_moment` [D, D] float32, E[x x^T], in their place, and are read as well.
 """
 
 from __future__ import annotations
@@ -28,12 +32,13 @@ from merge.formats.model_folder import ModelFolder
 from merge.model_files.kept_files import kept_files
 from merge.model_files.weight_files import open_table
 from merge.tensor_io.json_file import read_json, write_json
-from merge.tensor_io.stored_tensor import StoredTensor, combined_digest
+from merge.tensor_io.stored_tensor import DTYPES, StoredTensor, combined_digest
 
 if TYPE_CHECKING:
     import torch
 
     from merge.formats.expert_file import ExpertFile
+    from merge.tensor_io.float_formats import Values
 
 SHARED = "flexo"
 ROUTER = "public_router.safetensors"
@@ -92,21 +97,44 @@ class Anchor:
         return next((n for n, name in enumerate(names) if self.weights.tensor(name).any()), 0)
 
     @cached_property
-    def moment_table(self) -> dict[str, StoredTensor]:
-        """Where the tensors of `public_moments.safetensors` lie; empty if the anchor ships none."""
+    def moment_table(self) -> dict[str, StoredTensor] | None:
+        """Where the tensors of `public_moments.safetensors` lie; None if the anchor ships none."""
         path = self.folder / SHARED / MOMENTS
-        return open_table(path) if path.exists() else {}
+        return open_table(path) if path.exists() else None
 
-    def moments(self, n: int | None = None) -> dict[str, torch.Tensor] | None:
-        """`layers.N.mean` [D] and `layers.N.second_moment` [D, D] of the router input on public text, if shipped.
+    def moments(self, n: int) -> tuple[Values, Values] | None:
+        """Mean [D] and covariance [D, D] of the router input of layer `n` on public text, float64; None if none ship.
 
-        Of layer `n` alone, or of all: those of a large anchor are gigabytes.
+        One layer at a time: those of a large anchor are gigabytes. Raises `ModelFolderError` if they do not fit it.
         """
-        table = self.moment_table
-        return (
-            _loaded({name: stored for name, stored in table.items() if n is None or name.split(".")[1] == str(n)})
-            or None
-        )
+        if self.moment_table is None:
+            return None
+        import numpy as np
+
+        from merge.tensor_io.covariance import unpacked
+
+        prefix, size = f"layers.{n}.", self.architecture.hidden_size
+        found = {name[len(prefix) :]: part for name, part in self.moment_table.items() if name.startswith(prefix)}
+        try:
+            if {name: (part.dtype, part.shape) for name, part in found.items()} not in _moment_forms(size):
+                raise ValueError("other tensors, or of other shapes")
+            values = {
+                name: np.frombuffer(part.read(), DTYPES[part.dtype][0]).reshape(part.shape)
+                for name, part in found.items()
+            }
+            mean_D = values["mean"].astype(np.float64)
+            if "correlation" in values:
+                covariance_DD = unpacked(values["deviation"], values["correlation"])
+            else:
+                covariance_DD = values["second_moment"].astype(np.float64) - np.outer(mean_D, mean_D)
+            if not np.isfinite(mean_D.sum() + covariance_DD.sum()):
+                raise ValueError("not finite")
+        except ValueError as error:
+            path = self.folder / SHARED / MOMENTS
+            raise ModelFolderError(
+                f"{path}: no moments of layer {n} that fit this anchor ({error}). Copy the file again."
+            ) from None
+        return mean_D, covariance_DD
 
 
 def anchor_files(folder: Path) -> dict[str, Path]:
@@ -232,6 +260,15 @@ def _router_tensors(arch: Architecture) -> Shapes:
         shapes[ROUTER_WEIGHT.format(n=n)] = shapes[BIAS_DIRECTION.format(n=n)] = (arch.hidden_size,)
         shapes[BIAS_ERROR.format(n=n)] = (1,)
     return shapes
+
+
+def _moment_forms(size: int) -> list[dict[str, tuple[str, tuple[int, ...]]]]:
+    """Dtypes and shapes of a layer's moments as they are written, and as they were before 2026-11-29."""
+    pairs = (size * (size - 1) // 2,)
+    return [
+        {"mean": ("F32", (size,)), "deviation": ("F32", (size,)), "correlation": ("I16", pairs)},
+        {"mean": ("F32", (size,)), "second_moment": ("F32", (size, size))},
+    ]
 
 
 def _loaded(table: dict[str, StoredTensor]) -> dict[str, torch.Tensor]:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flexo.errors import ExpertFileError, ModelFolderError
-from merge.formats.anchor_folder import BIAS_DIRECTION, MOMENTS, SHARED, Anchor
+from flexo.errors import ExpertFileError
+from merge.formats.anchor_folder import BIAS_DIRECTION, Anchor
 from merge.formats.architecture import ROUTER_BIAS, ROUTER_WEIGHT
 from merge.formats.expert_file import ExpertFile
 from merge.planning.base_model import Base
@@ -91,22 +91,13 @@ def folded_row(anchor: Anchor | None, expert: ExpertFile, n: int, public_weight:
 
 
 def margin_of(anchor: Anchor, n: int, row_D: Values) -> Margin | None:
-    """The margin of a row over the public one in layer `n`; None if the anchor ships no moments.
-
-    Moments are read one layer at a time: at full width they weigh gigabytes.
-    """
-    path, size = anchor.folder / SHARED / MOMENTS, anchor.architecture.hidden_size
-    if not path.exists():
+    """The margin of a row over the public one in layer `n`; None if the anchor ships no moments."""
+    moments = anchor.moments(n)
+    if moments is None:
         return None
-    found = [anchor.moment_table.get(f"layers.{n}.{kind}") for kind in ("mean", "second_moment")]
-    if [stored and (stored.dtype, stored.shape) for stored in found] != [("F32", (size,)), ("F32", (size, size))]:
-        raise ModelFolderError(f"{path}: no moments of layer {n} that fit this anchor. Copy the file again.")
-    mean_D, second_DD = (_values(stored).astype(np.float64).reshape(stored.shape) for stored in found if stored)
-    if not np.isfinite(mean_D.sum() + second_DD.sum()):
-        raise ModelFolderError(f"{path}: the moments of layer {n} are not finite. Copy the file again.")
+    mean_D, covariance_DD = moments
     over_D = row_D.astype(np.float64) - _values(anchor.shared[ROUTER_WEIGHT.format(n=n)])
-    mean = float(over_D @ mean_D)
-    return Margin(mean, math.sqrt(max(0.0, float(over_D @ second_DD @ over_D) - mean**2)))
+    return Margin(float(over_D @ mean_D), math.sqrt(max(0.0, float(over_D @ covariance_DD @ over_D))))
 
 
 def look_at(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> Row:

@@ -59,7 +59,7 @@ class AnchorOptions:
     max_position_embeddings: int = 1024
     rope_theta: float = 10_000.0
     tie_word_embeddings: bool = False
-    moments: bool = True  # ship second moments of the router input, 4 L D^2 bytes; discriminant rows need them
+    moments: bool = True  # ship second moments of the router input, L D^2 bytes; discriminant rows need them
     reference_bytes: int = 4_000_000  # of public text to ship with the anchor; held-out text comes to a tenth
 
     def __post_init__(self) -> None:

@@ -41,8 +41,7 @@ class Whitening:
     def back(self, z_LD: torch.Tensor) -> list[Moments]:
         parts = zip(z_LD, self.public, self.factors, strict=True)
         means = [f @ z + p.mean for z, p, f in parts]
-        pairs = zip(means, self.public, strict=True)
-        return [Moments.of(m, p.covariance + torch.outer(m, m)) for m, p in pairs]
+        return [Moments.of_covariance(m, p.covariance) for m, p in zip(means, self.public, strict=True)]
 
 
 def private_moments(

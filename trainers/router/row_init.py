@@ -38,9 +38,8 @@ from merge.formats.architecture import ROUTER_WEIGHT
 from merge.formats.expert_file import ExpertFile
 from merge.formats.merged_folder import Merged
 from merge.planning.router_screening import folded_row
+from merge.tensor_io.covariance import packed
 
-MEAN = "layers.{n}.mean"
-SECOND = "layers.{n}.second_moment"
 LEAST = 1e-6  # of the mean diagonal entry
 
 
@@ -119,8 +118,12 @@ def public_router(moments: list[Moments]) -> dict[str, torch.Tensor]:
 
 def moment_tensors(moments: list[Moments]) -> dict[str, torch.Tensor]:
     """The tensors of `public_moments.safetensors`."""
-    tensors = {MEAN.format(n=n): part.mean.float() for n, part in enumerate(moments)}
-    return tensors | {SECOND.format(n=n): part.second.float() for n, part in enumerate(moments)}
+    tensors: dict[str, torch.Tensor] = {}
+    for n, part in enumerate(moments):
+        deviation_D, correlation = map(torch.from_numpy, packed(part.covariance.numpy()))
+        stored = {"mean": part.mean.float(), "deviation": deviation_D, "correlation": correlation}
+        tensors |= {f"layers.{n}.{name}": tensor for name, tensor in stored.items()}
+    return tensors
 
 
 def public_moments(anchor: Anchor, n: int, purpose: str, instead: str = "") -> Moments:
@@ -134,7 +137,7 @@ def public_moments(anchor: Anchor, n: int, purpose: str, instead: str = "") -> M
             f"{anchor.folder}: {purpose} needs the anchor's public moments, which it does not ship. Make one that "
             f"does: train_anchor.py with anchor.moments=true. {instead}".rstrip()
         )
-    return Moments.of(stored[MEAN.format(n=n)], stored[SECOND.format(n=n)])
+    return Moments.of_covariance(*map(torch.from_numpy, stored))
 
 
 @dataclass(frozen=True)

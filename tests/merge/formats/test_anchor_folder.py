@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flexmix.domains.moments import Moments
 from flexo.errors import ModelFolderError
 from merge.formats.anchor_folder import ROUTER, about, open_anchor, open_olmo2, write_shared
+from trainers.router.row_init import moment_tensors
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def test_what_an_anchor_says(tiny_anchor: Path) -> None:
     assert said["architecture"] == anchor.architecture.to_dict() and said["made_by"] == "tests/merge/tiny.py"
     assert anchor.architecture.rope_theta == 12345.0 and anchor.architecture.num_key_value_heads == 2
     assert anchor.public_row(2).shape == (32,)
-    assert anchor.moments() is None and anchor.reference == tiny_anchor / "flexo" / "public"
+    assert anchor.moments(0) is None and anchor.reference == tiny_anchor / "flexo" / "public"
 
 
 def test_the_digest_reads_the_whole_model_once(tiny_anchor: Path) -> None:
@@ -41,13 +44,21 @@ def test_the_digest_reads_the_whole_model_once(tiny_anchor: Path) -> None:
 
 def test_moments_travel_with_the_anchor(copy: Path) -> None:
     rows = load_file(copy / "flexo" / ROUTER)
-    moments = {f"layers.{n}.mean": torch.randn(32) for n in range(3)}
-    write_shared(copy, rows, moments, {})
-    read = open_anchor(copy).moments()
-    assert read is not None and read.keys() == moments.keys()
-    assert all(torch.equal(read[name], moments[name]) for name in moments)
+    x_ND = torch.randn(100, 32, generator=torch.Generator().manual_seed(0)) + 1
+    measured = Moments.empty(32)
+    measured.update(x_ND)
+    former = {"mean": measured.mean.float(), "second_moment": measured.second.float()}
+    for moments in (
+        moment_tensors([measured] * 3),
+        {f"layers.{n}.{name}": tensor for n in range(3) for name, tensor in former.items()},
+    ):
+        write_shared(copy, rows, moments, {})
+        read = open_anchor(copy).moments(2)
+        assert read is not None
+        np.testing.assert_allclose(read[0], x_ND.double().mean(0), rtol=1e-5)
+        np.testing.assert_allclose(read[1], np.cov(x_ND.double(), rowvar=False, bias=True), atol=5e-4)
     write_shared(copy, rows, None, {})
-    assert open_anchor(copy).moments() is None
+    assert open_anchor(copy).moments(2) is None
 
 
 def test_the_router_digest_is_over_the_public_rows_alone(tiny_anchor: Path, tmp_path: Path) -> None:
