@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,25 @@ def live(folder: Path, model: Path, keys: dict[str, dict[str, Any]], **settings:
         begun[0].should_exit = True
         thread.join(PATIENCE)
     assert not thread.is_alive() and not failed
+
+
+@contextmanager
+def meanwhile(work: Callable[[], object], threads: int) -> Iterator[None]:
+    """`work` is done over and over by several threads as long as the block lasts, also where the block fails."""
+    stop = threading.Event()
+
+    def over_and_over() -> None:
+        while not stop.is_set():
+            work()
+
+    with ThreadPoolExecutor(threads) as pool:
+        working = [pool.submit(over_and_over) for _ in range(threads)]
+        try:
+            yield
+        finally:
+            stop.set()
+    for one in working:
+        one.result()
 
 
 def until(done: Callable[[], bool], seconds: float = PATIENCE) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from flexo.errors import InputError
@@ -27,7 +28,7 @@ from serving.gateway.server import _stamp
 from serving.gateway.settings import read_settings
 from serving.receipts.log import Log, LogError, read_log
 from tests.serving.conftest import KEYS, LIMITS
-from tests.serving.live import SMALL, events, live, until
+from tests.serving.live import SMALL, events, live, meanwhile, until
 
 ASK: dict[str, Any] = {"prompt": "The cat", "max_tokens": 6, "temperature": 0}
 ALL = {"all": KEYS["all"] | LIMITS}
@@ -57,7 +58,9 @@ def test_a_link_that_is_changed_while_it_is_looked_at_is_one_model_or_the_other(
     assert before == meanwhile != after
 
 
-def test_a_model_changes_without_a_failing_request_and_who_left_answers_no_more(served: Path, tmp_path: Path) -> None:
+def test_a_model_changes_without_a_failing_request_and_who_left_answers_no_more(
+    served: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A link that points elsewhere, as an operator or `flexo-federation fetch` would change it."""
     (tmp_path / "models").mkdir()
     first, second = tmp_path / "models/1", tmp_path / "models/2"
@@ -65,23 +68,15 @@ def test_a_model_changes_without_a_failing_request_and_who_left_answers_no_more(
     opt_out(first, second, drop=["news"])
     link = tmp_path / "model"
     link.symlink_to(first)
-    with live(tmp_path, link, ALL, watch_seconds=0.05) as server, ThreadPoolExecutor(4) as pool:
+    with live(tmp_path, link, ALL, watch_seconds=0.05) as server:
         before = server.post(ASK).json()
         assert server.post(ASK | {"experts": ["news"]}).status_code == 200
-        stop, found = threading.Event(), []
-
-        def ask() -> None:
-            while not stop.is_set():
-                found.append(server.post(ASK | {"max_tokens": 30}))
-
-        asking = [pool.submit(ask) for _ in range(4)]
-        until(lambda: len(found) > 8)
-        (tmp_path / "next").symlink_to(second)
-        (tmp_path / "next").rename(link)
-        until(lambda: len(server.engines) == 2 and not server.engines[0].alive)
-        stop.set()
-        for one in asking:
-            one.result()
+        found: list[httpx.Response] = []
+        with meanwhile(lambda: found.append(server.post(ASK | {"max_tokens": 30})), threads=4):
+            until(lambda: len(found) > 8)
+            (tmp_path / "next").symlink_to(second)
+            (tmp_path / "next").rename(link)
+            until(lambda: len(server.engines) == 2 and not server.engines[0].alive)
         assert {response.status_code for response in found} == {200}
         after = server.post(ASK).json()
         assert after["model"] == "model" and after["system_fingerprint"] != before["system_fingerprint"]
@@ -102,8 +97,8 @@ def test_a_model_changes_without_a_failing_request_and_who_left_answers_no_more(
         shard.write_bytes(data)
         (tmp_path / "next").symlink_to(broken)
         (tmp_path / "next").rename(link)
-        until(lambda: server.post(ASK).json() and server.engines[1].alive)
-        assert server.post(ASK).json()["choices"] == after["choices"]
+        until(lambda: "the model that is served stays" in caplog.text)
+        assert server.engines[1].alive and server.post(ASK).json()["choices"] == after["choices"]
         (tmp_path / "next").symlink_to(second)
         (tmp_path / "next").rename(link)
 
