@@ -158,7 +158,7 @@ def plan_cost(arch: Architecture, load: Load) -> CostPlan:
         optimizer=ceil(_optimizer_state(arch, load, layers * matrices, trained) / spread),
         activations=_activations(arch, load) + (_gathered(arch, load) if load.sharded and load.devices > 1 else 0),
         flops_per_token=_flops_per_token(arch, load),
-        flops_per_step=layers * _normuon_flops(arch, load.rank) if load.kind == "normuon" else 0.0,
+        flops_per_step=_normuon_flops(arch, load, layers) if load.kind == "normuon" else 0.0,
     )
 
 
@@ -181,10 +181,11 @@ def _optimizer_state(arch: Architecture, load: Load, matrices: int, trained: int
     return 8 * trained - (4 * matrices if load.kind == "normuon" else 0)
 
 
-def _normuon_flops(arch: Architecture, r: int | None) -> float:
-    """Of one layer's three matrices, or of their six factors; every device does all of it."""
-    d, f = arch.hidden_size, arch.intermediate_size
-    return 3.0 * (polar_flops(d, f) if r is None else polar_flops(r, d) + polar_flops(r, f))
+def _normuon_flops(arch: Architecture, load: Load, layers: int) -> float:
+    """Of three matrices a layer, or of their factors, of which each device does its share."""
+    d, f, r = arch.hidden_size, arch.intermediate_size, load.rank
+    matrix = polar_flops(d, f) if r is None else polar_flops(r, d) + polar_flops(r, f)
+    return ceil(3 * layers / load.devices) * matrix
 
 
 def _gathered(arch: Architecture, load: Load) -> int:

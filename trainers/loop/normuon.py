@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor, distribute_tensor
 
-from trainers.distributed import computes_in_bf16, whole
+from trainers.dealing import dealt, devices_of, own_part, share
+from trainers.distributed import computes_in_bf16
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a, b, c: the steepest at 0 that keeps singular values within 0.7 and 1.2
 ITERATIONS = 5
@@ -41,9 +41,10 @@ class NorMuon(torch.optim.AdamW):
         groups = self.param_groups
         for group in groups:
             if "momentum" in group:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._update(parameter, group)
+                moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+                few = devices_of(moving[0]) if moving else 1
+                for first in range(0, len(moving), few):
+                    self._update(moving[first : first + few], group)
         self.param_groups = [group for group in groups if "momentum" not in group]
         try:
             super().step()
@@ -51,24 +52,34 @@ class NorMuon(torch.optim.AdamW):
             self.param_groups = groups
         return loss
 
-    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
+        """Moves as many matrices as there are devices, of which each works out the direction of one."""
+        mixed = [self._mixed(parameter, group) for parameter in parameters]
+        squares = [self.state[parameter]["row_squares"] for parameter in parameters]
+        for k, update in enumerate(dealt(mixed, lambda k, whole: _direction(whole, squares[k]))):
+            share(squares[k], k, like=parameters[k])
+            kept = 1 - group["lr"] * group["weight_decay"]
+            own_part(parameters[k]).mul_(kept).add_(update, alpha=-group["lr"] * LIKE_ADAMW)
+
+    def _mixed(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        """The gradient and the mean of gradients, mixed, on the devices that the parameter is on."""
         grad, state, momentum = parameter.grad, self.state[parameter], group["momentum"]
         assert grad is not None
-        rows = (*parameter.shape[:-2], group["stacked"], parameter.shape[-2] // group["stacked"])
         if not state:
+            rows = (*parameter.shape[:-2], group["stacked"], parameter.shape[-2] // group["stacked"])
             state["step"] = torch.tensor(0.0)  # AdamW wants one in every state that it loads
             state["momentum_buffer"] = torch.zeros_like(parameter)
             state["row_squares"] = torch.zeros(*rows, 1, dtype=parameter.dtype, device=parameter.device)
-        held = state["momentum_buffer"].lerp_(grad, 1 - momentum)
-        # of a spread matrix, every device makes the whole update and keeps its rows of it: one matrix at a time
-        update = polar(whole(grad.lerp(held, momentum)).reshape(*rows, -1)).to(parameter.dtype)
-        squares = state["row_squares"].lerp_(update.square().mean(-1, keepdim=True), 1 - ROW_BETA)
-        update.div_(squares.sqrt().clamp(min=NOTHING))
-        update.div_(update.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=NOTHING))
-        update = update.reshape(parameter.shape)
-        if isinstance(parameter, DTensor):
-            update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * LIKE_ADAMW)
+        return grad.lerp(state["momentum_buffer"].lerp_(grad, 1 - momentum), momentum)
+
+
+def _direction(mixed: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    """The step of a whole matrix, whose entries have a root mean square of 1; `squares` are those of its rows."""
+    update = polar(mixed.reshape(*squares.shape[:-1], -1)).to(mixed.dtype)
+    squares.lerp_(update.square().mean(-1, keepdim=True), 1 - ROW_BETA)
+    update.div_(squares.sqrt().clamp(min=NOTHING))
+    update.div_(update.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=NOTHING))
+    return update.reshape(mixed.shape)
 
 
 def polar_flops(rows: int, columns: int) -> float:
