@@ -86,15 +86,17 @@ START = ("model.start={start}", "model.router_init=kept")
     [
         pytest.param((), (*TWO, "run.strategy=ddp"), id="ddp", marks=pytest.mark.slow),
         pytest.param(
-            (), (*FSDP, "run.accumulate=2", "run.activation_checkpointing=true"), id="fsdp in parts, checkpointed"
+            NORMUON,
+            (*FSDP, "run.accumulate=2", "run.activation_checkpointing=true"),
+            id="fsdp, normuon, in parts, checkpointed",
         ),
+        pytest.param((), (*FSDP, "run.accumulate=2"), id="fsdp, in parts", marks=pytest.mark.slow),
         pytest.param((), FSDP, id="fsdp", marks=pytest.mark.slow),
         pytest.param((), ("run.accumulate=2",), id="parts", marks=pytest.mark.slow),
         pytest.param((), ("run.compile=true",), id="compiled", marks=pytest.mark.slow),
         pytest.param(ADAFACTOR, (*TWO, "run.strategy=ddp"), id="ddp, adafactor", marks=pytest.mark.slow),
         pytest.param(ADAFACTOR, FSDP, id="fsdp, adafactor", marks=pytest.mark.slow),
         pytest.param(NORMUON, (*TWO, "run.strategy=ddp"), id="ddp, normuon", marks=pytest.mark.slow),
-        pytest.param(NORMUON, (*FSDP, "run.accumulate=2"), id="fsdp, normuon, in parts", marks=pytest.mark.slow),
         pytest.param((*NORMUON, "model.rank=3"), FSDP, id="fsdp, normuon, low rank", marks=pytest.mark.slow),
         pytest.param(("model.rank=3",), FSDP, id="fsdp, low rank", marks=pytest.mark.slow),
         pytest.param(("model.first_layer=1",), FSDP, id="fsdp, upper layers", marks=pytest.mark.slow),
