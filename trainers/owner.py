@@ -17,6 +17,12 @@ from merge.formats.expert_header import Data, check_domain
 from trainers.data import DataOptions, OwnText, find_own_text, own_sources, packed_windows, plain_windows
 from trainers.loop.run import Run
 
+ONCE = 1.05  # reads of a text, up to which it counts as read once
+MANY_READS = (
+    "note: own text is read {reads:.1f} times. What is read more than once can be told from the file, planted secrets "
+    "in full: see how much with flexo-leak, set a lower data.tokens, or train with privacy=dp (docs/privacy.md)."
+)
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -59,7 +65,7 @@ class Owner:
         return {name: text_digest(path) for name, path in files.items() if path}
 
     def texts(self, run: Run) -> TextModule:
-        """Own windows with their share of public ones, and both held-out sets. Says the parts of a mixture."""
+        """Own windows with their share of public ones, and both held-out sets. Says how often what is read."""
         data, folder = run.data, self.anchor.folder
         mixed = self.public and data.public_share
         texts = run.texts(
@@ -68,8 +74,14 @@ class Owner:
             packed_windows(self.public["train"], folder, data) if mixed else None,
             data.temperature,
         )
-        if len(self.text.train) > 1:
-            run.tell(self._mixture(texts, data))
+        rows = texts.own.counts(round(data.steps * data.batch_size * (1 - data.public_share)))
+        reads = [count / len(stream.windows) for count, stream in zip(rows, texts.own.streams, strict=True)]
+        if len(reads) > 1:
+            parts = zip(self.text.train, rows, reads, strict=True)
+            told = (f"{source.path} {count / sum(rows):.0%} ({read:.1f} epochs)" for source, count, read in parts)
+            run.tell("own rows: " + ", ".join(told))
+        if max(reads) > ONCE:
+            run.tell(MANY_READS.format(reads=max(reads)))
         return texts
 
     def held_out(self, data: DataOptions) -> dict[str, Packed]:
@@ -80,15 +92,6 @@ class Owner:
             for name, path in texts.items()
             if path
         }
-
-    def _mixture(self, texts: TextModule, data: DataOptions) -> str:
-        """How much of each source a run reads."""
-        rows = texts.own.counts(round(data.steps * data.batch_size * (1 - data.public_share)))
-        parts = zip(self.text.train, texts.own.streams, rows, strict=True)
-        return "own rows: " + ", ".join(
-            f"{source.path} {count / sum(rows):.0%} ({count / len(stream.windows):.1f} epochs)"
-            for source, stream, count in parts
-        )
 
 
 def find_owner(options: OwnerOptions, run: Run) -> Owner:

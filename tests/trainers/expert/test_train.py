@@ -23,14 +23,14 @@ from merge.formats.anchor_folder import open_anchor
 from merge.formats.architecture import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from merge.formats.expert_file import open_expert
 from merge.formats.model_folder import ModelFolderError
-from tests.trainers.runs import TRAINER, data_options, shard
+from tests.trainers.runs import TRAINER, data_options, expert_arguments, shard
 from trainers.data import WeightedText
 from trainers.expert.paired import PairOptions
 from trainers.expert.train import Result
 from trainers.loop import callbacks
 from trainers.loop.optimizer import OptimizerOptions
 from trainers.loop.trainer import TrainerOptions
-from trainers.owner import Domain
+from trainers.owner import Domain, find_owner
 
 Train = Callable[..., Result]
 
@@ -332,6 +332,21 @@ def test_best_fit_packing_trains_and_counts_no_padding(train: Train, tmp_path: P
     assert best.own_after is not None and best.own_before is not None and best.own_after < best.own_before - 0.05
     with pytest.raises(InputError, match=r"data\.packing: 'first_fit', expected concat or best_fit"):
         data_options(tmp_path, packing="first_fit")
+
+
+@pytest.mark.parametrize(("reads", "noted"), [(0.9, False), (3.0, True)])
+def test_text_that_is_read_again_and_again_is_said(
+    small_anchor: Path, shards: Path, tmp_path: Path, reads: float, noted: bool
+) -> None:
+    said: list[str] = []
+    arguments = expert_arguments("math", small_anchor, shards, tmp_path, say=said.append)
+    run = arguments["run"]
+    windows = len(find_owner(arguments["owner"], run).texts(run).own.streams[0].windows)
+    data = data_options(tmp_path / "tokens", tokens=round(reads * windows) * 32, public_share=0.0)
+    run = replace(run, data=data)
+    find_owner(arguments["owner"], run).texts(run)
+    found = [line for line in said if line.startswith("note: own text is read 3.0 times")]
+    assert len(found) == noted and not any("note:" in line for line in said if line not in found)
 
 
 def test_an_owner_with_several_sources_trains_on_their_mixture(train: Train, shards: Path, tmp_path: Path) -> None:
