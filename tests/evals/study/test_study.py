@@ -35,12 +35,12 @@ def options(folder: Path, **changes: Any) -> StudyOptions:
 def test_a_study_ends_in_a_report_and_is_measured_again_without_training(corpora: Path) -> None:
     said: list[str] = []
     small = study("small", *MINIATURE)
-    only = ("ours", "dense", "soup", "btm", "classifier", "phatgoose", "mixture-1x", "ours-rt")
+    only = ("ours", "dense", "soup", "btm", "classifier", "phatgoose", "mixture-2x", "ours-rt")
     run_study(small, options(corpora, only=only), said.append)
     folder = corpora.parent / "study"
     results = read_results(folder / "seed0/results.json")
     rows = {model.name: model.kind for model in results.models}
-    assert {"anchor", "ours", "soup", "dense math", "ours math", "BTM top-2", "phatgoose", "mixture-1x"} <= rows.keys()
+    assert {"anchor", "ours", "soup", "dense math", "ours math", "BTM top-2", "phatgoose", "mixture-2x"} <= rows.keys()
     assert rows["dense math"] == "dense" and rows["ours math"] == "pair"
     assert {"ours top-1", "ours without code", "ours with 2 experts"} <= rows.keys()
     assert (folder / "report.html").exists() and (folder / "results.md").read_text() in said
