@@ -40,6 +40,7 @@ from trainers.loop.trainer import Metrics
 from trainers.owner import Owner, OwnerOptions, count_own, find_owner
 from trainers.router.phatgoose import STANDARDISE, standardised_row
 from trainers.router.row_init import (
+    DISCRIMINANT,
     ROW_INITS,
     RowBasis,
     embedded_rows,
@@ -152,6 +153,8 @@ def _prepare(
     model.check_layers(owner.anchor.architecture.num_hidden_layers)
     if model.standardise:
         public_moments(owner.anchor, 0, STANDARDISE)
+    if model.router_init == "discriminant":  # before own text is measured, which may take long
+        public_moments(owner.anchor, 0, *DISCRIMINANT)
     begun = None if model.start is None else _begun(model.start, owner)
     training = kind(owner, anchor_name, model, run, begun)
     if model.embedding is not None:

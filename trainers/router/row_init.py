@@ -41,6 +41,7 @@ from merge.planning.router_screening import folded_row
 from merge.tensor_io.covariance import packed
 
 LEAST = 1e-6  # of the mean diagonal entry
+DISCRIMINANT = "model.router_init=discriminant", "Or use model.router_init=mean."  # what wants moments, what else to do
 
 
 @torch.no_grad()
@@ -207,7 +208,7 @@ def _mean_rows(basis: RowBasis) -> list[torch.Tensor]:
 def _discriminant_rows(basis: RowBasis) -> list[torch.Tensor]:
     rows, anchor = [], basis.anchor
     for n, part in enumerate(basis.own):
-        public = public_moments(anchor, n, "model.router_init=discriminant", "Or use model.router_init=mean.")
+        public = public_moments(anchor, n, *DISCRIMINANT)
         w_D, intercept = discriminant(part, public, basis.shrinkage)
         v_D = anchor.router[BIAS_DIRECTION.format(n=n)].double()
         rows.append((anchor.public_row(n).double() + basis.scale * (w_D + intercept * v_D)).float())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 
 from flexo.errors import InputError
 from flexo.locks import hold
-from merge.formats.anchor_folder import open_anchor
+from merge.formats.anchor_folder import MOMENTS, open_anchor
 from merge.formats.architecture import FFN, ROUTER_WEIGHT, anchor_ffn, expert_ffn
 from merge.formats.expert_file import open_expert
 from merge.formats.model_folder import ModelFolderError
@@ -332,6 +333,21 @@ def test_best_fit_packing_trains_and_counts_no_padding(train: Train, tmp_path: P
     assert best.own_after is not None and best.own_before is not None and best.own_after < best.own_before - 0.05
     with pytest.raises(InputError, match=r"data\.packing: 'first_fit', expected concat or best_fit"):
         data_options(tmp_path, packing="first_fit")
+
+
+@pytest.mark.parametrize("left", [None, 1000])
+def test_an_anchor_without_whole_moments_is_refused_before_own_text_is_measured(
+    train: Train, small_anchor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int | None
+) -> None:
+    anchor = Path(shutil.copytree(small_anchor, tmp_path / "anchor"))
+    moments = anchor / "flexo" / MOMENTS
+    kept = moments.read_bytes()[:left]
+    moments.unlink()
+    if left:
+        moments.write_bytes(kept)
+    monkeypatch.setattr("trainers.expert.train.router_input_moments", lambda *_given: pytest.fail("measured"))
+    with pytest.raises(InputError, match="cut short|not a whole" if left else r"does not ship.*router_init=mean"):
+        train("math", anchor=str(anchor))
 
 
 @pytest.mark.parametrize(("reads", "noted"), [(0.9, False), (3.0, True)])
