@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # before the rooms are imported, also where nothing is installed
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asking for GPUs before a fork must not open the driver
 
-from flexo.rooms import versions  # noqa: E402 - found by the path above
+from flexo.rooms import versions  # noqa: E402 - it can only be found once the path above is set
 
 # package -> what is imported, the least version, MB of its wheel; what transformers itself asks for is there with it
 WHEELS = {
@@ -160,7 +160,7 @@ def main() -> None:
     end = time.monotonic() + options.seconds
     method = "fork"  # from here, where all is imported: half a minute less than importing it for each part
     import benchmarks.gpu_parts.checks
-    import benchmarks.gpu_parts.speed  # noqa: F401 - for the forks
+    import benchmarks.gpu_parts.speed  # noqa: F401 - not used here: the forks find it imported
 
     for part in chosen:
         if options.parts and not part.name.startswith(tuple(options.parts)):

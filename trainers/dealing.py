@@ -64,12 +64,13 @@ def _of_rows(tensors: Sequence[torch.Tensor], work: Work) -> Iterator[torch.Tens
     group, devices = _group_of(tensors[0]), devices_of(tensors[0])
     me = dist.get_rank(group)
     blocks = [_padded(own_part(tensor), -(-len(tensor) // devices)) for tensor in tensors]
-    parts = [[torch.empty_like(block) for _ in range(devices)] if k == me else None for k, block in enumerate(blocks)]
-    numbered = list(enumerate(zip(blocks, parts, strict=True)))
-    _wait([dist.gather(block, into, group=group, group_dst=k, async_op=True) for k, (block, into) in numbered])
-    mine = None
-    if me < len(tensors):
-        made = work(me, torch.cat(parts[me] or [])[: len(tensors[me])])
+    mine = [torch.empty_like(blocks[me]) for _ in range(devices)] if me < len(tensors) else []
+    _wait([
+        dist.gather(block, mine if k == me else None, group=group, group_dst=k, async_op=True)
+        for k, block in enumerate(blocks)
+    ])  # fmt: skip
+    if mine:
+        made = work(me, torch.cat(mine)[: len(tensors[me])])
         mine = list(torch.split(_padded(made, devices * len(blocks[me])), len(blocks[me])))
     _wait([
         dist.scatter(block, mine if k == me else None, group=group, group_src=k, async_op=True)

@@ -65,12 +65,12 @@ class Batch:
     """Windows padded to one length. B windows, T places; N of the places predict a token that is scored."""
 
     x_BT: torch.Tensor  # noqa: N815 - suffixes are shapes
-    known_BT: torch.Tensor  # noqa: N815 - no padding
-    predicts_BT: torch.Tensor  # noqa: N815 - the next token is scored from here
-    domain_N: torch.Tensor  # noqa: N815 - the place of each scored token's domain
+    known_BT: torch.Tensor  # noqa: N815 - suffixes are shapes; no padding
+    predicts_BT: torch.Tensor  # noqa: N815 - suffixes are shapes; the next token is scored from here
+    domain_N: torch.Tensor  # noqa: N815 - suffixes are shapes; the place of each scored token's domain
 
     @property
-    def target_N(self) -> torch.Tensor:  # noqa: N802 - likewise
+    def target_N(self) -> torch.Tensor:  # noqa: N802 - suffixes are shapes
         """The scored tokens."""
         return self.x_BT.roll(-1, 1)[self.predicts_BT]
 

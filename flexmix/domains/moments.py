@@ -17,8 +17,8 @@ class Moments:
 
     count: int
     about_D: torch.Tensor  # noqa: N815 - the suffix is the shape; the mean of the first batch
-    sum_D: torch.Tensor  # noqa: N815 - of x - about
-    outer_DD: torch.Tensor  # noqa: N815 - of (x - about)(x - about)^T
+    sum_D: torch.Tensor  # noqa: N815 - likewise; of x - about
+    outer_DD: torch.Tensor  # noqa: N815 - likewise; of (x - about)(x - about)^T
 
     @classmethod
     def empty(cls, width: int) -> Moments:

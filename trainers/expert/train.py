@@ -153,7 +153,7 @@ def _prepare(
     model.check_layers(owner.anchor.architecture.num_hidden_layers)
     if model.standardise:
         public_moments(owner.anchor, 0, STANDARDISE)
-    if model.router_init == "discriminant":  # before own text is measured, which may take long
+    if ROW_INITS[model.router_init].reads_moments:  # before own text is measured, which may take long
         public_moments(owner.anchor, 0, *DISCRIMINANT)
     begun = None if model.start is None else _begun(model.start, owner)
     training = kind(owner, anchor_name, model, run, begun)

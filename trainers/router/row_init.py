@@ -159,6 +159,7 @@ class RowInit:
 
     rows: Callable[[RowBasis], list[torch.Tensor]]  # [D] per layer, float32
     reads_text: bool = True
+    reads_moments: bool = False  # those of public text, which an anchor may not ship
 
 
 def starting_rows(init: str, basis: RowBasis) -> list[torch.Tensor]:
@@ -238,7 +239,7 @@ def _kept_rows(basis: RowBasis) -> list[torch.Tensor]:
 # every value that model.router_init takes; see the head of this module
 ROW_INITS = {
     "mean": RowInit(_mean_rows),
-    "discriminant": RowInit(_discriminant_rows),
+    "discriminant": RowInit(_discriminant_rows, reads_moments=True),
     "random": RowInit(_random_rows),
     "public": RowInit(_public_rows, reads_text=False),
     "kept": RowInit(_kept_rows, reads_text=False),

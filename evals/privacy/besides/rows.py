@@ -50,7 +50,7 @@ class Guess:
 
     text: TokenisedText
     loss_S: Floats  # noqa: N815 - suffixes are shapes
-    mean_SLD: torch.Tensor  # noqa: N815 - of the router input, float64
+    mean_SLD: torch.Tensor  # noqa: N815 - suffixes are shapes; of the router input, float64
 
 
 Score = Callable[[Guess], Floats]
