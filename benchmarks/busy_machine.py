@@ -29,6 +29,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "GOMP_SPINCOUNT=20000": {"GOMP_SPINCOUNT": "20000"},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
+    "a command's": {"FLEXO_SHARE": "1"},  # what `flexo/cpu_threads.py` decides as it starts
 }
 SHAPES = {  # of the tiny anchor, and of its expert with four context heads: width, layers, windows of 256 tokens
     "anchor": (128, 4, 8),
@@ -39,6 +40,10 @@ VOCABULARY, LENGTH, WARM_UP = 4096, 256, 5
 
 def steps(name: str) -> Callable[[], object]:
     """A function that does one step."""
+    if "FLEXO_SHARE" in os.environ:
+        from flexo.cpu_threads import share_processors
+
+        share_processors()
     import torch
     from transformers import AutoModelForCausalLM, Olmo2Config
 

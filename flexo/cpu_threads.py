@@ -1,8 +1,9 @@
 """How a command shares the machine with others: its threads, how long they wait in loops, and the memory it keeps.
 
 Threads of a computation wait for each other at the end of each of its parts, in a loop that is ready at once and takes
-the processor from whoever else could use it. On a busy machine that is the thread which they wait for. A bounded loop
-costs little where nobody else is. What a user has set stays.
+the processor from whoever else could use it. On a busy machine that is the thread which they wait for. So they sleep
+where somebody else computes as a command starts; elsewhere the loop is bounded, which costs nothing, in case somebody
+comes later. What a user has set stays.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ import ctypes
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 # turns of GNU's loop, and milliseconds of Intel's and LLVM's; benchmarks/busy_machine.md
-SPINNING = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}
-WAITING = ("OMP_WAIT_POLICY", *SPINNING)  # who sets one has decided
+ALONE = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
+BESIDE_OTHERS = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+WAITING = ("OMP_WAIT_POLICY", *ALONE)  # who sets one has decided
+SOMEBODY = 0.5  # cores that others use, from which on they count
+LOOK = 0.1  # seconds
 THREADS = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 CGROUPS, OURS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+USED = Path("/proc/stat")
 
 _ours: dict[str, str] = {}  # what was set here
 
@@ -27,11 +33,12 @@ def share_processors() -> None:
     """Sets what OpenMP reads when a library that uses it, such as PyTorch, is loaded: call it before.
 
     The number of threads is set only where a container has less time than it has cores: of cores that this process may
-    not use, OpenMP knows by itself.
+    not use, OpenMP knows by itself. Looks for `LOOK` seconds at what others do, where threads would wait at all.
     """
-    if not any(name in os.environ for name in WAITING):
-        _set(SPINNING)
     cores = usable_cores()
+    if not any(name in os.environ for name in WAITING):
+        several = cores > 1 and os.environ.get("OMP_NUM_THREADS") != "1"
+        _set(BESIDE_OTHERS if several and _used_by_others() >= SOMEBODY else ALONE)
     if cores < _cores_of_mask() and not any(name in os.environ for name in THREADS):
         _set({"OMP_NUM_THREADS": str(cores)})
 
@@ -93,6 +100,27 @@ def _set(values: dict[str, str]) -> None:
 
 def _cores_of_mask() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _used_by_others() -> float:
+    """How many of the cores that this process may use others keep busy, while it sleeps; 0 where Linux does not say."""
+    before = _ticks()
+    time.sleep(LOOK)
+    return (_ticks() - before) / (LOOK * os.sysconf("SC_CLK_TCK"))
+
+
+def _ticks() -> int:
+    """Clock ticks in which this process's cores were busy, with work of low priority left out: it gives way."""
+    used = 0
+    try:
+        for line in USED.read_text().splitlines():
+            name, *counts = line.split()
+            if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in os.sched_getaffinity(0):
+                user, _nice, system, _idle, _waiting, *interrupts_and_stolen = map(int, counts[:8])
+                used += user + system + sum(interrupts_and_stolen)
+    except (OSError, ValueError):
+        return 0
+    return used
 
 
 def _quota() -> float:

@@ -25,6 +25,7 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_threads, "_ours", {})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
     monkeypatch.setattr(cpu_threads, "OURS", Path("/nowhere"))
+    monkeypatch.setattr(cpu_threads, "USED", Path("/nowhere"))
 
 
 def group(monkeypatch: pytest.MonkeyPatch, folder: Path, ours: str, **files: str) -> None:
@@ -63,8 +64,37 @@ def test_the_quota_of_a_container_counts(
     assert usable_cores() == cores
     share_processors()
     assert os.environ.get("OMP_NUM_THREADS") == (None if cores == 8 else str(cores))
-    assert os.environ["GOMP_SPINCOUNT"] == cpu_threads.SPINNING["GOMP_SPINCOUNT"] and os.environ["KMP_BLOCKTIME"] == "1"
+    assert {name: os.environ[name] for name in cpu_threads.ALONE} == cpu_threads.ALONE
     assert not {*NAMES} & given_environment().keys(), "a job elsewhere finds its own"
+
+
+USED = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 {} {} 0 50 0 0 0 {} 0 0\ncpu9 {} 0 0 0 0 0 0 0 0 0\nintr 5\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "nice", "stolen", "not_ours", "busy"),
+    [(0, 0, 0, 0, False), (4, 0, 0, 0, False), (6, 0, 0, 0, True), (0, 10, 0, 0, False), (2, 0, 4, 0, True),
+     (0, 0, 0, 10, False)],
+)  # fmt: skip
+def test_threads_sleep_beside_somebody_who_computes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: int, nice: int, stolen: int, not_ours: int, busy: bool
+) -> None:
+    """Counters of a tenth of a second, at a hundred ticks a second; of eight cores, the tenth is not ours."""
+    monkeypatch.setattr(cpu_threads, "USED", tmp_path / "stat")
+    monkeypatch.setattr(os, "sysconf", lambda _name: 100)
+    (tmp_path / "stat").write_text(USED.format(0, 0, 0, 0))
+    after = USED.format(user, nice, stolen, not_ours)
+    monkeypatch.setattr("flexo.cpu_threads.time.sleep", lambda _seconds: (tmp_path / "stat").write_text(after))
+    share_processors()
+    found = {name: os.environ[name] for name in cpu_threads.ALONE}
+    assert found == (cpu_threads.BESIDE_OTHERS if busy else cpu_threads.ALONE)
+
+
+def test_nobody_looks_around_where_no_thread_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(cpu_threads, "_used_by_others", lambda: pytest.fail("looked"))
+    share_processors()
+    assert os.environ["GOMP_SPINCOUNT"] == cpu_threads.ALONE["GOMP_SPINCOUNT"]
 
 
 @pytest.mark.parametrize("name", cpu_threads.WAITING)
@@ -116,7 +146,20 @@ def test_every_command_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         command = ["taskset", "-c", "0", *command]
     done = subprocess.run(command, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [cpu_threads.SPINNING["GOMP_SPINCOUNT"], "1"], "and follows the affinity mask"
+    assert done.stdout.split() == [cpu_threads.ALONE["GOMP_SPINCOUNT"], "1"], "and follows the affinity mask"
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists() or (os.cpu_count() or 1) < 2, reason="Linux, and two cores")
+def test_a_command_sees_a_busy_core() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in NAMES}
+    code = "import os\nfrom flexo.console import session\nwith session():\n    print(os.environ['GOMP_SPINCOUNT'])"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+        finally:
+            busy.kill()
+    assert done.stdout.split() == [cpu_threads.BESIDE_OTHERS["GOMP_SPINCOUNT"]], done.stderr
 
 
 PRIVATE = """
