@@ -108,7 +108,7 @@ def gain(
         "own tokens, too)\n"
         f"expected gain of an expert: {expected.expected:.0%} fewer bits per byte on such text, {COVERED:.0%} interval "
         f"{expected.low:.0%} to {expected.high:.0%}\n"
-        f"known from {len(KNOWN)} experts of {len({one.run for one in KNOWN})} anchors. Forecast from the other "
+        f"known from {len(KNOWN)} experts of {len({one.run for one in KNOWN})} runs. Forecast from the other "
         f"domains, their gains were missed by {100 * fmean(errors):.1f} points in the mean and {100 * max(errors):.1f} "
         f"at most; the mean gain of those domains, without a look at the text, misses by {100 * fmean(by_mean):.1f}."
     )

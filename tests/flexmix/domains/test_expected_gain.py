@@ -84,5 +84,5 @@ def test_the_command_reads_a_folder_and_public_text_and_says_how_sure_it_is(
     found = measure_divergence(texts(OWN, 1), texts(OWN, 2), read_documents(public), load_encoder(tiny_anchor))
     assert kept["divergence"] == found.share and kept["covered"] == 0.8
     assert kept["gain"] == asdict(expected_gain(found.share))
-    assert f"known from {len(KNOWN)} experts of {len({one.run for one in KNOWN})} anchors" in said
+    assert f"known from {len(KNOWN)} experts of {len({one.run for one in KNOWN})} runs" in said
     assert "without a look at the text" in said and "note: a guess" in said and found.share > 0.5
