@@ -1,7 +1,8 @@
 """How long threads should wait for each other in loops: training steps on an idle machine and beside a busy core.
 
     python benchmarks/busy_machine.py                                  # every setting, two rounds (12 minutes)
-    python benchmarks/busy_machine.py --settings "as it is" GOMP_SPINCOUNT=2000 --rounds 4
+    python benchmarks/busy_machine.py --settings "as it is" "a command's" --rounds 4
+    LD_PRELOAD=.../libiomp5.so python benchmarks/busy_machine.py --settings "as it is" KMP_BLOCKTIME=0 KMP_BLOCKTIME=1
 
 Each measurement is a process of its own, for OpenMP reads its settings once, as it is loaded. Settings take turns, idle
 and busy, round after round. Busy is one endless loop, pinned to the last core. A ratio is that of tokens per second to
@@ -29,6 +30,8 @@ SETTINGS: dict[str, dict[str, str]] = {
     "GOMP_SPINCOUNT=20000": {"GOMP_SPINCOUNT": "20000"},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
+    "KMP_BLOCKTIME=0": {"KMP_BLOCKTIME": "0"},
+    "KMP_BLOCKTIME=1": {"KMP_BLOCKTIME": "1"},
     "a command's": {"FLEXO_SHARE": "1"},  # what `flexo/cpu_threads.py` decides as it starts
 }
 SHAPES = {  # of the tiny anchor, and of its expert with four context heads: width, layers, windows of 256 tokens

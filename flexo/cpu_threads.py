@@ -2,8 +2,9 @@
 
 Threads of a computation wait for each other at the end of each of its parts, in a loop that is ready at once and takes
 the processor from whoever else could use it. On a busy machine that is the thread which they wait for. So they sleep
-where somebody else computes as a command starts; elsewhere the loop is bounded, which costs nothing, in case somebody
-comes later. What a user has set stays.
+where others leave fewer cores free than there are threads, as a command starts; elsewhere the loop is bounded, which
+costs nothing, in case somebody comes later. Their number does not depend on others: results do, in the last digits, on
+it. What a user has set stays.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 ALONE = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 BESIDE_OTHERS = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 WAITING = ("OMP_WAIT_POLICY", *ALONE)  # who sets one has decided
-SOMEBODY = 0.5  # cores that others use, from which on they count
+SHARED = 0.5  # of a core that others use and a thread needs
 LOOK = 0.1  # seconds
 THREADS = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -33,12 +34,14 @@ def share_processors() -> None:
     """Sets what OpenMP reads when a library that uses it, such as PyTorch, is loaded: call it before.
 
     The number of threads is set only where a container has less time than it has cores: of cores that this process may
-    not use, OpenMP knows by itself. Looks for `LOOK` seconds at what others do, where threads would wait at all.
+    not use, OpenMP knows by itself. Looks for `LOOK` seconds at what others do, where there are several threads.
     """
     cores = usable_cores()
     if not any(name in os.environ for name in WAITING):
-        several = cores > 1 and os.environ.get("OMP_NUM_THREADS") != "1"
-        _set(BESIDE_OTHERS if several and _used_by_others() >= SOMEBODY else ALONE)
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        threads = int(given) if given.isdecimal() else cores
+        shared = threads > 1 and threads + _used_by_others() >= _cores_of_mask() + SHARED
+        _set(BESIDE_OTHERS if shared else ALONE)
     if cores < _cores_of_mask() and not any(name in os.environ for name in THREADS):
         _set({"OMP_NUM_THREADS": str(cores)})
 

@@ -72,14 +72,18 @@ USED = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 {} {} 0 50 0 0 0 {} 0 0\ncpu9 {} 0 0 0 0 
 
 
 @pytest.mark.parametrize(
-    ("user", "nice", "stolen", "not_ours", "busy"),
-    [(0, 0, 0, 0, False), (4, 0, 0, 0, False), (6, 0, 0, 0, True), (0, 10, 0, 0, False), (2, 0, 4, 0, True),
-     (0, 0, 0, 10, False)],
+    ("user", "nice", "stolen", "not_ours", "threads", "shared"),
+    [(0, 0, 0, 0, "", False), (4, 0, 0, 0, "", False), (6, 0, 0, 0, "", True), (0, 10, 0, 0, "", False),
+     (2, 0, 4, 0, "", True), (0, 0, 0, 10, "", False), (10, 0, 0, 0, "7", False), (16, 0, 0, 0, "7", True),
+     (6, 0, 0, 0, "8,2", True)],
 )  # fmt: skip
-def test_threads_sleep_beside_somebody_who_computes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: int, nice: int, stolen: int, not_ours: int, busy: bool
-) -> None:
+def test_threads_sleep_where_others_leave_fewer_cores_than_there_are_threads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: int, nice: int, stolen: int, not_ours: int, threads: str,
+    shared: bool,
+) -> None:  # fmt: skip
     """Counters of a tenth of a second, at a hundred ticks a second; of eight cores, the tenth is not ours."""
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
     monkeypatch.setattr(cpu_threads, "USED", tmp_path / "stat")
     monkeypatch.setattr(os, "sysconf", lambda _name: 100)
     (tmp_path / "stat").write_text(USED.format(0, 0, 0, 0))
@@ -87,7 +91,7 @@ def test_threads_sleep_beside_somebody_who_computes(
     monkeypatch.setattr("flexo.cpu_threads.time.sleep", lambda _seconds: (tmp_path / "stat").write_text(after))
     share_processors()
     found = {name: os.environ[name] for name in cpu_threads.ALONE}
-    assert found == (cpu_threads.BESIDE_OTHERS if busy else cpu_threads.ALONE)
+    assert found == (cpu_threads.BESIDE_OTHERS if shared else cpu_threads.ALONE)
 
 
 def test_nobody_looks_around_where_no_thread_waits(monkeypatch: pytest.MonkeyPatch) -> None:
