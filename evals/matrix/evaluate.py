@@ -135,7 +135,7 @@ def _rows(given: Sequence[Given], bench: Bench, extras: Extras, reading: Reading
         rows.append(ensemble_row(given, bench, extras.btm))
     if extras.classifier:
         training = replace(reading, domains=None, split="train", max_bytes=LEARNING)
-        rows += classifier_rows(given, bench, training.documents())
+        rows += classifier_rows(given, bench, training.documents(given[0].tokenizer))
     for name, count in Counter(row.about.name for row in rows).items():
         if count > 1:
             raise InputError(f"{name}: {count} rows would have this name. Give the models other names: NAME=PATH.")

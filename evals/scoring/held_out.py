@@ -1,7 +1,7 @@
 """The text that models are measured on: held-out documents of each domain, found by the domain's name.
 
 split   what is read
-test    test.jsonl[.gz]
+test    test.jsonl[.gz], or test/: a folder of files, or the token shard of `flexo-data prepare`
 train   train.jsonl[.gz]
 valid   valid.jsonl[.gz]; without one, half of the test documents, chosen by their hash
 final   the test documents that `valid` leaves: choose settings on `valid`, report them on `final`
@@ -18,9 +18,10 @@ from typing import Literal, get_args
 from tokenizers import Tokenizer
 
 from evals.scoring.sliding_windows import TokenisedText
-from flexmix.documents.corpus import find_split, kept_folder, read_documents, splits_in
+from flexmix.documents.corpus import find_split, kept_folder, splits_in
 from flexmix.documents.flexmix_sets import SETS, load_set
 from flexmix.tokens.encoder import load_tokenizer
+from flexmix.tokens.shard import documents_of
 from flexo.errors import InputError
 
 PUBLIC = "public"  # the domain of the text that all owners share
@@ -38,10 +39,10 @@ class Reading:
     split: str = "test"
     max_bytes: int = 200_000  # a domain: documents are read whole until there are as many bytes
 
-    def documents(self) -> dict[str, list[str]]:
-        """Domain -> its documents."""
+    def documents(self, model: Path | None) -> dict[str, list[str]]:
+        """Domain -> its documents; token shards are read if they were made with the tokenizer of the folder `model`."""
         files = find_domains(self.data, self.domains, [], self.split)
-        return {domain: first_documents(path, self.max_bytes, self.split) for domain, path in files.items()}
+        return {domain: first_documents(path, model, self.max_bytes, self.split) for domain, path in files.items()}
 
     def texts(self, model: Path, experts: Sequence[str] = ()) -> dict[str, TokenisedText]:
         """Domain -> its documents, tokenised.
@@ -111,19 +112,19 @@ def read_texts(
 ) -> dict[str, TokenisedText]:
     """The documents of `first_documents` for each file, tokenised by the tokenizer of a model folder."""
     tokenizer, end = load_tokenizer(folder)
-    documents = {domain: first_documents(path, max_bytes, split) for domain, path in files.items()}
+    documents = {domain: first_documents(path, folder, max_bytes, split) for domain, path in files.items()}
     return {domain: tokenised(texts, tokenizer, end, domain) for domain, texts in documents.items()}
 
 
-def first_documents(path: Path, max_bytes: int, split: str = "test") -> list[str]:
-    """The first documents of a file, blank ones left out, until they have `max_bytes` bytes; none is cut.
+def first_documents(path: Path, model: Path | None, max_bytes: int, split: str = "test") -> list[str]:
+    """The first documents of a text, blank ones left out, until they have `max_bytes` bytes; none is cut.
 
     Raises:
-        InputError: there is no text in the file.
+        InputError: there is no text, or it is a token shard that was not made with the tokenizer of `model`.
     """
     texts: list[str] = []
     nbytes = 0
-    for text in _of_split(path, split):
+    for text in _of_split(path, model, split):
         if nbytes >= max_bytes:
             break
         if text.strip():
@@ -150,10 +151,10 @@ def tokenised(texts: list[str], tokenizer: Tokenizer, end: int, domain: str) -> 
     return TokenisedText([encoding.ids for encoding in encoded], nbytes, end, (domain,), texts=texts)
 
 
-def _of_split(path: Path, split: str) -> Iterator[str]:
-    halved = split in ("valid", "final") and path.name.startswith("test.")
+def _of_split(path: Path, model: Path | None, split: str) -> Iterator[str]:
+    halved = split in ("valid", "final") and path.name.partition(".")[0] == "test"
     if halved and split == "final" and splits_in(path.parent, "valid"):
         halved = False
-    for text in read_documents(path):
+    for text in documents_of(path, model):
         if not halved or (hashlib.sha256(text.encode()).digest()[18] % 2 == 0) == (split == "valid"):
             yield text

@@ -66,7 +66,7 @@ def make_task_folder(
         InputError: there is no such text, no multiple choice can be made of it, or the folder cannot be written.
     """
     refuse_occupied(output)
-    texts = reading.documents()
+    texts = reading.documents(None)
     if choices is None:
         choices = [EDUCATIONAL] if EDUCATIONAL in texts else []
     if absent := [name for name in choices if name not in texts]:

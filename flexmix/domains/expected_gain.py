@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexmix.documents.corpus import find_split, read_documents
+from flexmix.documents.corpus import find_split
 from flexmix.documents.corpus import held_out as is_held_out
 from flexmix.tokens.encoder import Encoder, batches, load_encoder
+from flexmix.tokens.shard import documents_of
 from flexo.errors import InputError
 
 Ids = npt.NDArray[np.int64]
@@ -124,9 +125,11 @@ def forecast(
     splits = own.is_dir() and held_out is None
     train = find_split(own, "train") if own.is_dir() else own
     test = find_split(own, "test") if splits else held_out
-    tested = filter(is_held_out, read_documents(train)) if test is None else read_documents(test)
-    documents = read_documents(train) if test is not None else filterfalse(is_held_out, read_documents(train))
-    read_public = read_documents(find_split(public, "train") if public.is_dir() else public)
+    tested = filter(is_held_out, documents_of(train, anchor)) if test is None else documents_of(test, anchor)
+    documents = documents_of(train, anchor)
+    if test is None:
+        documents = filterfalse(is_held_out, documents)
+    read_public = documents_of(find_split(public, "train") if public.is_dir() else public, anchor)
     return measure_divergence(documents, _first(tested, HELD_OUT), read_public, load_encoder(anchor), tokens)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexmix.documents.conversations import ChatTemplate, find_template
-from flexmix.documents.corpus import require_text
+from flexmix.documents.corpus import read_documents, require_text
 from flexmix.documents.files import find_files, named
 from flexmix.documents.reading import cut_into_tasks, is_saved, read
 from flexmix.documents.source import Document, Source
@@ -217,6 +217,18 @@ def shard_texts(folder: Path, model: Path) -> Iterator[str]:
                 "train.jsonl[.gz] and test.jsonl[.gz]."
             )
         yield text
+
+
+def documents_of(place: Path, model: Path | None) -> Iterator[str]:
+    """The documents of text in any form: `read_documents`, or `shard_texts` of a token shard made for `model`.
+
+    Raises `InputError` like these two, and for a shard without a model.
+    """
+    if not is_shard(place):
+        return read_documents(place)
+    if model is None:
+        raise InputError(f"{place}: tokens, and no model here that could turn them into text. Give the text itself.")
+    return shard_texts(place, model)
 
 
 def _check_file(path: Path, size: int, digest: str) -> None:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from evals.scoring.held_out import tokenised
 from evals.scoring.sliding_windows import TokenisedText
 from flexmix.canaries.manifest import Manifest
-from flexmix.documents.corpus import find_split, read_documents
+from flexmix.documents.corpus import find_split
 from flexmix.tokens.encoder import load_tokenizer
-from flexmix.tokens.shard import is_shard, shard_texts
+from flexmix.tokens.shard import documents_of
 from flexo.errors import InputError
 
 LEAST = 20  # documents of each kind, below which no figure means anything
@@ -96,8 +96,7 @@ def groups(copies_N: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def _documents(place: Path, model: Path) -> Iterator[str]:
-    texts = shard_texts(place, model) if is_shard(place) else read_documents(place)
-    return (text for text in texts if text and not text.isspace())
+    return (text for text in documents_of(place, model) if text and not text.isspace())
 
 
 def _draw(documents: Iterator[str], count: int, seed: int, left_out: Collection[bytes]) -> list[tuple[str, int]]:

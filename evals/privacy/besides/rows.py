@@ -151,7 +151,7 @@ def _domains(context: Context, expert: ExpertFile) -> dict[str, TokenisedText]:
     folder = context.extra.domains
     if folder is None:
         return {}
-    read = Reading(folder, max_bytes=context.extra.max_bytes).documents()
+    read = Reading(folder, max_bytes=context.extra.max_bytes).documents(context.given.tokenizer)
     texts = [text for domain, part in read.items() if domain not in (expert.domain, PUBLIC) for text in part]
     if not texts:
         raise InputError(f"{folder}: no text of a domain beside {expert.domain}. Give corpora of others, too.")

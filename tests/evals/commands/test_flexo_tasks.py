@@ -62,7 +62,7 @@ def test_a_folder_of_tasks_reads_its_own_questions_wherever_it_lies(
         rows[task] = read(**about["metadata"], **about["dataset_kwargs"])[about["test_split"]]
         assert about["doc_to_target"] in rows[task].features
         assert manifest["tasks"][task] == len(rows[task])
-    assert rows["flexo_text_public"]["text"] == first_documents(library / "public/test.jsonl", 10**6)
+    assert rows["flexo_text_public"]["text"] == first_documents(library / "public/test.jsonl", None, 10**6)
     assert len(rows["flexo_arithmetic"]) == 40 and 4 <= len(rows["flexo_arithmetic_choice"]) <= 40
     text, everything = (configuration(folder / f"{name}.yaml") for name in ("flexo_text", "flexo"))
     assert text["task"] == ["flexo_text_educational", "flexo_text_public"]
@@ -73,7 +73,7 @@ def test_the_documents_are_those_of_flexo_eval_and_a_second_folder_is_the_same(l
     options = (library, "--domains", "public", "--max-bytes", 60, "--seed", 1)
     assert make(*options, "-o", tmp_path / "a") == make(*options, "-o", tmp_path / "b") == 0
     (domain,) = json.loads((tmp_path / "a/manifest.json").read_text())["domains"]
-    documents = first_documents(library / "public/test.jsonl", 60)
+    documents = first_documents(library / "public/test.jsonl", None, 60)
     assert documents == TEXTS[:2] and domain == {
         "name": "public", "documents": 2, "bytes": len("".join(documents)), "digest": documents_digest(documents)
     }  # fmt: skip

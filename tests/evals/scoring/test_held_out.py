@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from evals.scoring.held_out import find_domains, read_texts
+from evals.scoring.held_out import Reading, find_domains, read_texts
 from evals.scoring.sliding_windows import TokenisedText
+from flexmix.tokens.shard import prepare_shard
 from flexo.errors import InputError
 from tests.flexmix.text import TEXTS, write_jsonl
 
@@ -31,6 +32,20 @@ def test_domains_that_are_not_there_are_refused(corpora: Path, tmp_path: Path) -
         InputError, match=r"no domain in it. Expected folders with test.jsonl\[.gz\], such as .*/public"
     ):
         find_domains(tmp_path, None, ["public"])
+
+
+def test_a_token_shard_is_read_as_the_text_that_it_was_made_from(tiny_anchor: Path, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "text/math/test.jsonl", TEXTS)
+    prepare_shard(file, tiny_anchor, tmp_path / "cache")
+    shard = next(path.parent for path in (tmp_path / "cache").glob("*/shard.json"))
+    (tmp_path / "tokens/math").mkdir(parents=True)
+    shard.rename(tmp_path / "tokens/math/test")
+    text, tokens = (
+        read_texts(find_domains(tmp_path / name, None, []), tiny_anchor, 10**6) for name in ("text", "tokens")
+    )
+    assert text == tokens and Reading(tmp_path / "tokens").documents(tiny_anchor) == {"math": TEXTS}
+    with pytest.raises(InputError, match="tokens, and no model here"):
+        Reading(tmp_path / "tokens").documents(None)
 
 
 def test_text_is_read_up_to_a_size_in_whole_documents(tiny_anchor: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from evals.scoring.mixed_text import BLEND, SWITCH, mixed_texts
 from evals.scoring.router_stats import RouterSums
 from evals.scoring.sliding_windows import TokenisedText
 from flexmix.tokens.encoder import load_tokenizer
+from flexmix.tokens.shard import prepare_shard
 from flexo.errors import InputError
 from inference.select import select_experts
 from tests.flexmix.text import TEXTS, write_jsonl
@@ -147,9 +148,15 @@ def test_mixed_text_knows_whose_each_token_is(merged: Path, texts: dict[str, Tok
     assert all(len(set(domain_ids)) > 1 for domain_ids in made[SWITCH].domain_ids or ())
 
 
-def test_valid_and_final_are_the_halves_of_test(tmp_path: Path, tiny_anchor: Path) -> None:
+@pytest.mark.parametrize("form", ["test.jsonl", "test/part.jsonl", "test/shard.json"])
+def test_valid_and_final_are_the_halves_of_test(tmp_path: Path, tiny_anchor: Path, form: str) -> None:
     texts = [text + "." * n for text in TEXTS for n in range(5)]
-    write_jsonl(tmp_path / "math/test.jsonl", texts)
+    if form.endswith("shard.json"):
+        prepare_shard(write_jsonl(tmp_path / ".text.jsonl", texts), tiny_anchor, tmp_path / ".cache")
+        (tmp_path / "math").mkdir()
+        next(path.parent for path in (tmp_path / ".cache").glob("*/shard.json")).rename(tmp_path / "math/test")
+    else:
+        write_jsonl(tmp_path / "math" / form, texts)
     halves = [
         read_texts(find_domains(tmp_path, None, [], split), tiny_anchor, 10_000, split)["math"].texts or []
         for split in ("valid", "final")

@@ -15,6 +15,7 @@ import flexmix.commands.flexo_data
 from flexmix.documents.corpus import read_documents
 from flexmix.domains.expected_gain import KNOWN, Known, expected_gain, left_out_errors, line, measure_divergence
 from flexmix.tokens.encoder import load_encoder
+from flexmix.tokens.shard import prepare_shard
 from flexo.errors import InputError
 from tests.flexmix.text import write_jsonl
 from tests.merge.tools import call
@@ -28,7 +29,7 @@ def texts(words: str, seed: int, count: int = 60) -> list[str]:
     return [" ".join(dice.choices(words.split(), k=30)) for _ in range(count)]
 
 
-PUBLIC, OWN = "the cat sat on a mat and saw one dog", "let x be two plus three minus four equals"
+PUBLIC, OWN = "the cat sat on a mat and saw one dog", "let x be a number then is too def return add"
 
 
 def test_text_like_public_text_has_no_divergence_and_other_text_has_one(tiny_anchor: Path) -> None:
@@ -86,3 +87,11 @@ def test_the_command_reads_a_folder_and_public_text_and_says_how_sure_it_is(
     assert kept["gain"] == asdict(expected_gain(found.share))
     assert f"known from {len(KNOWN)} experts of {len({one.run for one in KNOWN})} runs" in said
     assert "without a look at the text" in said and "note: a guess" in said and found.share > 0.5
+
+    for split in ("train", "test"):
+        prepare_shard(tmp_path / f"own/{split}.jsonl.gz", tiny_anchor, tmp_path / "cache")
+        shard = next(path.parent for path in (tmp_path / "cache").glob(f"{split}-*/shard.json"))
+        (tmp_path / "prepared").mkdir(exist_ok=True)
+        shard.rename(tmp_path / "prepared" / split)
+    assert call(flexmix.commands.flexo_data.main, "gain", tmp_path / "prepared", *options) == 0
+    assert json.loads(output.read_text()) == kept, "what `flexo-data prepare` made says the same"
