@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from inference.select import select_experts
 from tests.inference.models import load
 from tests.inference.test_select import IMPLEMENTATIONS, state
 
+import_module("setuptools")  # torch.compile does, which fails where another test has imported distutils before
 X = torch.randint(1, 96, (3, 40), generator=torch.Generator().manual_seed(0))
 CHOICES = [["public", "math"], ["public"], ["public", "math", "news", "code"]]
 GENERATE: dict[str, Any] = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
