@@ -84,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a merged folder in place of random models")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--top-k", type=int, nargs="+", default=[2, EXPERTS], help="active experts of random models")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
@@ -99,7 +100,7 @@ def main() -> None:
             name = f"merged, {arguments.model.resolve().name}"
             models[name] = lambda: load_model(arguments.model, arguments.dtype, arguments.device)[0]
         for size in () if arguments.model else arguments.sizes:
-            for top_k in (2, 8):
+            for top_k in arguments.top_k:
                 models[f"{size}, top-{top_k} of {EXPERTS}"] = lambda size=size, top_k=top_k: random_model(
                     Path(folder), size, top_k
                 ).to(arguments.device, getattr(torch, arguments.dtype))
