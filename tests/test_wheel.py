@@ -139,6 +139,7 @@ def test_nothing_is_found_in_the_checkout(call: Call) -> None:
     assert str(ROOT) not in places and places.count("/site-packages/") == 3
 
 
+@pytest.mark.slow
 def test_a_public_name_is_never_the_room_of_that_name(call: Call) -> None:
     """`flexo.merge` and `flexo.train_expert` are functions, and a folder and a file; whichever is asked for first."""
     code = (
@@ -234,6 +235,7 @@ def test_jobs_of_a_cluster_run_the_installed_module(call: Call, installed: Path,
     assert f'srun --kill-on-bad-exit=1 {installed / "python"} -m flexo.train_expert "$@"\n' in script
 
 
+@pytest.mark.slow
 def test_a_study_starts_its_commands_by_name(call: Call, empty: Path) -> None:
     """Its processes are forked from a server that has imported our modules, and find console and root scripts."""
     (empty / "study.py").write_text(
