@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "one thread": {"OMP_NUM_THREADS": "1"},
     "KMP_BLOCKTIME=0": {"KMP_BLOCKTIME": "0"},
     "KMP_BLOCKTIME=1": {"KMP_BLOCKTIME": "1"},
-    "a command's": {"FLEXO_SHARE": "1"},  # what `flexo/cpu_threads.py` decides as it starts
+    "a command's": {"FLEXO_SHARE": "1"},  # what `flexo/cpu_threads.py` decides as PyTorch is loaded
 }
 SHAPES = {  # of the tiny anchor, and of its expert with four context heads: width, layers, windows of 256 tokens
     "anchor": (128, 4, 8),
@@ -44,9 +44,9 @@ VOCABULARY, LENGTH, WARM_UP = 4096, 256, 5
 def steps(name: str) -> Callable[[], object]:
     """A function that does one step."""
     if "FLEXO_SHARE" in os.environ:
-        from flexo.cpu_threads import share_processors
+        from flexo.cpu_threads import choose_how_to_wait
 
-        share_processors()
+        choose_how_to_wait()
     import torch
     from transformers import AutoModelForCausalLM, Olmo2Config
 

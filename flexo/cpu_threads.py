@@ -2,7 +2,7 @@
 
 Threads of a computation wait for each other at the end of each of its parts, in a loop that is ready at once and takes
 the processor from whoever else could use it. On a busy machine that is the thread which they wait for. So they sleep
-where others leave fewer cores free than there are threads, as a command starts; elsewhere the loop is bounded, which
+where others leave fewer cores free than there are threads, as PyTorch is loaded; elsewhere the loop is bounded, which
 costs nothing, in case somebody comes later. Their number does not depend on others: results do, in the last digits, on
 it. What a user has set stays.
 """
@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 # turns of GNU's loop, and milliseconds of Intel's and LLVM's; benchmarks/busy_machine.md
@@ -31,19 +32,38 @@ _ours: dict[str, str] = {}  # what was set here
 
 
 def share_processors() -> None:
-    """Sets what OpenMP reads when a library that uses it, such as PyTorch, is loaded: call it before.
+    """Sets what OpenMP reads when PyTorch is loaded: call it before.
 
     The number of threads is set only where a container has less time than it has cores: of cores that this process may
-    not use, OpenMP knows by itself. Looks for `LOOK` seconds at what others do, where there are several threads.
+    not use, OpenMP knows by itself. How they wait is chosen when PyTorch is imported, so that what does without it does
+    not wait for the look at what others do.
     """
-    cores = usable_cores()
-    if not any(name in os.environ for name in WAITING):
-        given = os.environ.get("OMP_NUM_THREADS", "")
-        threads = int(given) if given.isdecimal() else cores
-        shared = threads > 1 and threads + _used_by_others() >= _cores_of_mask() + SHARED
-        _set(BESIDE_OTHERS if shared else ALONE)
-    if cores < _cores_of_mask() and not any(name in os.environ for name in THREADS):
-        _set({"OMP_NUM_THREADS": str(cores)})
+    if usable_cores() < _cores_of_mask() and not any(name in os.environ for name in THREADS):
+        _set({"OMP_NUM_THREADS": str(usable_cores())})
+    if "torch" not in sys.modules and _before_pytorch not in sys.meta_path:
+        sys.meta_path.insert(0, _before_pytorch)
+
+
+class _BeforePyTorch(MetaPathFinder):
+    """Finds no module; that PyTorch is looked for is the moment to choose how threads wait."""
+
+    def find_spec(self, fullname: str, *_where: object) -> None:
+        if fullname == "torch":
+            sys.meta_path.remove(self)
+            choose_how_to_wait()
+
+
+_before_pytorch = _BeforePyTorch()
+
+
+def choose_how_to_wait() -> None:
+    """Lets threads sleep where others leave fewer cores than there are threads; looks at that for `LOOK` seconds."""
+    if any(name in os.environ for name in WAITING):
+        return
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(given) if given.isdecimal() else usable_cores()
+    shared = threads > 1 and threads + _used_by_others() >= _cores_of_mask() + SHARED
+    _set(BESIDE_OTHERS if shared else ALONE)
 
 
 def given_environment() -> dict[str, str]:

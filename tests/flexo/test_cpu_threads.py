@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from flexo import cpu_threads
-from flexo.cpu_threads import given_environment, share_processors, threads_of_one, usable_cores
+from flexo.cpu_threads import (
+    choose_how_to_wait,
+    given_environment,
+    share_processors,
+    threads_of_one,
+    usable_cores,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (*cpu_threads.WAITING, *cpu_threads.THREADS)
@@ -63,6 +69,7 @@ def test_the_quota_of_a_container_counts(
     group(monkeypatch, tmp_path, ours, **files)
     assert usable_cores() == cores
     share_processors()
+    choose_how_to_wait()
     assert os.environ.get("OMP_NUM_THREADS") == (None if cores == 8 else str(cores))
     assert {name: os.environ[name] for name in cpu_threads.ALONE} == cpu_threads.ALONE
     assert not {*NAMES} & given_environment().keys(), "a job elsewhere finds its own"
@@ -89,7 +96,7 @@ def test_threads_sleep_where_others_leave_fewer_cores_than_there_are_threads(
     (tmp_path / "stat").write_text(USED.format(0, 0, 0, 0))
     after = USED.format(user, nice, stolen, not_ours)
     monkeypatch.setattr("flexo.cpu_threads.time.sleep", lambda _seconds: (tmp_path / "stat").write_text(after))
-    share_processors()
+    choose_how_to_wait()
     found = {name: os.environ[name] for name in cpu_threads.ALONE}
     assert found == (cpu_threads.BESIDE_OTHERS if shared else cpu_threads.ALONE)
 
@@ -97,14 +104,14 @@ def test_threads_sleep_where_others_leave_fewer_cores_than_there_are_threads(
 def test_nobody_looks_around_where_no_thread_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(cpu_threads, "_used_by_others", lambda: pytest.fail("looked"))
-    share_processors()
+    choose_how_to_wait()
     assert os.environ["GOMP_SPINCOUNT"] == cpu_threads.ALONE["GOMP_SPINCOUNT"]
 
 
 @pytest.mark.parametrize("name", cpu_threads.WAITING)
 def test_how_to_wait_is_left_to_who_has_set_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "7")
-    share_processors()
+    choose_how_to_wait()
     assert {one: os.environ[one] for one in NAMES if one in os.environ} == {name: "7"}
     assert given_environment()[name] == "7"
 
@@ -156,7 +163,8 @@ def test_every_command_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not Path("/proc/stat").exists() or (os.cpu_count() or 1) < 2, reason="Linux, and two cores")
 def test_a_command_sees_a_busy_core() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in NAMES}
-    code = "import os\nfrom flexo.console import session\nwith session():\n    print(os.environ['GOMP_SPINCOUNT'])"
+    code = "import os\nfrom flexo.console import session\n"
+    code += "with session():\n    import json, torch\n    print(os.environ['GOMP_SPINCOUNT'])"
     command = [sys.executable, "-c", code]
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
