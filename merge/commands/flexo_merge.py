@@ -136,7 +136,7 @@ def merge_command(
     for warning in made.warnings:
         warn(printable(warning))
     if made.warnings:
-        note("flexo-audit measures what such rows do to public text.")
+        note("flexo-audit measures what such rows do to public text, flexo-eval --credit what they do to everybody's.")
     if made.history.get("router_training"):
         note("this model's router was trained after its merge; the rows of experts that join now were not.")
     if dry_run:

@@ -30,6 +30,7 @@ from merge.tensor_io.stored_tensor import StoredTensor
 LARGEST_MARGIN = 1000.0
 UNUSUAL_MARGIN = 50.0  # five times the largest of the demo's experts
 UNUSUAL_MASS = 0.8  # the published recipe's greediest expert had 0.64 on public text
+LOUD = 5.0  # nats; PHATGOOSE gates, which never see public text, have up to 3.7, our experts less than 0 (docs/log.md)
 LARGEST_RATIO = 1e6  # of row norms, where the anchor ships no moments; a thousand times the largest of the demo's
 
 
@@ -43,6 +44,17 @@ class Margin:
     @property
     def rms(self) -> float:
         return math.hypot(self.mean, self.deviation)
+
+    @property
+    def loudness(self) -> float:
+        """`mean + deviation^2 / 4`, in nats: how much more than any discriminant the expert asks for.
+
+        The row of a linear discriminant, `w = S^-1 d` for means that lie `d` apart and S the mean of both covariances,
+        has a mean margin of `-d'S^-1 d / 2` on public text and, as S is at least half of the public covariance, a
+        variance of at most `2 d'S^-1 d`: its loudness is 0 at most, whatever the text. A row `k` times as long has `k`
+        times the mean and `k^2` times the variance.
+        """
+        return self.mean + self.deviation**2 / 4
 
     @property
     def mass(self) -> float:
@@ -122,6 +134,11 @@ def _judge(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> str
         )
     if margin and margin.mass > UNUSUAL_MASS:
         return f"layer {n} would have a router mass of {margin.mass:.0%} on public text, beside the public expert alone"
+    if margin and margin.loudness > LOUD:
+        return (
+            f"layer {n} is louder than a router row of any text should be (margin on public text {margin.mean:.1f}, "
+            f"deviation {margin.deviation:.1f}) and would take tokens from experts that know them"
+        )
     if margin and margin.rms > UNUSUAL_MARGIN:
         return f"layer {n} has {size}, usual are 1 to 10"
     return None

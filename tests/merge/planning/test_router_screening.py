@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flexmix.domains.moments import Moments
 from flexo.errors import ExpertFileError, ModelFolderError
 from merge.formats.anchor_folder import MOMENTS, ROUTER, open_anchor, write_shared
 from merge.formats.expert_file import write_expert
 from merge.planning.merge_plan import plan
 from merge.planning.router_screening import margin_of
 from tests.merge.tiny import expert_header, expert_values
+from trainers.router.row_init import bias_direction, discriminant
 
 X_ND = torch.randn(5000, 32, generator=torch.Generator().manual_seed(0)) + 1
 
@@ -61,6 +63,29 @@ def test_unusual_rows_are_warned_about_and_absurd_ones_refused(anchor: Path, tmp
     assert "layer 1 has a router margin of" in warning and "usual are 1 to 10" in warning
     with pytest.raises(ExpertFileError, match=r"row of layer 1 has a router margin of .* Do not merge this file"):
         plan([expert(anchor, path, 1e4, 0.0)], anchor)
+
+
+@pytest.mark.parametrize(("spread", "longer"), [(0.3, 2.0), (1.0, 3.0), (3.0, 30.0)])  # of own text beside public text
+def test_no_discriminant_is_loud_and_a_longer_one_is(
+    anchor: Path, tmp_path: Path, spread: float, longer: float
+) -> None:
+    opened, path = open_anchor(anchor), tmp_path / "math.pt"
+    own_ND = spread * torch.randn(5000, 32, generator=torch.Generator().manual_seed(2)) + torch.linspace(0, 2, 32)
+    own, public = (Moments.of(x_ND.mean(0), x_ND.T @ x_ND / len(x_ND)) for x_ND in (own_ND, X_ND))
+    w_D, intercept = discriminant(own, public, 0.01)
+    values = expert_values("math", opened)
+
+    def warnings(length: float) -> list[str]:
+        for n in range(3):
+            v_D = bias_direction(public).float()
+            over_D = (w_D + intercept * v_D).float()
+            values[f"layers.{n}.router.weight"] = opened.public_row(n) + length * over_D
+        write_expert(path, expert_header("math", opened), values, replace=True)
+        return plan([path], anchor).warnings
+
+    assert warnings(1.0) == []
+    (warning,) = warnings(longer)
+    assert "math.pt: layer 0 is louder than" in warning and warning.endswith("and the like in 2 more layers")
 
 
 def test_without_moments_only_the_norm_can_tell(tiny_anchor: Path, tmp_path: Path) -> None:
