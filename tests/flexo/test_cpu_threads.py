@@ -145,6 +145,7 @@ for command in COMMANDS:
 loaded = sorted({"torch", "transformers"} & sys.modules.keys())
 assert not loaded, f"{loaded}: loaded before OpenMP was told"
 with session():
+    assert "GOMP_SPINCOUNT" not in os.environ, "who does without PyTorch does not look around"
     import torch
     print(os.environ["GOMP_SPINCOUNT"], torch.get_num_threads())
 """
