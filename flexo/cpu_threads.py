@@ -38,8 +38,9 @@ def share_processors() -> None:
     not use, OpenMP knows by itself. How they wait is chosen when PyTorch is imported, so that what does without it does
     not wait for the look at what others do.
     """
-    if usable_cores() < _cores_of_mask() and not any(name in os.environ for name in THREADS):
-        _set({"OMP_NUM_THREADS": str(usable_cores())})
+    cores = usable_cores()
+    if cores < _cores_of_mask() and not any(name in os.environ for name in THREADS):
+        _set({"OMP_NUM_THREADS": str(cores)})
     if "torch" not in sys.modules and _before_pytorch not in sys.meta_path:
         sys.meta_path.insert(0, _before_pytorch)
 

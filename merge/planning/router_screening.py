@@ -132,14 +132,16 @@ def _judge(base: Base, anchor: Anchor | None, expert: ExpertFile, n: int) -> str
             f"{expert.path}: the router row of layer {n} has {size}. The expert would be chosen for every "
             "token or for none, which no training leads to. Do not merge this file."
         )
-    if margin and margin.mass > UNUSUAL_MASS:
+    if margin is None:
+        return None
+    if margin.mass > UNUSUAL_MASS:
         return f"layer {n} would have a router mass of {margin.mass:.0%} on public text, beside the public expert alone"
-    if margin and margin.loudness > LOUD:
+    if margin.loudness > LOUD:
         return (
             f"layer {n} is louder than a router row of any text should be (margin on public text {margin.mean:.1f}, "
             f"deviation {margin.deviation:.1f}) and would take tokens from experts that know them"
         )
-    if margin and margin.rms > UNUSUAL_MARGIN:
+    if margin.rms > UNUSUAL_MARGIN:
         return f"layer {n} has {size}, usual are 1 to 10"
     return None
 

@@ -23,7 +23,6 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from flexo.cpu_threads import choose_how_to_wait
 from flexo.errors import InputError
 from serving.engines.engine import EngineOptions, Job, Sink
 from serving.engines.local import AnsweringEngine, Served
@@ -65,7 +64,6 @@ class VllmEngine(AnsweringEngine):
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - what vLLM prints, as long as it runs
         ours, theirs = socket.socketpair()
         self._pipe = Connection(ours.detach())
-        choose_how_to_wait()  # this process may do without PyTorch
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         try:
             self.process = subprocess.Popen(

@@ -165,7 +165,7 @@ def test_every_command_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_command_sees_a_busy_core() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in NAMES}
     code = "import os\nfrom flexo.console import session\n"
-    code += "with session():\n    import json, torch\n    print(os.environ['GOMP_SPINCOUNT'])"
+    code += "with session():\n    import torch\n    print(os.environ['GOMP_SPINCOUNT'])"
     command = [sys.executable, "-c", code]
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:

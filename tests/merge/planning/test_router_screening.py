@@ -73,12 +73,11 @@ def test_no_discriminant_is_loud_and_a_longer_one_is(
     own_ND = spread * torch.randn(5000, 32, generator=torch.Generator().manual_seed(2)) + torch.linspace(0, 2, 32)
     own, public = (Moments.of(x_ND.mean(0), x_ND.T @ x_ND / len(x_ND)) for x_ND in (own_ND, X_ND))
     w_D, intercept = discriminant(own, public, 0.01)
+    over_D = (w_D + intercept * bias_direction(public)).float()
     values = expert_values("math", opened)
 
     def warnings(length: float) -> list[str]:
         for n in range(3):
-            v_D = bias_direction(public).float()
-            over_D = (w_D + intercept * v_D).float()
             values[f"layers.{n}.router.weight"] = opened.public_row(n) + length * over_D
         write_expert(path, expert_header("math", opened), values, replace=True)
         return plan([path], anchor).warnings
