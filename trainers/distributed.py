@@ -7,7 +7,8 @@ weights, gradients and optimiser state over the devices, layer by layer.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,19 @@ def measuring_device(accelerator: str) -> torch.device | None:
         return None
     local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
     return torch.device("cuda", int(local))
+
+
+@contextmanager
+def running_on(model: nn.Module, device: torch.device | None) -> Iterator[None]:
+    """A model runs on `device` meanwhile, and then comes back; None: where it is."""
+    home = next(model.parameters()).device
+    if device is not None:
+        model.to(device)
+    try:
+        yield
+    finally:
+        if device is not None:
+            model.to(home)
 
 
 def computes_in_bf16(cuda: bool) -> bool:

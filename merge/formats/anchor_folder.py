@@ -47,6 +47,7 @@ REFERENCE = "public"
 README = "README.md"  # the coordinator's own words
 BIAS_DIRECTION = "layers.{n}.bias_direction"
 BIAS_ERROR = "layers.{n}.bias_error"
+PUBLIC_TEXT, BITS_PER_BYTE = "public_text", "bits_per_byte"  # in `anchor.json`: of held-out public text
 
 
 @dataclass
@@ -78,6 +79,14 @@ class Anchor:
     def router(self) -> dict[str, torch.Tensor]:
         """The tensors of `public_router.safetensors`."""
         return _loaded(self.shared)
+
+    @property
+    def public_bits(self) -> float | None:
+        """Bits per byte of held-out public text, by `anchor.json`; None if it says nothing that could be that."""
+        path = self.folder / SHARED / "anchor.json"
+        measured = read_json(path).get(PUBLIC_TEXT) if path.exists() else None
+        bits = measured.get(BITS_PER_BYTE) if isinstance(measured, dict) else None
+        return bits if isinstance(bits, float) and 0 < bits < float("inf") else None
 
     @property
     def reference(self) -> Path:
@@ -235,7 +244,7 @@ def write_shared(
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """What `anchor.json` says: digests and how the anchor was made. For people alone: a merge computes digests anew."""
+    """What `anchor.json` says: digests and how the anchor was made. A merge computes digests anew."""
     return read_json(folder / SHARED / "anchor.json")
 
 

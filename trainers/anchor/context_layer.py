@@ -182,7 +182,8 @@ def held_out_loss(model: PreTrainedModel, batches: Iterable[Batch]) -> float:
     """Mean loss of an anchor, in nats per token."""
     training, loss = model.training, NextToken(model)
     loss.eval()
-    parts = [(float(loss(batch)[1]), len(batch["labels"])) for batch in batches]
+    there = ({name: part.to(model.device) for name, part in batch.items()} for batch in batches)
+    parts = [(float(loss(batch)[1]), len(batch["labels"])) for batch in there]
     loss.train(training)
     return sum(value * rows for value, rows in parts) / sum(rows for _, rows in parts)
 

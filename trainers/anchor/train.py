@@ -6,6 +6,7 @@ Either way the result is a plain Hugging Face folder plus `flexo/`: what all own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,14 +26,14 @@ from flexmix.tokens.train_tokenizer import END_OF_TEXT, PAD, train_tokenizer
 from flexo.atomic_files import new_folder
 from flexo.console import Advance, progress
 from flexo.errors import InputError
-from merge.formats.anchor_folder import REFERENCE, SHARED, write_shared
+from merge.formats.anchor_folder import BITS_PER_BYTE, PUBLIC_TEXT, REFERENCE, SHARED, write_shared
 from merge.formats.model_folder import name_of
 from merge.model_files.kept_files import copy_beside
 from merge.model_files.weight_files import weight_files
 from trainers.anchor.adoption import open_adopted
 from trainers.anchor.context_layer import add_context_layer, held_out_loss
 from trainers.data import packed_windows, plain_windows
-from trainers.distributed import is_first, measuring_device
+from trainers.distributed import is_first, measuring_device, running_on
 from trainers.loop.module import LitAnchor
 from trainers.loop.run import Run
 from trainers.loop.trainer import Metrics
@@ -182,14 +183,19 @@ class _Writer:
             )
             for split, path in self.text.items()
         }
-        data = self.run.data
+        data, device = self.run.data, measuring_device(self.run.trainer.accelerator)
         if self.run.dtype == torch.bfloat16:  # the model is written; owners measure their text in this, too
             nn.Module.to(model, self.run.dtype)
-        loader = EvalLoader(
-            plain_windows(find_split(reference, "train"), folder, data), data.batch_size, data.moment_windows
-        )
-        with progress("measuring public text", loader.count * data.length, "tokens") as advance:
-            moments = router_input_moments(model, loader, advance, measuring_device(self.run.trainer.accelerator))
+        seen, held_out = (plain_windows(find_split(reference, split), folder, data) for split in ("train", "test"))
+        loader = EvalLoader(seen, data.batch_size, data.moment_windows)
+        measured = EvalLoader(held_out, data.batch_size, data.eval_windows)
+        with progress("measuring public text", (loader.count + measured.count) * data.length, "tokens") as advance:
+            moments = router_input_moments(model, loader, advance, device)
+            if measured.count:
+                with running_on(model, device):
+                    nats = held_out_loss(model, _told(measured, lambda windows: advance(windows * data.length)))
+                per_byte = held_out.shard.tokens / about["reference"]["test"]["bytes"]
+                about[PUBLIC_TEXT] = {"nats_per_token": nats, BITS_PER_BYTE: nats * per_byte / math.log(2)}
         about["router"] = {"init": "mean", "tokens": moments[0].count}
         write_shared(folder, public_router(moments), moment_tensors(moments) if self.anchor.moments else None, about)
 

@@ -156,6 +156,7 @@ def _prepare(
     if ROW_INITS[model.router_init].reads_moments:  # before own text is measured, which may take long
         public_moments(owner.anchor, 0, *DISCRIMINANT)
     begun = None if model.start is None else _begun(model.start, owner)
+    run = replace(run, optimizer=run.optimizer.for_anchor(owner.anchor.public_bits))
     training = kind(owner, anchor_name, model, run, begun)
     if model.embedding is not None:
         read_embedding(Path(model.embedding))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,8 @@ from trainers.loop.sharded_adafactor import ShardedAdafactor
 Kind = Literal["adamw", "normuon", "adafactor"]
 Schedule = Literal["cosine", "wsd"]
 BEST_LR: dict[Kind, float] = {"adamw": 2e-3, "normuon": 1e-2, "adafactor": 2e-3}  # of an expert, docs/log.md
+KNOWS_LITTLE = 2.2  # bits per byte of public text: of anchors for which the rate above is the best (docs/log.md)
+LEAST = 0.1  # of that rate: far below what was tried
 NO_MAP = re.compile(r"embed_tokens|lm_head|\.gate\.")  # matrices whose rows are vectors of tokens or experts
 
 
@@ -54,6 +56,18 @@ class OptimizerOptions:
     def peak(self) -> float:
         """The learning rate at its peak, of all that has none of its own."""
         return BEST_LR[self.kind] if self.lr is None else self.lr
+
+    def for_anchor(self, public_bits: float | None) -> OptimizerOptions:
+        """These options for experts of an anchor that predicts held-out public text in so many bits per byte.
+
+        Where no rate is set, NorMuon's is the smaller the more the anchor knows: it moves every direction as far, and
+        an anchor that knows much leaves few that are not noise. None, of an anchor that does not say: as if it
+        knew little.
+        """
+        if self.lr is not None or self.kind != "normuon":
+            return self
+        known = 1.0 if public_bits is None else public_bits / KNOWS_LITTLE
+        return replace(self, lr=self.peak * min(1.0, max(known**2, LEAST)))
 
     def build(self, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimiser over exactly these parameters."""

@@ -23,10 +23,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from flexmix.domains.embedding import read_embedding
@@ -39,6 +37,7 @@ from merge.formats.expert_file import ExpertFile
 from merge.formats.merged_folder import Merged
 from merge.planning.router_screening import folded_row
 from merge.tensor_io.covariance import packed
+from trainers.distributed import running_on
 
 LEAST = 1e-6  # of the mean diagonal entry
 DISCRIMINANT = "model.router_init=discriminant", "Or use model.router_init=mean."  # what wants moments, what else to do
@@ -55,18 +54,14 @@ def router_input_moments(
 
     `advance` is told the tokens after each batch. On `device`, the model runs there meanwhile and then comes back.
     """
-    home, movable = model.device, cast(nn.Module, model)  # transformers' own `to` has no types
-    if device is not None:
-        movable.to(device)
     moments = [Moments.empty(model.config.hidden_size) for _ in model.model.layers]
-    try:
-        with seeing_router_inputs(model, lambda n, x_BTD: moments[n].update(x_BTD.flatten(0, -2))) as read:
-            for batch in batches:
-                read({name: part.to(model.device) for name, part in batch.items()})
-                advance(batch["input_ids"].numel())
-    finally:
-        if device is not None:
-            movable.to(home)
+    with (
+        running_on(model, device),
+        seeing_router_inputs(model, lambda n, x_BTD: moments[n].update(x_BTD.flatten(0, -2))) as read,
+    ):
+        for batch in batches:
+            read({name: part.to(model.device) for name, part in batch.items()})
+            advance(batch["input_ids"].numel())
     return moments
 
 
