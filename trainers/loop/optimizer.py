@@ -19,7 +19,7 @@ from trainers.loop.sharded_adafactor import ShardedAdafactor
 Kind = Literal["adamw", "normuon", "adafactor"]
 Schedule = Literal["cosine", "wsd"]
 BEST_LR: dict[Kind, float] = {"adamw": 2e-3, "normuon": 1e-2, "adafactor": 2e-3}  # of an expert, docs/log.md
-KNOWS_LITTLE = 2.2  # bits per byte of public text: of anchors for which the rate above is the best (docs/log.md)
+KNOWS_LITTLE = 2.0  # bits per byte of public text: of anchors for which the rate above is the best (docs/log.md)
 LEAST = 0.1  # of that rate: far below what was tried
 NO_MAP = re.compile(r"embed_tokens|lm_head|\.gate\.")  # matrices whose rows are vectors of tokens or experts
 
