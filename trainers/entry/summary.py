@@ -30,6 +30,7 @@ def expert_summary(result: Result) -> None:
     header, private = result.header, result.header.privacy is not None
     table = Table(title=f"expert {header.domain}", show_header=False, title_justify="left")
     table.add_row("tokens trained on", f"{header.training.tokens:,} in {header.training.steps:,} steps")
+    table.add_row("peak learning rate", f"{header.training.learning_rate:.2g}")
     losses, mass = header.training.losses, header.training.router_mass
     own, noised, here = (losses.own_before, losses.own_after), "", ""
     if private:  # the file does not say it

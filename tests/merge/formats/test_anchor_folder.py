@@ -61,6 +61,19 @@ def test_moments_travel_with_the_anchor(copy: Path) -> None:
     assert open_anchor(copy).moments(2) is None
 
 
+@pytest.mark.parametrize(
+    "said", [None, 1.5, [], {}, *({"bits_per_byte": bits} for bits in (True, "1.5", -1.0, 0.0, None))]
+)
+def test_what_an_anchor_says_of_public_text_is_a_number_or_nothing(copy: Path, said: object) -> None:
+    rows = load_file(copy / "flexo" / ROUTER)
+    write_shared(copy, rows, None, {"public_text": said})
+    assert open_anchor(copy).public_bits is None
+    write_shared(copy, rows, None, {"public_text": {"bits_per_byte": 1.5}})
+    assert open_anchor(copy).public_bits == 1.5
+    (copy / "flexo" / "anchor.json").unlink()
+    assert open_anchor(copy).public_bits is None
+
+
 def test_the_router_digest_is_over_the_public_rows_alone(tiny_anchor: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_anchor, tmp_path / "anchor")
     anchor = open_anchor(copy)

@@ -30,6 +30,8 @@ def test_the_result_is_a_plain_folder_with_what_owners_share(small_anchor: Path)
     assert (said["digest"], said["router_digest"]) == (anchor.digest, anchor.router_digest)
     assert said["training"]["loss_after"] < said["training"]["loss_before"] - 0.5
     assert not [path for path in small_anchor.glob("*.safetensors") if path.name != "model.safetensors"]
+    assert said["public_text"]["nats_per_token"] == pytest.approx(said["training"]["loss_after"], rel=0.1)
+    assert anchor.public_bits == said["public_text"]["bits_per_byte"] > 0.5
     moments = anchor.moments(1)
     assert moments is not None and moments[1].shape == (32, 32)
     layers, width = anchor.architecture.num_hidden_layers, 32
@@ -56,6 +58,7 @@ def test_an_existing_olmo2_is_taken_byte_for_byte(tiny_anchor: Path, shards: Pat
     taken, original = open_anchor(tmp_path / "taken"), open_anchor(tiny_anchor)
     assert taken.digest == original.digest and taken.router_digest != original.router_digest
     assert torch.equal(taken.public_row(0), taken.public_row(0)) and taken.moments(0) is not None
+    assert taken.public_bits is not None
 
 
 def test_rows_are_measured_in_the_dtype_that_owners_measure_in(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -267,7 +268,6 @@ def test_unusable_input_is_refused_and_nothing_written(
 
 def test_an_anchor_that_is_not_olmo2_is_refused(train: Train, small_anchor: Path, tmp_path: Path) -> None:
     import json
-    import shutil
 
     shutil.copytree(small_anchor, tmp_path / "llama")
     config = json.loads((tmp_path / "llama/config.json").read_text()) | {"model_type": "llama"}
@@ -279,14 +279,22 @@ def test_an_anchor_that_is_not_olmo2_is_refused(train: Train, small_anchor: Path
 def test_without_public_text_a_public_share_is_refused_and_none_works(
     train: Train, small_anchor: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     shutil.copytree(small_anchor, tmp_path / "bare")
     shutil.rmtree(tmp_path / "bare/flexo/public")
     with pytest.raises(InputError, match=r"data\.public_share=0"):
         train("math", anchor=str(tmp_path / "bare"))
     header = train("math", anchor=str(tmp_path / "bare"), data=data_options(tmp_path / "tokens")).header
     assert header.training.losses.public_after is None
+
+
+def test_an_anchor_that_knows_more_has_its_experts_trained_more_slowly(
+    train: Train, small_anchor: Path, tmp_path: Path
+) -> None:
+    anchor, normuon = shutil.copytree(small_anchor, tmp_path / "anchor"), OptimizerOptions(kind="normuon")
+    said = json.loads((anchor / "flexo" / "anchor.json").read_text())
+    said["public_text"]["bits_per_byte"] = 1.0
+    (anchor / "flexo" / "anchor.json").write_text(json.dumps(said))
+    assert train("math", optimizer=normuon, anchor=str(anchor)).header.training.learning_rate == 2.5e-3
 
 
 def test_the_published_recipe_trains_a_bias(train: Train, tmp_path: Path) -> None:

@@ -33,6 +33,14 @@ def test_short_runs_have_a_rate_at_every_step(schedule: str, steps: int) -> None
     assert all(0 < factor(step) <= 1 for step in range(steps + 1))
 
 
+def test_normuon_goes_slower_on_an_anchor_that_knows_more() -> None:
+    normuon = OptimizerOptions(kind="normuon")
+    rates = [normuon.for_anchor(bits).peak for bits in (None, 8.0, 2.0, 1.6, 0.7, 1e-9)]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-2, 6.4e-3, 1.225e-3, 1e-3])
+    for given in (OptimizerOptions(kind="normuon", lr=3e-3), OptimizerOptions(kind="adamw")):
+        assert given.for_anchor(1.0) == given
+
+
 @pytest.mark.parametrize("shares", [{"warmup": 0.9, "decay": 0.2}, {"warmup": -0.1}, {"decay": -0.1}])
 def test_shares_that_are_none_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(InputError, match=r"optimizer\.warmup=.*optimizer\.decay="):
