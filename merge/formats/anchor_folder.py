@@ -4,7 +4,7 @@
     anchor/flexo/public_router.safetensors                         the public router row of every layer (below)
     anchor/flexo/public_moments.safetensors                        moments of the router input on public text (optional)
     anchor/flexo/public/{train,test}.jsonl.gz                      the public reference text that owners measure against
-    anchor/flexo/anchor.json                                       digests, and how the rows were made
+    anchor/flexo/anchor.json                                       digests, how the rows were made, bits of public text
 
 `public_router.safetensors` holds per layer N `layers.N.router.weight` [D], the public row;
 `layers.N.bias_direction` [D], the vector v with v.x = 1 on public text in the least-squares sense, into which a router
