@@ -189,11 +189,11 @@ class _Writer:
         seen, held_out = (plain_windows(find_split(reference, split), folder, data) for split in ("train", "test"))
         loader = EvalLoader(seen, data.batch_size, data.moment_windows)
         measured = EvalLoader(held_out, data.batch_size, data.eval_windows)
-        with progress("measuring public text", (loader.count + measured.count) * data.length, "tokens") as advance:
-            moments = router_input_moments(model, loader, advance, device)
+        tokens = (loader.count + measured.count) * data.length
+        with progress("measuring public text", tokens, "tokens") as advance, running_on(model, device):
+            moments = router_input_moments(model, loader, advance)
             if measured.count:
-                with running_on(model, device):
-                    nats = held_out_loss(model, _told(measured, lambda windows: advance(windows * data.length)))
+                nats = held_out_loss(model, _told(measured, lambda windows: advance(windows * data.length)))
                 per_byte = held_out.shard.tokens / about["reference"]["test"]["bytes"]
                 about[PUBLIC_TEXT] = {"nats_per_token": nats, BITS_PER_BYTE: nats * per_byte / math.log(2)}
         about["router"] = {"init": "mean", "tokens": moments[0].count}

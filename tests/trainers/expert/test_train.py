@@ -267,8 +267,6 @@ def test_unusable_input_is_refused_and_nothing_written(
 
 
 def test_an_anchor_that_is_not_olmo2_is_refused(train: Train, small_anchor: Path, tmp_path: Path) -> None:
-    import json
-
     shutil.copytree(small_anchor, tmp_path / "llama")
     config = json.loads((tmp_path / "llama/config.json").read_text()) | {"model_type": "llama"}
     (tmp_path / "llama/config.json").write_text(json.dumps(config))
